@@ -1,0 +1,123 @@
+"""Addresses: a host and a port, in text and on the wire.
+
+A host is an IPv4 or IPv6 literal or a DNS name. Only ``ipaddress`` decides what a literal is
+(EXT-1): it refuses ``127.1`` and ``0177.0.0.1``, which the C library would read as loopback,
+and the name grammar refuses them as well, because a name never ends in a number (EXT-2). Which
+addresses an exit may connect to is decided in ``directory.exit_policy``.
+
+On the wire::
+
+    kind u8 | host | port u16        kind 4: 4 bytes, 6: 16 bytes, 1: length u8 and a name
+"""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+from warren.errors import ProtocolError, expect
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_NAME, _IPV4, _IPV6 = 1, 4, 6
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\Z")
+_NUMERIC_LABEL = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\Z")
+
+
+def parse_ip(text: str) -> IPAddress | None:
+    """Return the IP address that `text` is a strict literal of, or None.
+
+    Scoped IPv6 literals (``fe80::1%eth0``) are not addresses here.
+    """
+    if "%" in text or not text.isascii():
+        return None
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def _canonical_host(host: str) -> str:
+    """Return `host` in its one spelling; raise ValueError when it is neither IP nor name."""
+    literal = parse_ip(host)
+    if literal is not None:
+        return str(literal)
+    name = host.lower()
+    labels = name.split(".")
+    if len(name) > 253 or not all(_LABEL.match(label) for label in labels):
+        raise ValueError(f"{host[:64]!r} is neither an IP address nor a host name")
+    if _NUMERIC_LABEL.match(labels[-1]):
+        raise ValueError(f"{host[:64]!r} ends in a number but is no IP address")
+    return name
+
+
+@dataclass(frozen=True, slots=False)
+class Address:
+    """Hold a host, in its one canonical spelling, and a port of 0 to 65535.
+
+    Raises ValueError when made from anything else. Names are lower-case ASCII of at most 253
+    bytes (EXT-2); internationalised names must arrive as A-labels.
+    """
+
+    host: str
+    port: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "host", _canonical_host(self.host))
+        if not 0 <= self.port <= 0xFFFF:
+            raise ValueError(f"port {self.port} is not between 0 and 65535")
+
+    @cached_property
+    def ip(self) -> IPAddress | None:
+        """Return the host as an IP address, or None when it is a name."""
+        return parse_ip(self.host)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """Read ``host:port`` or ``[IPv6]:port``; raise ValueError otherwise."""
+        host, colon, port = text.rpartition(":")
+        if not colon or not port.isascii() or not port.isdigit() or len(port) > 5:
+            raise ValueError(f"{text[:80]!r} is not HOST:PORT")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+            if not isinstance(parse_ip(host), ipaddress.IPv6Address):
+                raise ValueError(f"{host[:64]!r} in brackets is not an IPv6 address")
+        elif ":" in host:
+            raise ValueError(f"write the IPv6 address in {text[:80]!r} in brackets: [ADDRESS]:PORT")
+        return cls(host, int(port))
+
+    def encode(self) -> bytes:
+        """Return the wire form: 7, 19, or 4 plus the name's length bytes."""
+        if self.ip is None:
+            name = self.host.encode("ascii")
+            head = bytes((_NAME, len(name))) + name
+        else:
+            head = bytes((self.ip.version,)) + self.ip.packed
+        return head + self.port.to_bytes(2, "big")
+
+    @classmethod
+    def decode(cls, data: bytes) -> tuple["Address", int]:
+        """Read an address at the start of `data`; return it and the bytes it took.
+
+        Raises ProtocolError for anything but the one canonical encoding.
+        """
+        expect(len(data) >= 2, f"an address of {len(data)} bytes, expected at least 4")
+        kind = data[0]
+        if kind == _NAME:
+            start, length = 2, data[1]
+        else:
+            expect(kind in (_IPV4, _IPV6), f"address kind {kind}, expected 1, 4 or 6")
+            start, length = 1, 4 if kind == _IPV4 else 16
+        end = start + length
+        expect(len(data) >= end + 2, "an address is cut short")
+        raw = bytes(data[start:end])
+        try:
+            host = raw.decode("ascii") if kind == _NAME else str(ipaddress.ip_address(raw))
+            address = cls(host, int.from_bytes(data[end : end + 2], "big"))
+        except ValueError as error:
+            raise ProtocolError(f"not an address: {error}") from error
+        expect(address.encode() == bytes(data[: end + 2]), "an address in a spelling not its own")
+        return address, end + 2

@@ -1,0 +1,86 @@
+"""What can go wrong, named after where.
+
+    WarrenError
+    ├── ProtocolError     a peer or a program broke the rules of what it speaks
+    ├── LinkError         a peer could not be reached, or its link broke
+    ├── CircuitError      a circuit could not be built or has died
+    ├── ExitError         the far end refused or lost a stream; ``reason`` says why
+    ├── DirectoryError    no usable consensus, document or path
+    └── ConfigError       a file, key or command-line value is wrong
+
+A message says what was found, what was expected and, to a user, what to do next. Foreign
+exceptions become one of these once, at the edge where they appear. Our own misuse is a bug
+and fails an ``assert`` instead.
+"""
+
+from enum import IntEnum
+from typing import NoReturn
+
+
+class WarrenError(Exception):
+    """Be the root of everything Warren raises on purpose."""
+
+
+class ProtocolError(WarrenError):
+    """Tell that the other side broke the rules; its object is finished and must be closed."""
+
+
+class LinkError(WarrenError):
+    """Tell that a peer could not be reached or that its link broke."""
+
+
+class CircuitError(WarrenError):
+    """Tell that a circuit could not be built or has died.
+
+    ``hop`` is the 0-based position of the hop that failed, where that is known.
+    """
+
+    def __init__(self, message: str, *, hop: int | None = None) -> None:
+        super().__init__(message)
+        self.hop = hop
+
+
+class EndReason(IntEnum):
+    """Name why a stream ended; the values are those of Tor's RELAY_END (SID-3)."""
+
+    MISC = 1
+    RESOLVE_FAILED = 2
+    CONNECT_REFUSED = 3
+    EXIT_POLICY = 4
+    DESTROY = 5
+    DONE = 6
+    TIMEOUT = 7
+    NO_ROUTE = 8
+    HIBERNATING = 9
+    INTERNAL = 10
+    RESOURCE_LIMIT = 11
+    CONNECTION_RESET = 12
+    PROTOCOL = 13
+    NOT_DIRECTORY = 14
+
+
+class ExitError(WarrenError):
+    """Tell that the far end refused a stream or lost it, and why."""
+
+    def __init__(self, reason: EndReason, message: str = "") -> None:
+        super().__init__(message or f"the stream ended: {reason.name.lower().replace('_', ' ')}")
+        self.reason = reason
+
+
+class DirectoryError(WarrenError):
+    """Tell that a directory document is unusable, or that no path fits."""
+
+
+class ConfigError(WarrenError):
+    """Tell a user which file, key or value is wrong and what is expected."""
+
+
+def expect(condition: bool, message: str) -> None:
+    """Raise ``ProtocolError`` with `message` unless `condition` holds."""
+    if not condition:
+        raise ProtocolError(message)
+
+
+def refuse(message: str) -> NoReturn:
+    """Raise ``ProtocolError`` with `message`."""
+    raise ProtocolError(message)

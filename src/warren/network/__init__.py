@@ -1,0 +1,1 @@
+"""Bytes and cells in motion: sockets, links, circuits, streams, names. On trio."""

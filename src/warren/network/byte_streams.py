@@ -1,0 +1,296 @@
+"""Dial, listen and move bytes: the one seam to the world.
+
+A ``ByteStream`` is a reliable byte stream whose bytes move without waiting, and whose two waits
+are separate calls. The hot path therefore does its reading and writing inside one synchronous
+step and waits once per batch. Everything above takes a ``Network``; real life has
+``SocketNetwork``, a simulated one may give memory streams.
+"""
+
+import contextlib
+import errno
+import socket
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import trio
+
+from warren.addresses import Address
+from warren.errors import LinkError
+from warren.protocol.exchange import Exchange, Send, T, take
+
+Buffer = bytes | bytearray | memoryview
+Accept = Callable[["ByteStream"], Awaitable[None]]
+
+#: Unsent bytes the kernel may hold before a socket counts as not writable.
+NOTSENT_BYTES = 128 * 1024
+_MOST_PARTS = 512  # below Linux's IOV_MAX of 1024
+_NO_LINGER = struct.pack("ii", 1, 0)
+
+
+class ByteStream(ABC):
+    """Be one reliable byte stream; its owner closes it."""
+
+    remote: Address
+    local: Address
+
+    @abstractmethod
+    def receive_into(self, buffer: bytearray | memoryview) -> int | None:
+        """Read what is there: bytes written to `buffer`, 0 at the end, None when none is there.
+
+        Raises LinkError when the connection broke.
+        """
+
+    @abstractmethod
+    def send_now(self, data: Buffer) -> int:
+        """Take as many bytes of `data` as fit without waiting; raise LinkError when broken."""
+
+    @abstractmethod
+    def send_parts_now(self, parts: Sequence[Buffer]) -> int:
+        """Do ``send_now`` for several buffers, in order."""
+
+    @abstractmethod
+    async def wait_readable(self) -> None:
+        """Wait until ``receive_into`` has something; raise LinkError when closed meanwhile."""
+
+    @abstractmethod
+    async def wait_writable(self) -> None:
+        """Wait until ``send_now`` takes something; raise LinkError when closed meanwhile."""
+
+    @abstractmethod
+    def send_eof(self) -> None:
+        """Half-close: the other side reads the end, we may still receive."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close now; what was sent is still delivered. Closing twice is fine."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Close so that the other side sees an error, never a clean end (SID-4)."""
+
+    async def send_all(self, data: Buffer) -> None:
+        """Send `data` whole; wait as long as the other side does not read."""
+        view = memoryview(data)
+        while view:
+            view = view[self.send_now(view) :]
+            if view:
+                await self.wait_writable()
+
+    async def converse(self, exchange: Exchange[T], buffer: bytearray) -> T:
+        """Drive an opening exchange; bytes beyond its end stay in `buffer`.
+
+        Raises what the exchange raises, and LinkError when the stream ends too early.
+        """
+        chunk = bytearray(4096)
+        wanted = next(exchange)
+        while True:
+            if isinstance(wanted, Send):
+                await self.send_all(wanted.data)
+                answer = b""
+            else:
+                while (taken := take(wanted, buffer)) is None:
+                    count = self.receive_into(chunk)
+                    if count is None:
+                        await self.wait_readable()
+                    elif count == 0:
+                        raise LinkError("the other side closed in the middle of the opening")
+                    else:
+                        buffer += chunk[:count]
+                answer = taken
+            try:
+                wanted = exchange.send(answer)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+
+
+def _broken(error: OSError) -> LinkError:
+    return LinkError(f"the connection broke: {error.strerror or error}")
+
+
+def _address_of(name: Any) -> Address:
+    if not isinstance(name, tuple):  # a unix socket
+        return Address("127.0.0.1", 0)
+    return Address(str(name[0]).partition("%")[0], name[1])
+
+
+class SocketStream(ByteStream):
+    """Be a ``ByteStream`` over a connected, non-blocking TCP or unix socket."""
+
+    __slots__ = ("_socket", "local", "remote")
+
+    def __init__(self, sock: socket.socket, remote: Address | None = None) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        try:
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.remote = remote or _address_of(sock.getpeername())
+            self.local = _address_of(sock.getsockname())
+        except OSError as error:  # the other side is gone already
+            sock.close()
+            raise _broken(error) from error
+
+    def keep_send_queue_short(self) -> None:
+        """Count the socket as writable only while little is unsent in the kernel.
+
+        What is not yet in the kernel can still be overtaken by something more urgent.
+        """
+        option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+        if option is not None and self._socket.family != socket.AF_UNIX:
+            self._socket.setsockopt(socket.IPPROTO_TCP, option, NOTSENT_BYTES)
+
+    def receive_into(self, buffer: bytearray | memoryview) -> int | None:
+        try:
+            return self._socket.recv_into(buffer)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise _broken(error) from error
+
+    def send_now(self, data: Buffer) -> int:
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise _broken(error) from error
+
+    def send_parts_now(self, parts: Sequence[Buffer]) -> int:
+        try:
+            return self._socket.sendmsg(parts[:_MOST_PARTS])
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise _broken(error) from error
+
+    async def wait_readable(self) -> None:
+        try:
+            await trio.lowlevel.wait_readable(self._socket)
+        except (trio.ClosedResourceError, OSError, ValueError) as error:
+            raise LinkError("the connection was closed") from error
+
+    async def wait_writable(self) -> None:
+        try:
+            await trio.lowlevel.wait_writable(self._socket)
+        except (trio.ClosedResourceError, OSError, ValueError) as error:
+            raise LinkError("the connection was closed") from error
+
+    def send_eof(self) -> None:
+        with contextlib.suppress(OSError):  # the other side may be gone: reading will tell
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        if self._socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+
+    def reset(self) -> None:
+        if self._socket.fileno() >= 0:
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self.close()
+
+
+class Listener(ABC):
+    """Be one listening port; closing it ends ``serve``."""
+
+    local: Address
+
+    @abstractmethod
+    async def serve(self, accept: Accept, nursery: trio.Nursery) -> None:
+        """Start `accept` in `nursery` for every connection, until closed."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop listening."""
+
+
+class SocketListener(Listener):
+    """Be a ``Listener`` over a listening TCP or unix socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self.local = _address_of(sock.getsockname())
+
+    async def serve(self, accept: Accept, nursery: trio.Nursery) -> None:
+        while True:
+            try:
+                sock, _ = self._socket.accept()
+            except BlockingIOError:
+                try:
+                    await trio.lowlevel.wait_readable(self._socket)
+                except (trio.ClosedResourceError, OSError, ValueError):
+                    return
+                continue
+            except OSError as error:
+                if self._socket.fileno() < 0:
+                    return
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    await trio.sleep(0.1)  # DOS-8: out of descriptors; what closes makes room
+                continue
+            try:
+                stream = SocketStream(sock)
+            except LinkError:
+                continue
+            nursery.start_soon(accept, stream)
+
+    def close(self) -> None:
+        if self._socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+
+
+class Network(ABC):
+    """Give connections to literal addresses and listening ports."""
+
+    @abstractmethod
+    async def dial(self, address: Address) -> ByteStream:
+        """Connect to `address`, whose host must be an IP literal; raise LinkError if it fails.
+
+        Waits as long as the system does: the caller sets a deadline.
+        """
+
+    @abstractmethod
+    def listen(self, address: Address) -> Listener:
+        """Listen at `address` (port 0: a free one); raise LinkError if that is impossible."""
+
+
+class SocketNetwork(Network):
+    """Be the real network."""
+
+    async def dial(self, address: Address) -> SocketStream:
+        assert address.ip is not None, "names are resolved before dialling"
+        family = socket.AF_INET if address.ip.version == 4 else socket.AF_INET6
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            code = sock.connect_ex((address.host, address.port))
+            if code == errno.EINPROGRESS:
+                await trio.lowlevel.wait_writable(sock)
+                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                raise OSError(code, errno.errorcode.get(code, "connect failed"))
+            return SocketStream(sock, address)
+        except OSError as error:
+            sock.close()
+            raise LinkError(f"{address} cannot be reached: {error.strerror}") from error
+        except BaseException:
+            sock.close()
+            raise
+
+    def listen(self, address: Address) -> SocketListener:
+        assert address.ip is not None, "one listens at a literal address"
+        family = socket.AF_INET if address.ip.version == 4 else socket.AF_INET6
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((address.host, address.port))
+            sock.listen(4096)
+        except OSError as error:
+            sock.close()
+            raise LinkError(f"cannot listen at {address}: {error.strerror}") from error
+        return SocketListener(sock)

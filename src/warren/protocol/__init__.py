@@ -1,0 +1,1 @@
+"""What the bytes mean: handshakes, links, cells, circuits, streams, SOCKS and HTTP. All pure."""

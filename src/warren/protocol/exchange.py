@@ -1,0 +1,64 @@
+"""Opening exchanges as generators, read from top to bottom.
+
+A pure generator yields what it wants next and is sent the bytes it asked for; whoever owns the
+socket drives it. Bytes that arrive beyond what was asked stay with the driver, so early data is
+never lost and no exchange reads past its own end::
+
+    version, count = yield Receive(2)
+    name = yield ReceiveUntil(b"\\0", limit=256)
+    yield Send(b"\\x05\\x00")
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from warren.errors import refuse
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """Ask for exactly ``count`` bytes; nothing is read when it is 0."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveUntil:
+    """Ask for the bytes up to and with ``end``, at most ``limit`` of them in all."""
+
+    end: bytes
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send ``data``; the generator is resumed with b""."""
+
+    data: bytes
+
+
+Exchange = Generator[Receive | ReceiveUntil | Send, bytes, T]
+
+
+def take(wanted: Receive | ReceiveUntil, buffer: bytearray) -> bytes | None:
+    """Cut what `wanted` asks for from the front of `buffer`; None when more must arrive.
+
+    Raises ProtocolError when a ``ReceiveUntil`` passed its limit without its end.
+    """
+    if isinstance(wanted, Receive):
+        size = wanted.count
+        if len(buffer) < size:
+            return None
+    else:
+        found = buffer.find(wanted.end, 0, wanted.limit)
+        if found < 0:
+            if len(buffer) >= wanted.limit:
+                refuse(f"no {wanted.end!r} within {wanted.limit} bytes")
+            return None
+        size = found + len(wanted.end)
+    data = bytes(buffer[:size])
+    del buffer[:size]
+    return data

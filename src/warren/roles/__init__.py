@@ -1,0 +1,1 @@
+"""What a peer does for someone: proxy, client, relay, exit, mirror, authority."""
