@@ -46,7 +46,9 @@ class PeerId(bytes):
     def parse(cls, text: str) -> "PeerId":
         """Read the text form, 52 characters; raise ValueError otherwise."""
         if len(text) != 52 or text != text.lower():
-            raise ValueError(f"{text[:64]!r} is no peer id: expected 52 lower-case characters a-z, 2-7")
+            raise ValueError(
+                f"{text[:64]!r} is no peer id: expected 52 lower-case characters a-z, 2-7"
+            )
         try:
             raw = base64.b32decode(text.upper() + "====")
         except ValueError:

@@ -62,6 +62,13 @@ class ByteStream(ABC):
     def send_eof(self) -> None:
         """Half-close: the other side reads the end, we may still receive."""
 
+    def keep_send_queue_short(self) -> None:
+        """Count as writable only while little is unsent below us, where that can be asked for.
+
+        What is not yet in the kernel can still be overtaken by something more urgent.
+        """
+        return
+
     @abstractmethod
     def close(self) -> None:
         """Close now; what was sent is still delivered. Closing twice is fine."""
@@ -134,10 +141,6 @@ class SocketStream(ByteStream):
             raise _broken(error) from error
 
     def keep_send_queue_short(self) -> None:
-        """Count the socket as writable only while little is unsent in the kernel.
-
-        What is not yet in the kernel can still be overtaken by something more urgent.
-        """
         option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
         if option is not None and self._socket.family != socket.AF_UNIX:
             self._socket.setsockopt(socket.IPPROTO_TCP, option, NOTSENT_BYTES)

@@ -1,0 +1,170 @@
+"""Circuits that start here: build them hop by hop, open streams on them.
+
+A ``Circuit`` has no task of its own. Cells move between the link and the streams inside the
+link's reading step; only the one who builds the circuit waits, for one answer at a time.
+"""
+
+from collections.abc import Callable, Sequence
+
+import trio
+
+from warren.addresses import Address
+from warren.errors import CircuitError, EndReason, LinkError, ProtocolError
+from warren.identity import Hop, Suite
+from warren.network.links import Link
+from warren.network.streams import CircuitStream
+from warren.network.turn import Turn
+from warren.protocol.circuit import Closed, ExtendFailed, HopAdded, OriginCircuit
+from warren.protocol.handshake import CircuitInitiator
+from warren.protocol.messages import BeginFlags, ExtendStatus
+from warren.protocol.multiplexer import MOST_STREAMS
+
+_STATUS = {
+    ExtendStatus.UNKNOWN_PEER: "the hop before it does not know it",
+    ExtendStatus.UNREACHABLE: "the hop before it could not reach it",
+    ExtendStatus.REFUSED: "it refused",
+}
+
+
+class Circuit:
+    """Own a circuit that starts here, with its path and its streams."""
+
+    def __init__(self, link: Link, hops: Sequence[Hop], machine: OriginCircuit) -> None:
+        self.link = link
+        self.hops = tuple(hops)
+        self.machine = machine
+        self.turn: Turn = link.turn
+        self.in_turn = False
+        self.created_at = trio.current_time()
+        self.on_closed: Callable[[Circuit], None] | None = None
+        self._failed: ExtendStatus | None = None
+        self._changed = trio.Event()
+        machine.wake = lambda: self.turn.add(self)
+
+    def __repr__(self) -> str:
+        return repr(self.machine)
+
+    @property
+    def number(self) -> int:
+        """Return the circuit's number on its link."""
+        return self.machine.leg.number
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether streams can be opened: built to its last hop and alive."""
+        return not self.machine.is_closed and self.machine.hops == len(self.hops)
+
+    @property
+    def stream_count(self) -> int:
+        """Return how many streams it carries, those about to end included."""
+        return len(self.machine.streams.streams) if self.machine.hops else 0
+
+    @property
+    def has_room(self) -> bool:
+        """Tell whether one more stream fits."""
+        return self.stream_count < MOST_STREAMS * 3 // 4
+
+    def flush(self) -> None:
+        """Act on what the machine tells."""
+        events = self.machine.events
+        while events:
+            event = events.popleft()
+            if isinstance(event, ExtendFailed):
+                self._failed = event.status
+            assert isinstance(event, HopAdded | ExtendFailed | Closed)
+            self._changed.set()
+            if isinstance(event, Closed) and self.on_closed is not None:
+                self.on_closed(self)
+
+    def open_stream(self, address: Address, flags: BeginFlags = BeginFlags(0)) -> CircuitStream:
+        """Begin a stream to `address`; raise CircuitError when the circuit is gone."""
+        if not self.is_open:
+            raise CircuitError("the circuit is gone")
+        stream = CircuitStream(self.machine.streams.begin(address, flags), self.turn)
+        self.turn.run()
+        return stream
+
+    def open_directory(self) -> CircuitStream:
+        """Begin a stream to the last hop's directory; raise CircuitError as above."""
+        if not self.is_open:
+            raise CircuitError("the circuit is gone")
+        stream = CircuitStream(self.machine.streams.begin_directory(), self.turn)
+        self.turn.run()
+        return stream
+
+    def close(self) -> None:
+        """End all streams, then destroy the circuit."""
+        if not self.machine.is_closed:
+            if self.machine.hops:
+                for stream in tuple(self.machine.streams.streams.values()):
+                    stream.end(EndReason.MISC)
+                self.turn.run()
+            self.machine.destroy()
+            self.turn.run()
+
+    async def wait_hops(self, count: int) -> None:
+        """Wait until the circuit has `count` hops; raise CircuitError when it fails instead."""
+        machine = self.machine
+        while machine.hops < count:
+            if machine.is_closed:
+                why = "the circuit was destroyed"
+                if self._failed is not None:
+                    why = _STATUS[self._failed]
+                elif machine.error is not None:
+                    why = str(machine.error)
+                raise CircuitError(f"hop {count} of {len(self.hops)}: {why}", hop=count - 1)
+            self._changed = trio.Event()
+            await self._changed.wait()
+
+
+async def build_circuit(
+    link: Link, hops: Sequence[Hop], *, on_started: Callable[[Circuit], None] | None = None
+) -> Circuit:
+    """Build a circuit over `link`, which leads to the first of `hops`.
+
+    The caller sets the deadline; a circuit that is not finished is destroyed. A first hop
+    without a known onion key is asked through its READY. Raises CircuitError with the position
+    of the hop that failed, and LinkError when the link is gone.
+    """
+    first = hops[0]
+    onion_key, suite = _first_key(link, first)
+    settings = link.settings
+    initiator = CircuitInitiator(
+        settings.network_id, first.peer_id, onion_key, 0, suite, settings.keys
+    )
+    leg = link.create(0, suite, initiator.message)
+    circuit = Circuit(link, hops, OriginCircuit(leg, initiator))
+    if on_started is not None:
+        on_started(circuit)
+    try:
+        link.turn.run()
+        await circuit.wait_hops(1)
+        for depth, hop in enumerate(hops[1:], start=1):
+            assert hop.onion_key is not None, "hops behind the first come from a consensus"
+            suite = hop.suites[0]
+            try:
+                initiator = CircuitInitiator(
+                    settings.network_id, hop.peer_id, hop.onion_key, depth, suite, settings.keys
+                )
+            except ProtocolError as error:
+                raise CircuitError(f"hop {depth + 1}: {error}", hop=depth) from error
+            if circuit.machine.is_closed:
+                raise CircuitError("the circuit was destroyed", hop=depth)
+            circuit.machine.extend(hop.peer_id, suite, initiator)
+            link.turn.run()
+            await circuit.wait_hops(depth + 1)
+    except BaseException:
+        circuit.machine.destroy()
+        link.turn.run()
+        raise
+    return circuit
+
+
+def _first_key(link: Link, hop: Hop) -> tuple[bytes, Suite]:
+    """Return the onion key and suite for the first hop, from the consensus or its READY."""
+    if hop.onion_key is not None:
+        return hop.onion_key, hop.suites[0]
+    ready = link.protocol.ready
+    if ready is None or ready.relay is None:
+        raise LinkError("the peer at the other end is no relay")
+    return ready.relay.onion_key, ready.relay.suites[0]

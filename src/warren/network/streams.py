@@ -1,0 +1,290 @@
+"""Streams through a circuit: a trio stream, the same at both ends, and how to splice it.
+
+A ``CircuitStream`` is a ``trio.abc.HalfCloseableStream`` for those who want to read and write
+(the directory, tests). The hot path is ``splice``: bytes from the circuit go to the socket from
+the step they arrive in, and bytes from the socket are sealed in the step they are read in; a
+task is only woken once per batch, and one task per stream is enough.
+"""
+
+from itertools import islice
+
+import trio
+
+from warren.errors import EndReason, ExitError, LinkError
+from warren.network.byte_streams import ByteStream
+from warren.network.turn import Turn
+from warren.protocol.messages import Connected
+from warren.protocol.stream import StreamProtocol, StreamState
+
+# Bytes of applications and targets are read into this one buffer and copied out in the same step.
+_READ = memoryview(bytearray(128 * 1024))
+_MOST_PARTS = 128
+
+
+class CircuitStream(trio.abc.HalfCloseableStream):
+    """Own one end of a stream: its machine, and who waits for it.
+
+    Reading raises ``trio.BrokenResourceError`` when the stream was reset, so that a truncated
+    transfer never looks like its end (SID-4); ``reason`` says why.
+    """
+
+    def __init__(self, protocol: StreamProtocol, turn: Turn) -> None:
+        self.protocol = protocol
+        self.turn = turn
+        self.in_turn = False
+        self._news: trio.Event | None = None
+        self._sink: ByteStream | None = None
+        self._sink_blocked = False
+        self._sink_ended = False
+        self._sending = False
+        protocol.on_news = self._on_news
+        if protocol.incoming or protocol.eof_received:
+            self._on_news()
+
+    def __repr__(self) -> str:
+        return f"<CircuitStream {self.protocol!r}>"
+
+    @property
+    def reason(self) -> EndReason | None:
+        """Return why the stream ended, or None while it has not."""
+        return self.protocol.reason
+
+    @property
+    def is_ended(self) -> bool:
+        """Tell whether an END was sent or received, or the circuit is gone."""
+        return self.protocol.state is StreamState.ENDED or self.protocol.end_due is not None
+
+    def _on_news(self) -> None:
+        if not self.in_turn:
+            self.turn.add(self)
+
+    def flush(self) -> None:
+        """Pass on what arrived and wake whoever waits."""
+        if self._sink is not None:
+            self._deliver()
+        if self._news is not None:
+            self._news.set()
+            self._news = None
+
+    async def wait_news(self) -> None:
+        """Wait until something arrived or there is more room to write."""
+        if self._news is None:
+            self._news = trio.Event()
+        await self._news.wait()
+
+    async def wait_connected(self) -> Connected:
+        """Wait for CONNECTED; raise ExitError when the far end refuses instead."""
+        protocol = self.protocol
+        while protocol.connected is None:
+            if self.is_ended:
+                raise ExitError(protocol.reason or EndReason.MISC)
+            await self.wait_news()
+        return protocol.connected
+
+    def reset(self, reason: EndReason = EndReason.MISC) -> None:
+        """End the stream now; the other end resets its socket too."""
+        self.protocol.end(reason)
+        self._on_news()
+        self.turn.run()
+
+    # ---- trio.abc.HalfCloseableStream
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send `data`; wait for the other end's credit."""
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        self._sending = True
+        try:
+            await trio.lowlevel.checkpoint()
+            if self.protocol.eof_due:
+                raise trio.ClosedResourceError("this stream was half-closed")
+            rest = memoryview(bytes(data))
+            while True:
+                await self._wait_room()
+                part = rest[: self.protocol.room]
+                rest = rest[len(part) :]
+                self.protocol.write(part)
+                self.turn.run()
+                if not rest:
+                    return
+        finally:
+            self._sending = False
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until ``send_all`` takes something at once."""
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        self._sending = True
+        try:
+            await trio.lowlevel.checkpoint()
+            await self._wait_room()
+        finally:
+            self._sending = False
+
+    async def _wait_room(self) -> None:
+        protocol = self.protocol
+        while not self.is_ended and protocol.room <= 0:
+            protocol.waits_for_room = True
+            await self.wait_news()
+        if self.is_ended:
+            self._raise_ended()
+
+    async def send_eof(self) -> None:
+        """Half-close: nothing more will be sent."""
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        await trio.lowlevel.checkpoint()
+        if self.is_ended and not self.protocol.eof_due:
+            self._raise_ended()
+        self.protocol.write_eof()
+        self.turn.run()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Return bytes that arrived, b"" at the clean end."""
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError("max_bytes must be at least 1")
+        await trio.lowlevel.checkpoint()
+        protocol = self.protocol
+        while not protocol.incoming:
+            if protocol.eof_received and not self._was_reset:
+                return b""
+            if self.is_ended:
+                self._raise_ended()
+            await self.wait_news()
+        part = protocol.incoming[0]
+        if max_bytes is not None and len(part) > max_bytes:
+            protocol.incoming[0] = part[max_bytes:]
+            part = part[:max_bytes]
+        else:
+            protocol.incoming.popleft()
+        protocol.consume(len(part))
+        self.turn.run()
+        return bytes(part)
+
+    async def aclose(self) -> None:
+        """Close: cleanly when both directions have ended, with a reset otherwise."""
+        protocol = self.protocol
+        if not protocol.eof_due and protocol.eof_received and not protocol.incoming:
+            protocol.write_eof()
+        if not (protocol.eof_due and protocol.eof_received and not protocol.incoming):
+            self.protocol.end(EndReason.MISC)
+        self._on_news()
+        self.turn.run()
+        await trio.lowlevel.checkpoint()
+
+    @property
+    def _was_reset(self) -> bool:
+        return self.protocol.reason not in (None, EndReason.DONE)
+
+    def _raise_ended(self) -> None:
+        reason = self.protocol.reason
+        raise trio.BrokenResourceError(f"the stream was reset: {reason and reason.name}")
+
+    # ---- splicing
+
+    def _deliver(self) -> None:
+        """Write what arrived to the socket, as far as it takes it without waiting."""
+        sink, protocol = self._sink, self.protocol
+        assert sink is not None
+        if self._was_reset:
+            self._sink = None
+            sink.reset()
+            return
+        if self._sink_blocked:
+            return
+        try:
+            self._write_to(sink)
+        except LinkError:  # the application or the target is gone
+            protocol.end(EndReason.CONNECTION_RESET)
+            self._sink = None
+            sink.reset()
+            return
+        if protocol.incoming:
+            self._sink_blocked = True
+            self.turn.nursery.start_soon(self._wait_for_sink, sink)
+        elif protocol.eof_received and not self._sink_ended:
+            self._sink_ended = True
+            sink.send_eof()
+
+    def _write_to(self, sink: ByteStream) -> None:
+        incoming = self.protocol.incoming
+        written = 0
+        while incoming:
+            if len(incoming) == 1:
+                offered = len(incoming[0])
+                sent = sink.send_now(incoming[0])
+            else:
+                parts = list(islice(incoming, _MOST_PARTS))
+                offered = sum(map(len, parts))
+                sent = sink.send_parts_now(parts)
+            written += sent
+            left = sent
+            while left and len(incoming[0]) <= left:
+                left -= len(incoming.popleft())
+            if left:
+                incoming[0] = incoming[0][left:]
+            if sent < offered:
+                break
+        if written:
+            self.protocol.consume(written)
+
+    async def _wait_for_sink(self, sink: ByteStream) -> None:
+        try:
+            await sink.wait_writable()
+        except LinkError:
+            self.protocol.end(EndReason.CONNECTION_RESET)
+        self._sink_blocked = False
+        self._on_news()
+        self.turn.run()
+
+    def attach(self, sink: ByteStream) -> None:
+        """Send everything that arrives to `sink` from now on."""
+        self._sink = sink
+        self._on_news()
+
+    async def wait_ended(self) -> None:
+        """Wait until both ENDs are through, or the stream was reset."""
+        while not self.is_ended:
+            await self.wait_news()
+
+
+async def splice(byte_stream: ByteStream, stream: CircuitStream, early: bytes = b"") -> None:
+    """Move bytes both ways until both directions are done; close or reset `byte_stream` then.
+
+    `early` was read from `byte_stream` already and goes first. An end in one direction is passed
+    on as a half-close (SID-5); anything but a clean end resets both sides (SID-4).
+    """
+    protocol, turn = stream.protocol, stream.turn
+    try:
+        stream.attach(byte_stream)
+        if early:
+            protocol.write(early)
+        turn.run()
+        while not stream.is_ended:
+            room = protocol.room
+            if room <= 0:
+                protocol.waits_for_room = True
+                await stream.wait_news()
+                continue
+            await byte_stream.wait_readable()
+            count = byte_stream.receive_into(_READ[:room])
+            if count:
+                protocol.write(bytes(_READ[:count]))
+                turn.run()
+            elif count == 0:
+                protocol.write_eof()
+                turn.run()
+                break
+        await stream.wait_ended()
+    except LinkError:
+        protocol.end(EndReason.CONNECTION_RESET)
+    except BaseException:
+        protocol.end(EndReason.MISC)
+        byte_stream.reset()
+        turn.run()
+        raise
+    turn.run()
+    if protocol.reason is EndReason.DONE:
+        byte_stream.close()
+    else:
+        byte_stream.reset()

@@ -1,0 +1,265 @@
+"""The streams of one circuit at one end: payloads in, payloads out.
+
+Sending is a pull. Nothing is made before there is credit for a cell, so a CREDIT or a CONNECTED
+never waits behind data that was packed earlier, and one payload carries as many messages as fit:
+a BEGIN with its first DATA, the last DATA with its EOF, several CREDITs (protocol §5). The streams
+that have something to send take turns, a payload each.
+
+What a message may do to the circuit itself (EXTEND and the like) is decided in
+``protocol.circuit``, which gets everything that is not about a stream.
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+from warren.addresses import Address
+from warren.errors import EndReason, expect, refuse
+from warren.protocol.cells import ZEROS
+from warren.protocol.messages import (
+    MESSAGE_HEADER,
+    MESSAGE_HEADER_LENGTH,
+    STREAM_CREDIT_LENGTH,
+    Begin,
+    BeginFlags,
+    Connected,
+    Message,
+    decode_end,
+    decode_stream_credit,
+    encode_end,
+    encode_message,
+    encode_stream_credit,
+    read_messages,
+)
+from warren.protocol.stream import StreamProtocol, StreamState
+
+#: Streams one circuit may carry at once, those whose second END is awaited included (EXT-11).
+MOST_STREAMS = 512
+_DATA = Message.DATA
+_CREDIT_ROOM = MESSAGE_HEADER_LENGTH + STREAM_CREDIT_LENGTH
+
+
+class Multiplexer:
+    """Own the streams of one end of one circuit.
+
+    ``on_send`` is called when there is something to send and there was nothing before.
+    ``opened`` collects, at the last hop, the streams the origin began: (stream, BEGIN), or None
+    for a stream to the directory.
+    """
+
+    __slots__ = (
+        "_credits", "_first_unused", "_ready", "_urgent", "is_origin", "most_streams", "on_send",
+        "opened", "streams",
+    )  # fmt: skip
+
+    def __init__(self, *, is_origin: bool, on_send: Callable[[], None]) -> None:
+        self.is_origin = is_origin
+        self.on_send = on_send
+        self.streams: dict[int, StreamProtocol] = {}
+        self.opened: list[tuple[StreamProtocol, Begin | None]] = []
+        self.most_streams = MOST_STREAMS
+        self._first_unused = 1
+        self._urgent: deque[bytes] = deque()
+        self._credits: deque[StreamProtocol] = deque()
+        self._ready: deque[StreamProtocol] = deque()
+
+    # ---- verbs
+
+    def begin(self, address: Address, flags: BeginFlags = BeginFlags(0)) -> StreamProtocol:
+        """Open a stream to `address` (the origin's verb)."""
+        return self._open(Message.BEGIN, Begin(address, flags).encode())
+
+    def begin_directory(self) -> StreamProtocol:
+        """Open a stream to the relay's own directory (the origin's verb)."""
+        return self._open(Message.BEGIN_DIR, b"")
+
+    def connected(self, stream: StreamProtocol, connected: Connected) -> None:
+        """Tell the origin that `stream` reached its target (the last hop's verb)."""
+        if stream.state is not StreamState.OPENING or stream.end_due is not None:
+            return  # it ended while the target was being reached
+        stream.state = StreamState.OPEN
+        stream.connected = connected
+        self.push(encode_message(Message.CONNECTED, stream.number, connected.encode()))
+
+    def push(self, message: bytes) -> None:
+        """Queue a whole message that goes ahead of all data."""
+        self._urgent.append(message)
+        self.on_send()
+
+    def lose_all(self, reason: EndReason) -> None:
+        """End every stream without a word: the circuit is gone."""
+        for stream in tuple(self.streams.values()):
+            stream.lose(reason)
+        self.streams.clear()
+        self._urgent.clear()
+        self._credits.clear()
+        self._ready.clear()
+
+    def _open(self, command: Message, data: bytes) -> StreamProtocol:
+        assert self.is_origin
+        number = self._first_unused
+        self._first_unused = number + 1
+        stream = self._add(number)
+        self.push(encode_message(command, number, data))
+        return stream
+
+    def _add(self, number: int) -> StreamProtocol:
+        stream = StreamProtocol(number, is_origin=self.is_origin)
+        stream.on_send = lambda: self._has_something(stream)
+        self.streams[number] = stream
+        return stream
+
+    def _has_something(self, stream: StreamProtocol) -> None:
+        if self._queue(stream):
+            self.on_send()
+
+    def _queue(self, stream: StreamProtocol) -> bool:
+        """Queue `stream` for what it has to send; return whether it has something."""
+        found = False
+        if stream.credit_is_due:
+            found = True
+            if not stream.credit_queued:
+                stream.credit_queued = True
+                self._credits.append(stream)
+        if stream.has_data or stream.eof_is_next or stream.end_is_next is not None:
+            found = True
+            if not stream.queued:
+                stream.queued = True
+                self._ready.append(stream)
+        return found
+
+    # ---- sending
+
+    @property
+    def has_something(self) -> bool:
+        """Tell whether ``write_payload`` would write something."""
+        return bool(self._urgent or self._credits or self._ready)
+
+    @property
+    def cells_wanted(self) -> int:
+        """Return about how many payloads there are to write, at least 1 if any."""
+        ready = self._ready
+        if not ready:
+            return 1 if self.has_something else 0
+        return 1 + len(ready) + ready[0].sendable // 4000
+
+    def write_payload(self, target: memoryview) -> bool:
+        """Fill `target`, a whole payload; return whether there was anything to send."""
+        size, at = len(target), 0
+        urgent, credits_due, ready = self._urgent, self._credits, self._ready
+        while urgent and at + len(urgent[0]) <= size:
+            message = urgent.popleft()
+            target[at : at + len(message)] = message
+            at += len(message)
+        while credits_due and at + _CREDIT_ROOM <= size:
+            stream = credits_due.popleft()
+            stream.credit_queued = False
+            if stream.credit_is_due:
+                body = encode_stream_credit(*stream.take_credit())
+                at = _put(target, at, Message.CREDIT, stream.number, body)
+                self._queue(stream)  # the last acknowledgement may make its END due
+        while ready and size - at > MESSAGE_HEADER_LENGTH and not (urgent or credits_due):
+            stream = ready[0]
+            room = size - at - MESSAGE_HEADER_LENGTH
+            taken = stream.take_data(target, at + MESSAGE_HEADER_LENGTH, room)
+            if taken:
+                MESSAGE_HEADER.pack_into(target, at, _DATA, stream.number, taken)
+                at += MESSAGE_HEADER_LENGTH + taken
+                if taken == room:
+                    ready.popleft()
+                    stream.queued = False
+                    self._queue(stream)
+                    return True
+            ready.popleft()
+            stream.queued = False
+            at = self._write_last(stream, target, at)
+            self._queue(stream)
+        if at < size:
+            target[at:] = ZEROS[: size - at]
+        return at > 0
+
+    def _write_last(self, stream: StreamProtocol, target: memoryview, at: int) -> int:
+        """Write EOF and END of `stream` behind its data, as far as they are due and fit."""
+        size = len(target)
+        if stream.eof_is_next and at + MESSAGE_HEADER_LENGTH <= size:
+            at = _put(target, at, Message.EOF, stream.number, b"")
+            stream.eof_sent = True
+        reason = stream.end_is_next
+        if reason is not None and at + MESSAGE_HEADER_LENGTH + 1 <= size:
+            at = _put(target, at, Message.END, stream.number, encode_end(reason))
+            stream.ended(reason)
+            if stream.end_received:
+                del self.streams[stream.number]
+            stream.on_news()
+        return at
+
+    # ---- receiving
+
+    def receive(self, payload: memoryview) -> list[tuple[int, int, memoryview]]:
+        """Hand a payload's messages to their streams; return those that are for the circuit.
+
+        Raises ProtocolError for what is out of order: nothing is silently dropped (SID-1).
+        """
+        size = len(payload)
+        command, number, length = MESSAGE_HEADER.unpack_from(payload)
+        if command == _DATA and length == size - MESSAGE_HEADER_LENGTH:  # the common case
+            stream = self.streams.get(number)
+            if stream is None:
+                refuse("DATA for a stream that does not exist")
+            stream.receive_data(payload[MESSAGE_HEADER_LENGTH:])
+            return []
+        others: list[tuple[int, int, memoryview]] = []
+        for command, number, data in read_messages(payload):
+            if command in _OPENING:
+                self._receive_begin(command, number, bytes(data))
+            elif command in _STREAM:
+                stream = self.streams.get(number)
+                if stream is None:
+                    refuse(f"message {command} for a stream that does not exist")
+                self._receive_for(stream, command, data)
+            elif command == Message.DROP:
+                expect(not self.is_origin, "a DROP towards the origin")
+                expect(number == 0, "a DROP that names a stream")
+            else:
+                others.append((command, number, data))
+        return others
+
+    def _receive_for(self, stream: StreamProtocol, command: int, data: memoryview) -> None:
+        if command == _DATA:
+            stream.receive_data(data)
+        elif command == Message.CREDIT:
+            stream.receive_credit(*decode_stream_credit(bytes(data)))
+        elif command == Message.EOF:
+            expect(not data, "an EOF with data")
+            stream.receive_eof()
+        elif command == Message.CONNECTED:
+            stream.receive_connected(Connected.decode(bytes(data)))
+        else:
+            stream.receive_end(decode_end(bytes(data)))
+            if stream.end_sent:
+                del self.streams[stream.number]
+
+    def _receive_begin(self, command: int, number: int, data: bytes) -> None:
+        """Open the stream that the origin began; its ids ascend and are never zero (T28)."""
+        expect(not self.is_origin, "a BEGIN towards the origin")
+        expect(number >= self._first_unused, "a stream id that was used before, or zero")
+        expect(len(self.streams) < self.most_streams, "too many streams on one circuit")
+        self._first_unused = number + 1
+        begin = None
+        if command == Message.BEGIN:
+            begin = Begin.decode(data)
+        else:
+            expect(not data, "a BEGIN_DIR with data")
+        self.opened.append((self._add(number), begin))
+
+
+_OPENING = frozenset((Message.BEGIN, Message.BEGIN_DIR))
+_STREAM = frozenset((Message.DATA, Message.END, Message.CONNECTED, Message.CREDIT, Message.EOF))
+
+
+def _put(target: memoryview, at: int, command: Message, stream: int, data: bytes) -> int:
+    """Write a message at `target[at:]`; return where the next one goes."""
+    MESSAGE_HEADER.pack_into(target, at, command, stream, len(data))
+    start = at + MESSAGE_HEADER_LENGTH
+    end = start + len(data)
+    target[start:end] = data
+    return end

@@ -1,0 +1,291 @@
+"""One end of one stream: absolute offsets, windows, half-close, what to send again.
+
+Both ends count the bytes of each direction from the stream's start. The same number serves as
+credit (the receiver takes bytes up to a limit), as acknowledgement (it has consumed them up to an
+offset) and as the place to go on from over another circuit (protocol §5 to §7). A sender keeps
+what is not acknowledged.
+
+The machine never waits and knows no circuit: ``protocol.multiplexer`` asks it for what to send
+and hands it what arrives; whoever owns the application's socket writes to it and reads from it.
+It tells both through its two hooks that there is something to do.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+
+from warren.addresses import Address
+from warren.errors import EndReason, expect, refuse
+from warren.protocol.messages import Connected
+
+FIRST_WINDOW = 64 * 1024
+MOST_WINDOW = 4 * 1024 * 1024
+#: Bytes a sender keeps at most, sent or not, whatever limit it was given.
+MOST_UNACKNOWLEDGED = 4 * 1024 * 1024
+#: Bytes waiting to be sent beyond which nothing more is read from the application.
+ENOUGH_UNSENT = 128 * 1024
+_MOST_BETWEEN_CREDITS = 512 * 1024
+
+
+class StreamState(Enum):
+    """Name what a stream can be."""
+
+    OPENING = "opening"  # BEGIN was sent or received, CONNECTED was not
+    OPEN = "open"
+    ENDED = "ended"  # an END was sent or received: nothing more to deliver or to send
+
+
+def _nothing() -> None:
+    return
+
+
+class StreamProtocol:
+    """Own the offsets, windows and buffered bytes of one end of a stream.
+
+    ``on_send`` is called when there is something to send, ``on_news`` when something arrived:
+    data, the end of data, CONNECTED or END. Both may be called often and must be cheap.
+    """
+
+    __slots__ = (
+        "_base", "_credited", "_head", "_retained", "_unsent", "_widened_at", "acknowledged",
+        "allowed", "connected", "consumed", "credit_queued", "end_due", "end_received", "end_sent", "eof_due",
+        "eof_received", "eof_sent", "incoming", "is_origin", "limit", "number", "on_news",
+        "on_send", "queued", "reason", "received", "sent", "state", "waits_for_room", "window",
+        "written",
+    )  # fmt: skip
+
+    def __init__(self, number: int, *, is_origin: bool) -> None:
+        self.number, self.is_origin = number, is_origin
+        self.state = StreamState.OPENING
+        self.on_send: Callable[[], None] = _nothing
+        self.on_news: Callable[[], None] = _nothing
+        self.connected: Connected | None = None
+        self.reason: EndReason | None = None
+        # whether the multiplexer has it among those with data, EOF or END, or a CREDIT, to send
+        self.queued = self.credit_queued = False
+        # sending: acknowledged <= sent <= written, sent <= limit
+        self._retained: deque[memoryview] = deque()  # sent whole, from `acknowledged` on
+        self._unsent: deque[memoryview] = deque()
+        self._base = 0  # offset of the first retained byte
+        self._head = 0  # bytes of the first unsent chunk that were sent
+        self.acknowledged = self.sent = self.written = 0
+        self.limit = FIRST_WINDOW
+        self.waits_for_room = False  # whether ``on_news`` is wanted when ``room`` has grown
+        self.eof_due = self.eof_sent = False
+        self.end_due: EndReason | None = None
+        self.end_sent = False
+        # receiving: consumed <= received <= allowed
+        self.incoming: deque[memoryview] = deque()
+        self.received = self.consumed = 0
+        self.window = self.allowed = FIRST_WINDOW
+        self._credited = 0  # the consumed offset last told
+        self._widened_at = 0
+        self.eof_received = self.end_received = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Stream {self.number} {self.state.value}, {self.sent} sent, {self.received} received>"
+        )
+
+    # ---- for the owner of the application's socket
+
+    @property
+    def room(self) -> int:
+        """Return how many bytes ``write`` should be given now; 0 or less means wait."""
+        unsent = self.written - self.sent
+        return min(
+            ENOUGH_UNSENT - unsent,
+            MOST_UNACKNOWLEDGED - (self.written - self.acknowledged),
+        )
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Queue `data`, which must never change again, to be sent."""
+        assert not self.eof_due, "written behind the end of the stream"
+        if self.end_due is not None or self.state is StreamState.ENDED or not data:
+            return
+        self._unsent.append(memoryview(data))
+        self.written += len(data)
+        if self.sent < self.limit:
+            self.on_send()
+
+    def write_eof(self) -> None:
+        """Half-close: say that nothing more will be written."""
+        if not self.eof_due and self.state is not StreamState.ENDED:
+            self.eof_due = True
+            self.on_send()
+
+    def end(self, reason: EndReason) -> None:
+        """End the stream for any reason but DONE; the other side resets its socket (SID-4)."""
+        if self.end_sent or self.end_due is not None:
+            return
+        self.reason = self.reason or reason
+        self.end_due = reason
+        self._drop_buffers()
+        self.on_send()
+
+    def consume(self, count: int) -> None:
+        """Count `count` bytes of ``incoming`` as taken over by the application."""
+        self.consumed += count
+        assert self.consumed <= self.received
+        buffered = self.received - self.consumed
+        if self.consumed - self._widened_at >= self.window and buffered * 4 <= self.window:
+            self.window = min(2 * self.window, MOST_WINDOW)
+            self._widened_at = self.consumed
+        if self.credit_is_due:
+            self.on_send()
+
+    @property
+    def is_finished(self) -> bool:
+        """Tell whether both directions came to their clean end and everything was taken over."""
+        return self.eof_received and self.eof_sent and self.consumed == self.received
+
+    # ---- for the multiplexer, sending
+
+    @property
+    def credit_is_due(self) -> bool:
+        """Tell whether a CREDIT is worth its bytes now."""
+        if self.end_due is not None or self.state is StreamState.ENDED:
+            return False
+        if self.eof_received:
+            return self.consumed == self.received and self._credited < self.consumed
+        step = min(self.window // 4, _MOST_BETWEEN_CREDITS)
+        return self.consumed + self.window - self.allowed >= step
+
+    def take_credit(self) -> tuple[int, int]:
+        """Return the offset and limit of the CREDIT to send now."""
+        self.allowed = max(self.allowed, self.consumed + self.window)
+        self._credited = self.consumed
+        return self.consumed, self.allowed
+
+    @property
+    def has_data(self) -> bool:
+        """Tell whether bytes are waiting and the other side takes some."""
+        return self.sent < self.written and self.sent < self.limit
+
+    @property
+    def sendable(self) -> int:
+        """Return how many bytes could be sent now."""
+        return min(self.written, self.limit) - self.sent
+
+    def take_data(self, target: memoryview, at: int, room: int) -> int:
+        """Copy up to `room` bytes to `target[at:]` and count them as sent."""
+        count = left = min(room, self.sendable)
+        unsent = self._unsent
+        while left:
+            chunk, head = unsent[0], self._head
+            size = len(chunk) - head
+            if size > left:
+                target[at : at + left] = chunk[head : head + left]
+                self._head = head + left
+                break
+            target[at : at + size] = chunk[head:] if head else chunk
+            self._retained.append(unsent.popleft())
+            self._head = 0
+            at += size
+            left -= size
+        self.sent += count
+        if self.waits_for_room and self.room * 2 >= ENOUGH_UNSENT:
+            self.waits_for_room = False
+            self.on_news()
+        return count
+
+    @property
+    def eof_is_next(self) -> bool:
+        """Tell whether everything was sent and the EOF follows."""
+        return self.eof_due and not self.eof_sent and self.sent == self.written
+
+    @property
+    def end_is_next(self) -> EndReason | None:
+        """Return the reason of the END to send now, or None."""
+        if self.end_sent:
+            return None
+        if self.end_due is not None:
+            return self.end_due
+        if self.end_received:
+            return EndReason.DONE if self.reason is EndReason.DONE else EndReason.MISC
+        if self.is_finished and self.acknowledged == self.written and not self.credit_is_due:
+            return EndReason.DONE
+        return None
+
+    def ended(self, reason: EndReason) -> None:
+        """Note that our END was sent."""
+        self.end_sent = True
+        self.reason = self.reason or reason
+        self.state = StreamState.ENDED
+        self._drop_buffers()
+
+    # ---- for the multiplexer, receiving
+
+    def receive_data(self, data: memoryview) -> None:
+        """Take bytes that arrived; raise ProtocolError when nothing may arrive."""
+        size = len(data)
+        self.received += size
+        if self.received > self.allowed or self.eof_received or self.end_received or not size:
+            refuse("stream data beyond its limit or end, or empty")
+        expect(self.connected is not None or not self.is_origin, "DATA before CONNECTED")
+        if self.end_due is not None or self.state is StreamState.ENDED:
+            return  # in order for as long as the other side has not seen our END (SID-2)
+        self.incoming.append(data)
+        self.on_news()
+
+    def receive_connected(self, connected: Connected) -> None:
+        """Take the CONNECTED; a second one is a ProtocolError."""
+        expect(self.is_origin and self.connected is None, "a CONNECTED that was not asked for")
+        expect(not self.end_received, "a CONNECTED behind an END")
+        self.connected = connected
+        if self.state is StreamState.OPENING and self.end_due is None:
+            self.state = StreamState.OPEN
+            self.on_news()
+
+    def receive_eof(self) -> None:
+        """Take the EOF; a second one is a ProtocolError."""
+        expect(not self.eof_received and not self.end_received, "a second EOF")
+        expect(self.connected is not None or not self.is_origin, "an EOF before CONNECTED")
+        self.eof_received = True
+        if self.state is not StreamState.ENDED:
+            self.on_news()
+            self.on_send()  # the last acknowledgement, or our END
+
+    def receive_credit(self, offset: int, limit: int) -> None:
+        """Take a CREDIT; one that raises neither number, or acknowledges the unsent, is refused."""
+        expect(not self.end_received, "a CREDIT behind an END")
+        expect(offset >= self.acknowledged and limit >= self.limit, "a CREDIT that falls")
+        expect(offset > self.acknowledged or limit > self.limit, "a CREDIT that raises nothing")
+        expect(offset <= self.sent, "a CREDIT for bytes that were not sent")
+        self.acknowledged, self.limit = offset, limit
+        if self.state is StreamState.ENDED:
+            return
+        retained = self._retained
+        while retained and self._base + len(retained[0]) <= offset:
+            self._base += len(retained.popleft())
+        self.on_send()
+        self.on_news()
+
+    def receive_end(self, reason: EndReason) -> None:
+        """Take the END; DONE before both sides are through is a ProtocolError."""
+        expect(not self.end_received, "a second END")
+        self.end_received = True
+        if reason is not EndReason.DONE:
+            self._drop_buffers()
+        elif self.end_due is None and not self.end_sent:
+            through = self.is_finished and self.acknowledged == self.written
+            expect(through, "an END for DONE in the middle of a stream")
+        self.reason = self.reason or reason
+        self.state = StreamState.ENDED
+        self.on_send()
+        self.on_news()
+
+    def lose(self, reason: EndReason) -> None:
+        """End without a word to the other side: its circuit is gone."""
+        if self.state is not StreamState.ENDED:
+            self.reason = self.reason or reason
+            self.state = StreamState.ENDED
+            self._drop_buffers()
+            self.on_news()
+
+    def _drop_buffers(self) -> None:
+        self._retained.clear()
+        self._unsent.clear()
+        self._head = 0
+        self.incoming.clear()
+        self.written = self.sent

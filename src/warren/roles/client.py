@@ -1,0 +1,304 @@
+"""The client: streams through circuits that it builds, keeps ready, and replaces.
+
+``open_stream`` is all the proxy needs. A stream that is not CONNECTED is begun again on another
+circuit, and through another exit where the exit was the reason, up to four times (security F);
+what was sent with its opening is kept until then. Which circuit a stream may use is decided in
+``roles.pool``, which path a circuit takes in ``directory.path``.
+"""
+
+import time
+from collections.abc import Callable, Collection, Hashable
+from random import Random, SystemRandom
+
+import structlog
+import trio
+
+from warren.addresses import Address
+from warren.directory.exit_policy import ExitPolicy, denied_reason
+from warren.directory.path import choose_path
+from warren.directory.relays import RelayEntry
+from warren.errors import CircuitError, DirectoryError, EndReason, ExitError, LinkError
+from warren.identity import PeerId
+from warren.network.circuits import Circuit, build_circuit
+from warren.network.links import Links
+from warren.network.streams import CircuitStream
+from warren.roles.guard_keeper import GuardKeeper
+from warren.roles.mirror import Directory
+from warren.roles.pool import Pool, Slot
+
+logger = structlog.get_logger()
+
+BUILD_SECONDS = 15.0
+CONNECT_SECONDS = 10.0
+REQUEST_SECONDS = 60.0
+MOST_ATTEMPTS = 5
+#: Attempts where the exit gave the same kind of answer: another one may know better, once.
+MOST_REFUSALS = 2
+MOST_BUILDS = 8
+#: How long a relay that failed as a hop is not chosen again.
+AVOID_SECONDS = 300.0
+_UPKEEP_SECONDS = 10.0
+
+_ELSEWHERE = frozenset(
+    (
+        EndReason.MISC,
+        EndReason.RESOLVE_FAILED,
+        EndReason.EXIT_POLICY,
+        EndReason.NO_ROUTE,
+        EndReason.HIBERNATING,
+        EndReason.INTERNAL,
+        EndReason.RESOURCE_LIMIT,
+    )
+)
+
+
+class Client:
+    """Own the circuits of this peer as a client: their pool, and who is avoided for a while.
+
+    Streams to `allow_targets` may reach internal addresses (EXT-16).
+    """
+
+    def __init__(
+        self,
+        links: Links,
+        directory: Directory,
+        guards: GuardKeeper,
+        *,
+        hops: int = 3,
+        own: PeerId | None = None,
+        allow_targets: Collection[Address] = (),
+        rng: Random | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._links = links
+        self._directory = directory
+        self._guards = guards
+        self._hops = hops
+        self._own = own
+        self._allow_targets = frozenset(allow_targets)
+        self._rng = rng or SystemRandom()
+        self._wall_clock = wall_clock
+        self._pool = Pool(exempt=self._allow_targets.__contains__)
+        self._avoided: dict[PeerId, float] = {}
+        self._building: dict[Hashable, trio.Event] = {}
+        self._needs_spares = trio.Event()
+        self.is_usable = trio.Event()
+        self.built = self.failed = self.opened = self.retried = 0
+
+    # ---- streams
+
+    async def open_stream(
+        self, address: Address, isolation: Hashable, early: bytes = b""
+    ) -> CircuitStream:
+        """Return a stream that is CONNECTED to `address`; `early` (64 KiB at most) was sent.
+
+        Waits for circuits and for the exit, 60 s at most. Raises ExitError with the exit's
+        reason, CircuitError or DirectoryError.
+        """
+        failure: Exception = CircuitError("no circuit reached the target in time")
+        avoid: set[PeerId] = set()
+        refusals = 0
+        with trio.move_on_after(REQUEST_SECONDS):
+            for _ in range(MOST_ATTEMPTS):
+                slot = await self._slot_for(isolation, address, avoid)
+                try:
+                    return await self._connect(slot, address, early)
+                except ExitError as error:
+                    if error.reason not in _ELSEWHERE and error.reason is not EndReason.DESTROY:
+                        raise
+                    failure = error
+                    if error.reason is not EndReason.DESTROY:
+                        avoid.add(slot.exit_id)
+                        refusals += 1
+                except (CircuitError, trio.TooSlowError) as error:
+                    if isinstance(error, trio.TooSlowError):
+                        avoid.add(slot.exit_id)
+                    failure = error
+                self.retried += 1
+                if refusals >= MOST_REFUSALS:
+                    break
+        if isinstance(failure, trio.TooSlowError):
+            raise ExitError(EndReason.TIMEOUT) from failure
+        raise failure
+
+    async def _connect(self, slot: Slot, address: Address, early: bytes) -> CircuitStream:
+        circuit = slot.circuit
+        assert isinstance(circuit, Circuit)
+        stream = circuit.open_stream(address)
+        try:
+            if early:
+                stream.protocol.write(early)
+                circuit.turn.run()
+            with trio.fail_after(CONNECT_SECONDS):
+                connected = await stream.wait_connected()
+        except BaseException:
+            stream.reset()
+            raise
+        ip = connected.address.ip
+        assert ip is not None
+        if denied_reason(ip) is not None and connected.address not in self._allow_targets:
+            stream.reset()
+            # EXT-14: an exit that says so is lying or was lied to.
+            raise ExitError(EndReason.EXIT_POLICY, "the exit names an internal address")
+        self.opened += 1
+        return stream
+
+    async def _slot_for(
+        self, isolation: Hashable, address: Address, avoid: Collection[PeerId]
+    ) -> Slot:
+        """Return a circuit for the stream; build one when none fits.
+
+        Streams of one isolation that come at the same time wait for one circuit together.
+        """
+        while True:
+            now = trio.current_time()
+            slot = self._pool.pick(isolation, address, now, avoid)
+            if slot is not None:
+                if slot.first_used == now:
+                    self._needs_spares.set()
+                return slot
+            building = self._building.get(isolation)
+            if building is not None:
+                await building.wait()
+                continue
+            done = self._building[isolation] = trio.Event()
+            try:
+                slot = await self._build(address, avoid)
+                self._pool.claim(slot, isolation, trio.current_time())
+                return slot
+            finally:
+                del self._building[isolation]
+                done.set()
+
+    # ---- circuits
+
+    async def _build(self, target: Address | None, avoid: Collection[PeerId] = ()) -> Slot:
+        """Build a circuit whose exit lets `target` through; the pool has it then."""
+        failure: Exception | None = None
+        for attempt in range(MOST_BUILDS):
+            try:
+                slot = await self._build_once(target, avoid)
+            except (CircuitError, LinkError) as error:
+                self.failed += 1
+                failure = error
+                logger.debug("! circuit", error=str(error))
+                await trio.sleep(self._rng.uniform(0, min(0.05 * 2**attempt, 5.0)))  # REL-3
+                continue
+            self.built += 1
+            self._pool.add(slot)
+            self.is_usable.set()
+            return slot
+        raise CircuitError(f"no circuit could be built: {failure}")
+
+    async def _build_once(self, target: Address | None, avoid: Collection[PeerId]) -> Slot:
+        path = await self._choose_path(target, avoid)
+        guard = path[0]
+        try:
+            with trio.fail_after(BUILD_SECONDS):
+                try:
+                    link = await self._links.get(guard.hop, is_anonymous=True)
+                except BaseException:
+                    self._guards.failed(guard.peer_id)
+                    raise
+                self._guards.succeeded(guard.peer_id)
+                circuit = await build_circuit(link, [entry.hop for entry in path])
+        except trio.TooSlowError:
+            raise CircuitError("the circuit took too long to build") from None
+        except CircuitError as error:
+            if error.hop:
+                until = trio.current_time() + AVOID_SECONDS
+                self._avoided[path[error.hop].peer_id] = until
+            raise
+        policy = ExitPolicy.parse(path[-1].policy)
+        slot = Slot(circuit, path, policy, trio.current_time())
+        circuit.on_closed = lambda _: self._lost(slot)
+        return slot
+
+    async def _choose_path(
+        self, target: Address | None, avoid: Collection[PeerId]
+    ) -> tuple[RelayEntry, ...]:
+        consensus = await self._directory.wait_for_consensus()
+        now = trio.current_time()
+        self._avoided = {peer: until for peer, until in self._avoided.items() if until > now}
+        wanted = None if target in self._allow_targets else target
+        guards = self._guards.candidates(consensus)
+        for avoided in (frozenset(self._avoided) | frozenset(avoid), frozenset(avoid)):
+            try:
+                return choose_path(
+                    consensus,
+                    guards,
+                    wanted,
+                    length=self._hops,
+                    rng=self._rng,
+                    own=self._own,
+                    avoid=avoided,
+                    parameters=consensus.parameters,
+                )
+            except DirectoryError:
+                # In a small network the avoided ones may be all there is.
+                if avoided == frozenset(avoid):
+                    raise
+        raise AssertionError("unreachable")
+
+    def _lost(self, slot: Slot) -> None:
+        self._pool.remove(slot)
+        self._needs_spares.set()
+
+    # ---- upkeep
+
+    async def run(self) -> None:
+        """Keep circuits ready and close those that are over; runs for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._close_old)
+            while True:
+                await self._keep_spares()
+                await self._needs_spares.wait()
+                self._needs_spares = trio.Event()
+
+    async def _keep_spares(self) -> None:
+        delay = 0.1
+        while self._pool.spares_missing(trio.current_time()):
+            try:
+                await self._build(None)
+                delay = 0.1
+            except (CircuitError, DirectoryError) as error:
+                logger.info("no circuit yet", error=str(error))
+                await trio.sleep(self._rng.uniform(delay / 2, delay))
+                delay = min(delay * 2, 60.0)  # REL-3
+
+    async def _close_old(self) -> None:
+        while True:
+            await trio.sleep(_UPKEEP_SECONDS)
+            for slot in self._pool.over(trio.current_time()):
+                assert isinstance(slot.circuit, Circuit)
+                slot.circuit.close()
+            if self._pool.spares_missing(trio.current_time()):
+                self._needs_spares.set()
+
+    def close(self) -> None:
+        """Close all circuits, their streams first."""
+        for slot in self._pool:
+            assert isinstance(slot.circuit, Circuit)
+            slot.circuit.close()
+
+    def statistics(self) -> dict[str, object]:
+        """Return counters and the circuits with their paths; no target is named."""
+        return {
+            "built": self.built,
+            "failed": self.failed,
+            "opened": self.opened,
+            "retried": self.retried,
+            "circuits": [_describe(slot) for slot in self._pool],
+        }
+
+
+def _describe(slot: Slot) -> dict[str, object]:
+    circuit = slot.circuit
+    assert isinstance(circuit, Circuit)
+    return {
+        "id": circuit.number,
+        "path": [str(entry.peer_id) for entry in slot.path],
+        "streams": circuit.stream_count,
+        "state": circuit.machine.state.value,
+        "used": slot.first_used is not None,
+    }

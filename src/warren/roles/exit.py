@@ -1,0 +1,240 @@
+"""The exit: opens the targets that others ask for, as far as its policy goes.
+
+The order of the checks is the order of security B, and each can only refuse: a circuit of one
+hop, the name, its resolution, every address found, the table, the policy, our own places, the
+network's own places, the limits. Then it connects to the numeric address that was checked, which
+is what defeats a name whose answer changes (EXT-4).
+"""
+
+import errno
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+
+import trio
+
+from warren.addresses import Address, IPAddress
+from warren.directory.exit_policy import ExitPolicy, check_target, forbidden_name
+from warren.errors import EndReason, ExitError, LinkError
+from warren.identity import PeerId
+from warren.network.byte_streams import ByteStream, Network
+from warren.network.names import Resolver
+from warren.network.own_addresses import OwnAddresses
+from warren.network.streams import CircuitStream, splice
+from warren.protocol.messages import Begin, BeginFlags, Connected
+from warren.roles.relay import PassingCircuit
+
+#: Addresses of one name that are tried (EXT-10).
+MOST_ATTEMPTS = 2
+#: Head start of the first attempt before the second begins (RFC 8305 §8).
+ATTEMPT_DELAY_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class ExitLimits:
+    """Bound what clients can ask of an exit (EXT-10, EXT-11)."""
+
+    streams_per_circuit: int = 512
+    pending_connects: int = 256
+    pending_connects_per_circuit: int = 16
+    streams_per_address: int = 4096
+    connect_seconds: float = 8
+
+
+class Exit:
+    """Own the connections to targets.
+
+    `is_relay` tells whether a peer id stands in a consensus still usable (EXT-8), and
+    `network_places` gives every relay's and authority's address (EXT-9).
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        policy: ExitPolicy,
+        resolver: Resolver,
+        own: OwnAddresses,
+        *,
+        is_relay: Callable[[PeerId], bool],
+        network_places: Callable[[], Collection[Address]],
+        allow_targets: Iterable[Address] = (),
+        limits: ExitLimits | None = None,
+    ) -> None:
+        self._network = network
+        self._policy = policy
+        self._resolver = resolver
+        self._own = own
+        self._is_relay = is_relay
+        self._network_places = network_places
+        self._allow_targets = frozenset(allow_targets)
+        self._limits = limits or ExitLimits()
+        self._connecting: Counter[int] = Counter()
+        self._targets: Counter[str] = Counter()
+        self._refusals: Counter[str] = Counter()
+        self.connected = 0
+
+    async def serve(self, circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> None:
+        """Connect `stream` to what `begin` names and carry its bytes until it is over.
+
+        Raises ExitError with the reason when it is refused.
+        """
+        machine = circuit.machine
+        previous = circuit.previous_link.protocol.peer_id
+        if previous is None or not self._is_relay(previous):
+            self._refusals["single hop"] += 1
+            stream.reset(EndReason.EXIT_POLICY)
+            machine.destroy()  # EXT-8: an exit of one hop would be a plain proxy
+            return
+        try:
+            streams = machine.streams
+            if streams is not None and len(streams.streams) > self._limits.streams_per_circuit:
+                raise ExitError(EndReason.RESOURCE_LIMIT)
+            connection, ttl = await self._reach(id(machine), begin)
+        except ExitError as error:
+            self._refusals[error.reason.name.lower()] += 1
+            raise
+        if machine.is_closed or machine.streams is None or stream.is_ended:
+            connection.close()
+            return
+        host = connection.remote.host
+        self._targets[host] += 1
+        self.connected += 1
+        try:
+            machine.streams.connected(stream.protocol, Connected(connection.remote, ttl))
+            await splice(connection, stream)
+        finally:
+            self._targets[host] -= 1
+            if not self._targets[host]:
+                del self._targets[host]
+
+    async def _reach(self, circuit: int, begin: Begin) -> tuple[ByteStream, int]:
+        """Resolve, check and connect; return the connection and the name's time to live."""
+        limits = self._limits
+        if self._connecting.total() >= limits.pending_connects:
+            raise ExitError(EndReason.RESOURCE_LIMIT)
+        if self._connecting[circuit] >= limits.pending_connects_per_circuit:
+            raise ExitError(EndReason.RESOURCE_LIMIT)
+        self._connecting[circuit] += 1
+        try:
+            addresses, ttl = await self._resolve(circuit, begin.address)
+            allowed = self._allowed(addresses, begin)
+            return await self._connect(allowed, begin.address.port), ttl
+        finally:
+            self._connecting[circuit] -= 1
+            if not self._connecting[circuit]:
+                del self._connecting[circuit]
+
+    async def _resolve(self, circuit: int, address: Address) -> tuple[tuple[IPAddress, ...], int]:
+        if address.ip is not None:
+            return (address.ip,), 0
+        reason = forbidden_name(address.host)
+        if reason is not None:
+            raise ExitError(EndReason.EXIT_POLICY, reason)  # EXT-2
+        if not self._policy.might_allow(address.port) and not self._allow_targets:
+            raise ExitError(EndReason.EXIT_POLICY)
+        answer = await self._resolver.resolve(address.host, circuit)
+        return answer.addresses, answer.ttl
+
+    def _allowed(self, addresses: Iterable[IPAddress], begin: Begin) -> list[IPAddress]:
+        """Return the addresses we may connect to, in the order to try them.
+
+        Raises ExitError with the reason of the last refusal when there is none.
+        """
+        port = begin.address.port
+        wanted = [ip for ip in addresses if _is_wanted(ip, begin.flags)]
+        allowed = []
+        refusal = ExitError(EndReason.RESOLVE_FAILED, "no address of the wanted family")
+        for ip in wanted:
+            target = Address(str(ip), port)
+            if target in self._network_places():
+                # EXT-9: back into the network. PROTOCOL is not retried elsewhere.
+                raise ExitError(EndReason.PROTOCOL, "the target is a relay of this network")
+            reason = check_target(ip, port, self._policy, self._own, self._allow_targets)
+            if reason is None:
+                allowed.append(ip)
+            else:
+                refusal = ExitError(EndReason.EXIT_POLICY, reason)
+        if not allowed:
+            raise refusal
+        first = 6 if begin.flags & BeginFlags.PREFER_IPV6 else 4
+        return sorted(allowed, key=lambda ip: ip.version != first)
+
+    async def _connect(self, addresses: list[IPAddress], port: int) -> ByteStream:
+        """Connect to the first of two addresses that answers; they race with a head start."""
+        targets = [Address(str(ip), port) for ip in addresses]
+        limit = self._limits.streams_per_address
+        targets = [t for t in targets if self._targets[t.host] < limit][:MOST_ATTEMPTS]
+        if not targets:
+            raise ExitError(EndReason.RESOURCE_LIMIT)
+        try:
+            with trio.fail_after(self._limits.connect_seconds):
+                if len(targets) == 1:
+                    connection = await self._network.dial(targets[0])
+                else:
+                    connection = await self._race(targets)
+        except trio.TooSlowError:
+            raise ExitError(EndReason.TIMEOUT) from None
+        except LinkError as error:
+            raise ExitError(_reason_of(error), str(error)) from error
+        if connection.local == connection.remote:  # EXT-4: a TCP connection to itself
+            connection.reset()
+            raise ExitError(EndReason.EXIT_POLICY, "a connection to itself")
+        return connection
+
+    async def _race(self, targets: list[Address]) -> ByteStream:
+        won: list[ByteStream] = []
+        failures: list[LinkError] = []
+        failed = trio.Event()
+
+        async def attempt(target: Address, nursery: trio.Nursery) -> None:
+            try:
+                connection = await self._network.dial(target)
+            except LinkError as error:
+                failures.append(error)
+                failed.set()
+                return
+            if won:
+                connection.close()
+            else:
+                won.append(connection)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(attempt, targets[0], nursery)
+            with trio.move_on_after(ATTEMPT_DELAY_SECONDS):
+                await failed.wait()
+            nursery.start_soon(attempt, targets[1], nursery)
+        if not won:
+            raise failures[0]
+        return won[0]
+
+    def statistics(self) -> dict[str, object]:
+        """Return counters; no target is named."""
+        return {
+            "connected": self.connected,
+            "open": self._targets.total(),
+            "connecting": self._connecting.total(),
+            "refused": dict(self._refusals),
+        }
+
+
+def _is_wanted(ip: IPAddress, flags: BeginFlags) -> bool:
+    return not flags & (BeginFlags.NO_IPV4 if ip.version == 4 else BeginFlags.NO_IPV6)
+
+
+def _reason_of(error: LinkError) -> EndReason:
+    """Translate why a connection failed, once, at the edge."""
+    cause = error.__cause__
+    code = cause.errno if isinstance(cause, OSError) else None
+    return _REASONS.get(code, EndReason.NO_ROUTE)
+
+
+_REASONS: dict[int | None, EndReason] = {
+    errno.ECONNREFUSED: EndReason.CONNECT_REFUSED,
+    errno.ECONNRESET: EndReason.CONNECTION_RESET,
+    errno.ETIMEDOUT: EndReason.TIMEOUT,
+    errno.EHOSTUNREACH: EndReason.NO_ROUTE,
+    errno.ENETUNREACH: EndReason.NO_ROUTE,
+    errno.EMFILE: EndReason.RESOURCE_LIMIT,
+    errno.ENFILE: EndReason.RESOURCE_LIMIT,
+}

@@ -1,0 +1,251 @@
+"""The relay: circuits that others build through this peer.
+
+It answers CREATE, finds or dials the next hop for EXTEND, and passes cells on; the passing on
+itself happens in ``protocol.circuit``, inside the reading step of a link. A stream that ends here
+goes to the exit, if this relay is one, or to the directory mirror.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
+
+import structlog
+import trio
+
+from warren.errors import EndReason, ExitError, LinkError, ProtocolError
+from warren.identity import Hop, PeerId
+from warren.network.links import Link, Links, LinkSettings
+from warren.network.streams import CircuitStream
+from warren.network.turn import Turn
+from warren.protocol.circuit import Closed, ExtendRequested, RelayCircuit
+from warren.protocol.handshake import answer_circuit
+from warren.protocol.link import CreateRequested, Leg
+from warren.protocol.messages import Begin, Extend, ExtendStatus
+
+logger = structlog.get_logger()
+
+#: How long a hop may take to answer CREATE, its link included.
+EXTEND_SECONDS = 15.0
+
+FindHops = Callable[[PeerId], Iterable[Hop]]
+ServeDirectory = Callable[[CircuitStream], Awaitable[None]]
+ServeExit = Callable[["PassingCircuit", CircuitStream, Begin], Awaitable[None]]
+
+
+async def refuse_streams(circuit: "PassingCircuit", stream: CircuitStream, begin: Begin) -> None:
+    """Refuse every stream: what a relay does that is no exit."""
+    stream.reset(EndReason.EXIT_POLICY)
+
+
+class PassingCircuit:
+    """Own one circuit through this relay: its machine, and the tasks of its streams."""
+
+    def __init__(self, relay: "Relay", link: Link, machine: RelayCircuit) -> None:
+        self.machine = machine
+        self.previous_link = link
+        self.in_turn = False
+        self._relay = relay
+        machine.wake = lambda: link.turn.add(self)
+
+    def __repr__(self) -> str:
+        return repr(self.machine)
+
+    def flush(self) -> None:
+        """Act on what the machine tells."""
+        machine = self.machine
+        while machine.events:
+            event = machine.events.popleft()
+            if isinstance(event, ExtendRequested):
+                self._relay.start(self._relay.extend, self, event.extend)
+            elif isinstance(event, Closed):
+                self._relay.forget(self)
+        streams = machine.streams
+        if streams is not None and streams.opened:
+            opened, streams.opened = streams.opened, []
+            for protocol, begin in opened:
+                stream = CircuitStream(protocol, self.previous_link.turn)
+                self._relay.start(self._relay.serve_stream, self, stream, begin)
+
+
+class _Extension:
+    """Wait for the answer to the CREATE that an EXTEND caused."""
+
+    def __init__(self) -> None:
+        self.message: bytes | None = None
+        self.done = trio.Event()
+
+    def receive_created(self, leg: Leg, message: bytes) -> None:
+        """Take message 2."""
+        self.message = message
+        self.done.set()
+
+    def leg_lost(self, leg: Leg) -> None:
+        """Note that the next hop refused, or its link broke."""
+        self.done.set()
+
+    def violation(self, leg: Leg, error: ProtocolError) -> None:
+        """Give the next hop up."""
+        leg.destroy()
+        self.done.set()
+
+    def receive_run(self, *_: object) -> None:
+        """Refuse: the next hop speaks only once the circuit goes through it."""
+        raise ProtocolError("a cell from a hop that was not joined yet")
+
+
+class Relay:
+    """Own the circuits through this peer.
+
+    `find_hops` gives what usable consensuses know of a peer id, newest first (LNK-4).
+    """
+
+    def __init__(
+        self,
+        turn: Turn,
+        settings: LinkSettings,
+        *,
+        find_hops: FindHops,
+        serve_directory: ServeDirectory,
+        serve_exit: ServeExit = refuse_streams,
+    ) -> None:
+        assert settings.relay is not None
+        self._turn = turn
+        self._settings = settings
+        self._keys = settings.relay
+        self._find_hops = find_hops
+        self._serve_directory = serve_directory
+        self._serve_exit = serve_exit
+        self._circuits: set[PassingCircuit] = set()
+        self._cells_forward = self._cells_backward = 0
+        self.links: Links | None = None  # set once, before the first circuit
+        self.created = self.extended = self.refused = 0
+
+    def start(self, work: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Run `work` as a task of its own, whose failure hurts nobody else (DOS-1)."""
+        self._turn.nursery.start_soon(self._guard, work, arguments)
+
+    async def _guard(
+        self, work: Callable[..., Awaitable[None]], arguments: tuple[object, ...]
+    ) -> None:
+        try:
+            await work(*arguments)
+        except Exception:
+            logger.exception("a bug in a circuit", circuit=repr(arguments[0]))
+            circuit = arguments[0]
+            assert isinstance(circuit, PassingCircuit)
+            circuit.machine.destroy()
+        finally:
+            self._turn.run()
+
+    # ---- circuits
+
+    def create(self, link: Link, request: CreateRequested) -> None:
+        """Answer a CREATE; one that does not fit our keys destroys its circuit only."""
+        try:
+            message, secrets = answer_circuit(
+                self._settings.network_id,
+                self._keys.identity.peer_id,
+                self._keys.onion_keys,
+                request.depth,
+                request.suite,
+                request.message,
+                self._settings.keys,
+            )
+        except ProtocolError as error:
+            self.refused += 1
+            logger.debug("! create", error=str(error))
+            request.leg.destroy()
+            return
+        self.created += 1
+        link.protocol.send_created(request.leg, message)
+        machine = RelayCircuit(request.leg, request.depth, secrets)
+        self._circuits.add(PassingCircuit(self, link, machine))
+
+    def forget(self, circuit: PassingCircuit) -> None:
+        """Drop a circuit that is gone, and keep its counts."""
+        if circuit in self._circuits:
+            self._circuits.discard(circuit)
+            self._cells_forward += circuit.machine.cells_forward
+            self._cells_backward += circuit.machine.cells_backward
+
+    async def extend(self, circuit: PassingCircuit, extend: Extend) -> None:
+        """Find or dial the peer that EXTEND names, and join the circuit to it."""
+        machine = circuit.machine
+        previous = circuit.previous_link.protocol
+        if extend.peer_id in (self._keys.identity.peer_id, previous.peer_id):
+            machine.destroy(ProtocolError("an EXTEND back to where it came from"))  # CIR-1
+            return
+        try:
+            with trio.fail_after(EXTEND_SECONDS):
+                link = await self._find_link(extend.peer_id)
+                if link is None:
+                    machine.refuse_extend(ExtendStatus.UNKNOWN_PEER)
+                    return
+                if machine.is_closed:
+                    return
+                extension = _Extension()
+                leg = link.create(machine.depth + 1, extend.suite, extend.message)
+                leg.user = extension
+                self._turn.run()
+                try:
+                    await extension.done.wait()
+                except BaseException:
+                    leg.destroy()
+                    raise
+        except (LinkError, trio.TooSlowError):
+            machine.refuse_extend(ExtendStatus.UNREACHABLE)
+            return
+        if machine.is_closed:
+            leg.destroy()
+        elif extension.message is None:
+            machine.refuse_extend(ExtendStatus.REFUSED)
+        else:
+            self.extended += 1
+            machine.extended(leg, extension.message)
+
+    async def _find_link(self, peer_id: PeerId) -> Link | None:
+        """Return a link to `peer_id`: one we have, or one to where a consensus says it is."""
+        assert self.links is not None
+        link = self.links.find(peer_id)
+        if link is not None:
+            return link
+        failure: LinkError | None = None
+        for hop in self._find_hops(peer_id):
+            try:
+                return await self.links.get(hop, is_anonymous=False)
+            except LinkError as error:
+                failure = error
+        if failure is not None:
+            raise failure
+        return None
+
+    # ---- streams
+
+    async def serve_stream(
+        self, circuit: PassingCircuit, stream: CircuitStream, begin: Begin | None
+    ) -> None:
+        """Serve a stream that ends here, until it is over."""
+        try:
+            if begin is None:
+                await self._serve_directory(stream)
+            else:
+                await self._serve_exit(circuit, stream, begin)
+        except ExitError as error:
+            stream.reset(error.reason)
+        except (LinkError, trio.BrokenResourceError):
+            stream.reset(EndReason.MISC)
+        except BaseException:
+            stream.reset(EndReason.INTERNAL)
+            raise
+
+    def statistics(self) -> dict[str, object]:
+        """Return counters; cells count those that passed or ended here on circuits."""
+        machines = [circuit.machine for circuit in self._circuits]
+        return {
+            "circuits": len(machines),
+            "created": self.created,
+            "extended": self.extended,
+            "refused": self.refused,
+            "cells": {
+                "forward": self._cells_forward + sum(m.cells_forward for m in machines),
+                "backward": self._cells_backward + sum(m.cells_backward for m in machines),
+            },
+        }
