@@ -93,6 +93,11 @@ def verify(peer_id: bytes, message: bytes, signature: bytes) -> bool:
     return True
 
 
+def _expect_key(key: bytes) -> None:
+    # libsodium reads 32 bytes whatever it is given.
+    expect(len(key) == KEY_LENGTH, f"an X25519 key of {len(key)} bytes, expected 32")
+
+
 @dataclass(frozen=True)
 class KeyPair:
     """Hold an X25519 key pair, 32 bytes each."""
@@ -100,13 +105,19 @@ class KeyPair:
     private: bytes
     public: bytes
 
+    def __post_init__(self) -> None:
+        for key in (self.private, self.public):
+            _expect_key(key)
+
     @classmethod
     def from_private(cls, private: bytes) -> "KeyPair":
         """Derive the public key of the 32 bytes `private`."""
+        _expect_key(private)
         return cls(private, nacl.bindings.crypto_scalarmult_base(private))
 
     def exchange(self, public: bytes) -> bytes:
         """Return the 32-byte shared secret; raise ProtocolError for a low-order point (HS-2)."""
+        _expect_key(public)
         try:
             return nacl.bindings.crypto_scalarmult(self.private, public)
         except (nacl.exceptions.RuntimeError, nacl.exceptions.CryptoError, TypeError, ValueError):
@@ -183,6 +194,12 @@ class Hop:
     link_key: bytes
     onion_key: bytes | None
     suites: tuple[Suite, ...]
+
+    def __post_init__(self) -> None:
+        _expect_key(self.link_key)
+        if self.onion_key is not None:
+            _expect_key(self.onion_key)
+        expect(bool(self.suites), "a relay without a cipher suite")
 
     def __repr__(self) -> str:
         return f"<Hop {str(self.peer_id)[:8]} at {self.address}>"
