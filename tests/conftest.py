@@ -1,0 +1,27 @@
+"""What all tests share: how hypothesis searches, and what a test needs of the machine."""
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.support.programs import PACKAGES, missing_programs
+
+# A busy machine is no finding: examples are counted, not timed.
+settings.register_profile(
+    "warren", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("warren")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "needs(program, ...): drives these system programs; see support/programs.py"
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    wanted = {name for marker in item.iter_markers("needs") for name in marker.args}
+    assert wanted <= PACKAGES.keys(), f"name the package of {wanted - PACKAGES.keys()}"
+    missing = wanted & set(missing_programs())
+    if missing:
+        # scripts/test names the packages at its end, and .ci/run has installed them all.
+        pytest.skip(f"missing on this machine: {', '.join(sorted(missing))}")
