@@ -1,0 +1,239 @@
+"""Exit policies: ordered rules, of which the first that matches decides; none means reject.
+
+A policy is compiled once into one short list of address ranges for each range of ports that its
+rules tell apart, so asking it costs a look-up and a rule or two. The grammar of a rule is in
+``exit_rules``. ``check_target`` puts table, policy and the exit's own places in their order.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence, Set
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from ipaddress import IPv6Network
+from itertools import pairwise
+
+from warren.addresses import Address, IPAddress
+from warren.directory.address_tables import (
+    denied_reason,
+    embedded_addresses,
+    forbidden_name,
+    network_bounds,
+)
+from warren.directory.exit_rules import (
+    EVERYWHERE,
+    MOST_PORT,
+    ExitRule,
+    PortRanges,
+    Span,
+    parse_rule,
+    render_ports,
+)
+from warren.errors import ConfigError
+
+__all__ = [
+    "PROFILES",
+    "UDP_PROFILES",
+    "ExitPolicy",
+    "check_target",
+    "configured_policy",
+    "denied_reason",
+    "forbidden_name",
+]
+
+# DIR-3: what stands in a descriptor is bounded, so that reading it is cheap (T52).
+MOST_RULES = 64
+_SMTP = 25
+#: The addresses a share of which must be open before a name is likely to be: v4, v6.
+_PUBLIC = {4: (0, (1 << 32) - 1), 6: (0x2 << 124, (0x4 << 124) - 1)}
+
+_REDUCED_PORTS = (
+    (
+        "20-23,43,53,79-81,88,110,143,194,220,389,443,464,531,543-544,554,563,636,706,749,873,"
+        "902-904,981,989-995,1194,1220,1293,1500,1533,1677,1723,1755,1863,2082-2083,2086-2087,"
+        "2095-2096,2102-2104,3128,3389,3690"
+    ),
+    (
+        "4321,4643,5050,5190,5222-5223,5228,5900,6660-6669,6679,6697,8000,8008,8074,8080,8082,"
+        "8087-8088,8232-8233,8332-8333,8443,8888,9418,9999-10000,11371,19294,19638,50002,64738"
+    ),
+)
+_OPEN_REJECTS = "25,119,135-139,445,563,1214,4661-4666,6346-6429,6699,6881-6999"
+
+#: Ready-made policies for TCP (EXT-7); none of them opens port 25, and only ``open`` opens
+#: 465 and 587.
+PROFILES: dict[str, tuple[str, ...]] = {
+    "web": ("accept *:80,443", "reject *:*"),
+    "reduced": (*(f"accept *:{ports}" for ports in _REDUCED_PORTS), "reject *:*"),
+    "open": (f"reject *:{_OPEN_REJECTS}", "accept *:*"),
+    "none": (),
+}
+#: The same for datagrams (conventions D0); ``open`` leaves out what reflects (EXT-15).
+UDP_PROFILES: dict[str, tuple[str, ...]] = {
+    "web": ("accept *:443", "reject *:*"),
+    "reduced": ("accept *:443,3478-3481", "reject *:*"),
+    "open": ("reject *:53,123,161,389,1900,11211", "accept *:*"),
+    "none": (),
+}
+
+
+@dataclass(frozen=True)
+class ExitPolicy:
+    """Hold the rules by which an exit opens streams; ``rules`` are in their one spelling.
+
+    Raises ValueError when made from anything but rules: callers say whether that was a user's
+    mistake or a peer's.
+    """
+
+    rules: tuple[str, ...]
+    parsed: tuple[ExitRule, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if len(self.rules) > MOST_RULES:
+            raise ValueError(f"{len(self.rules)} policy rules, expected at most {MOST_RULES}")
+        object.__setattr__(self, "parsed", tuple(parse_rule(text) for text in self.rules))
+        object.__setattr__(self, "rules", tuple(rule.text for rule in self.parsed))
+
+    @classmethod
+    def parse(cls, rules: Iterable[str]) -> "ExitPolicy":
+        """Read `rules`, the first that matches first; raise ValueError for anything else."""
+        return cls(tuple(rules))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return the rules that can match nothing: ``accept6`` with an IPv4 address (D9)."""
+        return tuple(rule.text for rule in self.parsed if not rule.networks)
+
+    @property
+    def is_exit(self) -> bool:
+        """Tell whether there is anything at all that the rules accept."""
+        cells = (cell for version in EVERYWHERE for cell in self._table[version])
+        return any(accepts for cell in cells for _, _, accepts in cell)
+
+    def allows(self, ip: IPAddress, port: int) -> bool:
+        """Tell whether the rules let a stream go to `ip` at `port`; port 0 never is."""
+        value = int(ip)
+        for low, high, accepts in self._spans(port, ip.version):
+            if low <= value <= high:
+                return accepts
+        return False
+
+    def might_allow(self, port: int) -> bool:
+        """Tell whether a name is likely to be allowed at `port`.
+
+        It is when half of all IPv4 or half of all IPv6 addresses are: an exit that opens a port
+        for a few addresses only is no help to somebody who does not know the address yet.
+        """
+        return any(_is_mostly_open(self._spans(port, version), version) for version in EVERYWHERE)
+
+    @cached_property
+    def summary(self) -> str:
+        """Return in one line the ports at which names are likely to be allowed."""
+        is_open = [self.might_allow(start) for start in self._starts]
+        ends = (*self._starts[1:], MOST_PORT + 1)
+        ranges = zip(self._starts, ends, is_open, strict=True)
+        ports = _join(tuple((start, end - 1) for start, end, wanted in ranges if wanted))
+        return f"accept {render_ports(ports)}" if ports else "reject *"
+
+    def _spans(self, port: int, version: int) -> tuple[Span, ...]:
+        if not 1 <= port <= MOST_PORT:
+            return ()
+        return self._table[version][bisect_right(self._starts, port) - 1]
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """Return the ports at which another set of rules begins to count; the first is 1."""
+        bounds = {
+            bound for rule in self.parsed for low, high in rule.ports for bound in (low, high + 1)
+        }
+        return sorted({1, *bounds} - {MOST_PORT + 1})
+
+    @cached_property
+    def _table(self) -> dict[int, list[tuple[Span, ...]]]:
+        return {version: self._compile(version) for version in EVERYWHERE}
+
+    def _compile(self, version: int) -> list[tuple[Span, ...]]:
+        """Return for each range of ports the spans that count there, without shadowed ones."""
+        everything = network_bounds(EVERYWHERE[version])
+        cells: list[dict[tuple[int, int], bool]] = [{} for _ in self._starts]
+        for rule in self.parsed:
+            spans = rule.spans(version)
+            for low, high in rule.ports:
+                first = bisect_left(self._starts, low)
+                for cell in cells[first : bisect_right(self._starts, high)]:
+                    if everything not in cell:
+                        for start, end, accepts in spans:
+                            cell.setdefault((start, end), accepts)
+        return [tuple((*bounds, accepts) for bounds, accepts in cell.items()) for cell in cells]
+
+
+@lru_cache(maxsize=1024)
+def _is_mostly_open(spans: tuple[Span, ...], version: int) -> bool:
+    """Tell whether `spans` accept at least half of the public addresses of one family."""
+    first, last = _PUBLIC[version]
+    inner = (bound for low, high, _ in spans for bound in (low, high + 1))
+    cuts = sorted({first, last + 1, *(bound for bound in inner if first < bound <= last)})
+    accepted = 0
+    for start, end in pairwise(cuts):
+        # Between two cuts no span begins or ends, so the first address speaks for all of them.
+        if next((accepts for low, high, accepts in spans if low <= start <= high), False):
+            accepted += end - start
+    return 2 * accepted >= last + 1 - first
+
+
+def _join(ranges: PortRanges) -> PortRanges:
+    """Return ascending `ranges` with those that touch made one."""
+    joined: list[tuple[int, int]] = []
+    for low, high in ranges:
+        first = joined.pop()[0] if joined and low == joined[-1][1] + 1 else low
+        joined.append((first, high))
+    return tuple(joined)
+
+
+def configured_policy(policy: str | Iterable[str]) -> ExitPolicy:
+    """Make the policy that a user configured: the name of a profile, or rules.
+
+    Port 25 stays rejected unless a rule that accepts names it by itself (EXT-7). Raises
+    ConfigError.
+    """
+    if isinstance(policy, str):
+        if policy not in PROFILES:
+            raise ConfigError(
+                f"{policy!r} is no exit policy: expected one of {', '.join(PROFILES)}"
+            )
+        return ExitPolicy(PROFILES[policy])
+    try:
+        parsed = ExitPolicy.parse(policy)
+        if any(rule.accepts and rule.names_port(_SMTP) for rule in parsed.parsed):
+            return parsed
+        return ExitPolicy((f"reject *:{_SMTP}", *parsed.rules))
+    except ValueError as error:
+        raise ConfigError(f"exit policy: {error}") from error
+
+
+def check_target(
+    ip: IPAddress,
+    port: int,
+    policy: ExitPolicy,
+    own: Callable[[IPAddress], str | None],
+    allow_targets: Set[Address] = frozenset(),
+    nat64: Sequence[IPv6Network] = (),
+) -> str | None:
+    """Return why an exit must not connect to `ip` at `port`, or None when it may.
+
+    `ip` is the resolved address. The table comes first, then `policy`, then what `own` says of
+    the exit's host and networks (``OwnAddresses.contains``); IPv4 inside IPv6 counts as well.
+    `allow_targets` exempts exactly these pairs (EXT-16). Whoever refuses ends the stream with
+    ``EndReason.EXIT_POLICY``; re-entry and limits are the caller's (EXT-9, EXT-11).
+    """
+    if port == 0:
+        return "port 0"
+    if allow_targets and Address(str(ip), port) in allow_targets:
+        return None
+    if (denied := denied_reason(ip, nat64)) is not None:
+        return f"never allowed: {denied}"
+    embedded = embedded_addresses(ip, nat64)
+    # Through a NAT64 the address reached is the embedded one, so that is what rules are for.
+    final = embedded[0] if any(ip in prefix for prefix in nat64) else ip
+    if not policy.allows(final, port):
+        return f"the exit policy rejects port {port}"
+    return next((f"never allowed: {why}" for face in (ip, *embedded) if (why := own(face))), None)

@@ -1,0 +1,221 @@
+"""Count votes into the one consensus they make, whoever counts and in whatever order (DIR-10).
+
+A relay is in when more than half of the votes found it running. Its newest descriptor among
+those votes holds, flags and country go by majority, measured bandwidth and every parameter by
+the lower median. Nothing here looks at a clock, at our own opinions, or at the order of a set.
+"""
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar, cast
+
+from warren.directory.consensus import NO_DIGEST, write_content
+from warren.directory.descriptor import Descriptor, check_published
+from warren.directory.documents import content_hash
+from warren.directory.network_file import NetworkFile
+from warren.directory.parameters import Parameters, read_parameters
+from warren.directory.relays import UNKNOWN_COUNTRY, Flag, RelayEntry
+from warren.directory.votes import MOST_RELAYS, Opinion, Vote
+from warren.errors import DirectoryError, ProtocolError
+from warren.identity import PeerId
+
+T = TypeVar("T")
+
+ReadDescriptor = Callable[[bytes], Descriptor]
+
+#: A consensus is valid for this many intervals (DIR-8).
+VALID_INTERVALS = 3
+#: What all exit policies together may take; relays with rarer ones are then listed as no exits.
+_MOST_POLICY_BYTES = 2 * 1024 * 1024
+
+
+def count_votes(votes: Iterable[Vote], network: NetworkFile, read: ReadDescriptor) -> bytes:
+    """Return the unsigned content of the consensus that `votes` make.
+
+    All must be for one valid-after, one of each authority; `read` verifies a descriptor. Raises
+    DirectoryError when there are fewer votes than the threshold, or too few relays to found a
+    network.
+    """
+    cast_votes = sorted(votes, key=lambda vote: vote.authority)
+    assert len({vote.authority for vote in cast_votes}) == len(cast_votes)
+    assert len({vote.valid_after for vote in cast_votes}) <= 1
+    if len(cast_votes) < network.threshold:
+        raise DirectoryError(
+            f"{len(cast_votes)} votes, expected at least {network.threshold} for a consensus"
+        )
+    valid_after = cast_votes[0].valid_after
+    named = _median_parameters(cast_votes)
+    parameters = read_parameters(named)
+    relays = _count_relays(cast_votes, parameters, read)
+    previous = _most_named(vote.previous_digest for vote in cast_votes)
+    if previous == NO_DIGEST and len(relays) < parameters.founding_relays:
+        raise DirectoryError(
+            f"{len(relays)} relays are running, expected {parameters.founding_relays} "
+            "before the first consensus"
+        )
+    interval = parameters.consensus_interval_seconds
+    return write_content(
+        valid_after=valid_after,
+        fresh_until=valid_after + interval,
+        valid_until=valid_after + VALID_INTERVALS * interval,
+        previous_digest=previous,
+        parameters=named,
+        relays=relays,
+    )
+
+
+def _median_parameters(votes: Sequence[Vote]) -> dict[str, int]:
+    names = Counter(name for vote in votes for name in vote.parameters)
+    return {
+        name: statistics.median_low(
+            vote.parameters[name] for vote in votes if name in vote.parameters
+        )
+        for name, count in names.items()
+        if 2 * count > len(votes)
+    }
+
+
+def _most_named(digests: Iterable[bytes]) -> bytes:
+    """Return the digest most votes name, the lowest of equals; an authority may know none."""
+    counts = Counter(digest for digest in digests if digest != NO_DIGEST)
+    return min(counts, key=lambda digest: (-counts[digest], digest), default=NO_DIGEST)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """Hold a relay that most votes found running: its newest descriptor, and their opinions."""
+
+    descriptor: Descriptor
+    opinions: tuple[Opinion, ...]
+
+
+def _count_relays(
+    votes: Sequence[Vote], parameters: Parameters, read: ReadDescriptor
+) -> list[RelayEntry]:
+    candidates = _candidates(votes, parameters, read)
+    entries = [_entry_of(candidate, parameters) for candidate in candidates.values()]
+    entries = sorted(entries, key=lambda entry: (-entry.weight, entry.peer_id))[:MOST_RELAYS]
+    entries = _with_listed_gateways(entries)
+    entries = _with_mutual_families(entries)
+    entries = _with_affordable_policies(entries)
+    return _with_guards(entries)
+
+
+def _candidates(
+    votes: Sequence[Vote], parameters: Parameters, read: ReadDescriptor
+) -> dict[PeerId, _Candidate]:
+    found: dict[PeerId, list[tuple[Descriptor, Opinion]]] = {}
+    for vote in votes:
+        for opinion in vote.opinions:
+            descriptor = _readable(opinion, read) if opinion.running else None
+            if descriptor and _is_current(descriptor, vote.valid_after, parameters):
+                found.setdefault(descriptor.peer_id, []).append((descriptor, opinion))
+    return {
+        peer_id: _Candidate(min(pairs, key=_newest_first)[0], tuple(o for _, o in pairs))
+        for peer_id, pairs in found.items()
+        if 2 * len(pairs) > len(votes)
+    }
+
+
+def _readable(opinion: Opinion, read: ReadDescriptor) -> Descriptor | None:
+    """Return the descriptor; a bad one costs its relay this opinion, not the others the vote."""
+    try:
+        return read(opinion.descriptor)
+    except ProtocolError:
+        return None
+
+
+def _newest_first(pair: tuple[Descriptor, Opinion]) -> tuple[int, int, bytes]:
+    descriptor, opinion = pair
+    return -descriptor.published, -descriptor.counter, content_hash(opinion.descriptor)
+
+
+def _is_current(descriptor: Descriptor, valid_after: int, parameters: Parameters) -> bool:
+    try:
+        check_published(descriptor, valid_after, parameters)
+    except DirectoryError:
+        return False
+    return True
+
+
+def _entry_of(candidate: _Candidate, parameters: Parameters) -> RelayEntry:
+    descriptor, opinions = candidate.descriptor, candidate.opinions
+    names = Counter(flag for opinion in opinions for flag in opinion.flags)
+    flags = {name for name, count in names.items() if 2 * count > len(opinions)}
+    measured = [opinion.measured for opinion in opinions if opinion.measured is not None]
+    trusted = statistics.median_low(measured) if measured else parameters.unmeasured_bandwidth
+    return RelayEntry(
+        hop=descriptor.hop,
+        # Names of a later version stay in: all authorities must write the same bytes.
+        flags=cast(frozenset[Flag], frozenset(flags | {Flag.RUNNING.value})),
+        weight=min(descriptor.bandwidth, trusted),  # DIR-12
+        country=_majority((o.country for o in opinions), len(opinions), UNKNOWN_COUNTRY),
+        family=descriptor.family,
+        policy=descriptor.policy,
+        gateways=descriptor.gateways,
+    )
+
+
+def _majority(values: Iterable[T], total: int, otherwise: T) -> T:
+    return next((v for v, count in Counter(values).items() if 2 * count > total), otherwise)
+
+
+def _with_listed_gateways(entries: Sequence[RelayEntry]) -> list[RelayEntry]:
+    """Leave out relays behind gateways none of which can be dialled itself."""
+    dialable = {entry.peer_id for entry in entries if not entry.gateways}
+    kept = []
+    for entry in entries:
+        gateways = tuple(peer for peer in entry.gateways if peer in dialable)
+        if gateways or not entry.gateways:
+            kept.append(replace(entry, gateways=gateways))
+    return kept
+
+
+def _with_mutual_families(entries: Sequence[RelayEntry]) -> list[RelayEntry]:
+    """Keep of each family those that name each other: a stranger can push nobody aside."""
+    families = {entry.peer_id: frozenset(entry.family) for entry in entries}
+    return [
+        replace(
+            entry,
+            family=tuple(
+                peer
+                for peer in entry.family
+                if peer != entry.peer_id and entry.peer_id in families.get(peer, ())
+            ),
+        )
+        for entry in entries
+    ]
+
+
+def _with_affordable_policies(entries: Sequence[RelayEntry]) -> list[RelayEntry]:
+    """List relays as no exits whose policy does not fit: the most used policies go first."""
+    uses = Counter(entry.policy for entry in entries if entry.policy)
+    affordable: set[tuple[str, ...]] = {()}
+    left = _MOST_POLICY_BYTES
+    for policy in sorted(uses, key=lambda rules: (-uses[rules], rules)):
+        left -= sum(len(rule.encode()) + 3 for rule in policy)
+        if left < 0:
+            break
+        affordable.add(policy)
+    return [
+        entry
+        if entry.policy in affordable
+        else replace(entry, policy=(), flags=entry.flags - {Flag.EXIT})
+        for entry in entries
+    ]
+
+
+def _with_guards(entries: Sequence[RelayEntry]) -> list[RelayEntry]:
+    """Flag as guards those that can be dialled and are not in the weakest quarter."""
+    weights = sorted(entry.weight for entry in entries if not entry.gateways)
+    if not weights:
+        return list(entries)
+    least = weights[len(weights) // 4]
+    return [
+        replace(entry, flags=entry.flags | {Flag.GUARD})
+        if not entry.gateways and entry.weight >= least
+        else entry
+        for entry in entries
+    ]
