@@ -103,10 +103,11 @@ def _nothing() -> None:
 class CircuitEnd:
     """Be an end of a circuit: layers and streams behind one leg, sealing only what leaves now."""
 
-    __slots__ = ("_header", "_payload", "layers", "leg", "streams")
+    __slots__ = ("_header", "_payload", "cells_sealed", "layers", "leg", "streams")
 
     def __init__(self, leg: Leg, layers: EndLayers, *, is_origin: bool) -> None:
         self.leg = leg
+        self.cells_sealed = 0
         self._header = cell_header(leg.number, Command.RELAY)
         self.streams = Multiplexer(is_origin=is_origin, on_send=leg.has_news)
         self.use(layers)
@@ -131,6 +132,7 @@ class CircuitEnd:
             run[at : at + HEADER_LENGTH] = header
             seal(Command.RELAY, payload, run[at + HEADER_LENGTH : at + CELL_LENGTH])
             at += CELL_LENGTH
+        self.cells_sealed += at // CELL_LENGTH
         return run[:at]
 
     def seal_alone(self, command: Command, message: bytes) -> memoryview:
@@ -140,6 +142,7 @@ class CircuitEnd:
         run = memoryview(bytearray(CELL_LENGTH))
         run[:HEADER_LENGTH] = cell_header(self.leg.number, command)
         self.layers.seal(command, payload, run[HEADER_LENGTH:])
+        self.cells_sealed += 1
         return run
 
     def receive(
@@ -305,7 +308,8 @@ class RelayCircuit(_Circuit):
         self._early = 0
         self._forward_headers: dict[Command, bytes] = {}
         self._backward_header = cell_header(leg.number, Command.RELAY)
-        self.cells_forward = self.cells_backward = 0
+        self.cells_forward = 0
+        self._cells_passed_back = 0
         leg.user = self
         leg.source = self._end
 
@@ -317,6 +321,11 @@ class RelayCircuit(_Circuit):
         """Return the streams while this is the last hop."""
         return self._end.streams if self._end is not None else None
 
+    @property
+    def cells_backward(self) -> int:
+        """Return the cells sent towards the origin, made here or passed on."""
+        return self._cells_passed_back + (self._end.cells_sealed if self._end is not None else 0)
+
     def extended(self, leg: Leg, message: bytes) -> None:
         """Answer the EXTEND: the next hop said `message`; from now on this hop forwards."""
         end = self._end
@@ -324,6 +333,7 @@ class RelayCircuit(_Circuit):
         self._move("extended there")
         data = encode_extended(ExtendStatus.OK, message)
         run = end.seal_alone(Command.RELAY, encode_message(Message.EXTENDED, 0, data))
+        self._cells_passed_back = end.cells_sealed
         self._end = self.previous.source = self.secrets = None
         self.next = leg
         leg.user = self
@@ -403,7 +413,7 @@ class RelayCircuit(_Circuit):
         self, command: Command, cells: memoryview, start: int, count: int
     ) -> None:
         expect(command is Command.RELAY, "a backward RELAY_EARLY")
-        self.cells_backward += count
+        self._cells_passed_back += count
         header = self._backward_header
         self.previous.enqueue(self._layer.seal_run(cells, start, count, header))
 

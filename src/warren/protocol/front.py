@@ -1,0 +1,162 @@
+"""What the protocols of the front door share: what was asked, by whom, and why it failed.
+
+SOCKS and HTTP say the same few things in different bytes. A request names a command and a
+target; its credentials are not a login but the isolation token of its streams (FE-10); and a
+failure is one entry of one table, with its SOCKS code, its HTTP status and its Proxy-Status
+error side by side (conventions D2, RFC 9209). Texts of failures are ours, never a peer's (FE-7).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from types import MappingProxyType
+
+from warren.addresses import Address
+from warren.errors import CircuitError, DirectoryError, EndReason, ExitError, WarrenError, refuse
+from warren.protocol.exchange import Exchange, Receive
+
+#: Parameters a user name may carry after ``+``; a session is served by isolation alone.
+KNOWN_PARAMETERS = frozenset({b"session"})
+
+# A part that ends in a bare ``=`` is somebody's random base64, not a parameter.
+_PARAMETER = re.compile(rb"([^=]+)=(?!=?\Z)")
+
+
+class Command(Enum):
+    """Name what a client asks the proxy to do."""
+
+    CONNECT = "connect"
+    BIND = "bind"
+    ASSOCIATE = "associate"
+    RESOLVE = "resolve"
+    RESOLVE_PTR = "resolve_ptr"
+
+
+class Authentication(Enum):
+    """Name the way a client showed its credentials; different ways never share (D3)."""
+
+    SOCKS4 = "socks4"
+    NONE = "none"
+    LEGACY = "legacy"
+    EXTENDED = "extended"
+    HTTP = "http"
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Hold what a client showed, as an isolation token; the values stay out of every log."""
+
+    authentication: Authentication
+    values: tuple[bytes | None, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """Say which streams may share a circuit: those whose isolation is equal (FE-10)."""
+
+    listener: str
+    credentials: Credentials
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Say why a request failed, in the words of each protocol.
+
+    ``socks5`` is a reply code of RFC 1928 §6, ``status`` an HTTP status, ``error`` a proxy error
+    type of RFC 9209 §2.3, ``details`` a sentence of ours for people.
+    """
+
+    socks5: int
+    status: int
+    error: str
+    details: str
+
+
+_REASONS = {
+    EndReason.MISC: (1, 500, "proxy_internal_error", "the exit gave no reason"),
+    EndReason.RESOLVE_FAILED: (4, 503, "dns_error", "the exit could not resolve the name"),
+    EndReason.CONNECT_REFUSED: (5, 403, "connection_refused", "the target refused the connection"),
+    EndReason.EXIT_POLICY: (2, 503, "destination_ip_prohibited", "no exit may reach the target"),
+    EndReason.DESTROY: (1, 502, "connection_terminated", "the circuit was destroyed"),
+    EndReason.DONE: (5, 502, "connection_terminated", "the target closed too early"),
+    EndReason.TIMEOUT: (6, 504, "connection_timeout", "the target did not answer in time"),
+    EndReason.NO_ROUTE: (4, 503, "destination_ip_unroutable", "the exit has no route there"),
+    EndReason.HIBERNATING: (1, 502, "destination_unavailable", "the exit takes no streams now"),
+    EndReason.INTERNAL: (1, 502, "proxy_internal_error", "the exit failed inside"),
+    EndReason.RESOURCE_LIMIT: (1, 502, "connection_limit_reached", "the exit is at its limits"),
+    EndReason.CONNECTION_RESET: (5, 503, "connection_terminated", "the target reset it"),
+    EndReason.PROTOCOL: (1, 502, "proxy_internal_error", "the exit broke the protocol"),
+    EndReason.NOT_DIRECTORY: (1, 500, "proxy_internal_error", "the relay is no directory mirror"),
+}
+
+#: The failure for each reason an exit may give (conventions D2).
+BY_REASON: Mapping[EndReason, Failure] = MappingProxyType(
+    {reason: Failure(*entry) for reason, entry in _REASONS.items()}
+)
+
+
+def _denied(details: str) -> Failure:
+    """Return the failure of a request that our own rules forbid (conventions D2, last row)."""
+    return Failure(2, 403, "http_request_denied", details)
+
+
+NO_DIRECTORY = Failure(3, 503, "destination_unavailable", "no usable directory, or no path fits")
+NO_CIRCUIT = Failure(1, 503, "destination_unavailable", "no circuit could be built")
+TOO_SLOW = Failure(6, 504, "connection_timeout", "no answer from circuits or target in time")
+BUG = Failure(1, 500, "proxy_internal_error", "Warren failed inside; see its log")
+
+INTERNAL_ADDRESS = Failure(2, 403, "destination_ip_prohibited", "not a public address")
+INTERNAL_NAME = _denied("not a name of the public internet")
+ONION_SERVICE = _denied("Warren does not reach .onion services; use Tor for them")
+PORT_ZERO = _denied("nothing listens at port 0")
+LITERAL_ADDRESS = _denied("the program resolved the name itself; use socks5h or SOCKS4a")
+UNKNOWN_PARAMETER = _denied("the user name has an unknown parameter; known here: session")
+UNKNOWN_FORMAT = _denied("the user name starts with <torS0X> but is not of format 0")
+
+UNSUPPORTED_COMMAND = Failure(7, 501, "http_request_denied", "only connections are supported")
+UNSUPPORTED_ADDRESS = Failure(8, 400, "http_request_error", "this kind of address does not fit")
+UNSUPPORTED_HEADER = Failure(1, 501, "http_request_denied", "Tor-RPC-Target is not supported")
+
+BAD_BODY = Failure(1, 400, "http_request_error", "the request's body is not valid HTTP")
+BAD_RESPONSE = Failure(1, 502, "http_protocol_error", "the target's answer is not valid HTTP")
+CUT_RESPONSE = Failure(1, 502, "http_response_incomplete", "the target closed before its answer")
+
+
+def failure_of(error: WarrenError) -> Failure:
+    """Return the table's entry for what ``open_stream`` or a stream raised."""
+    if isinstance(error, ExitError):
+        return BY_REASON[error.reason]
+    if isinstance(error, DirectoryError):
+        return NO_DIRECTORY
+    if isinstance(error, CircuitError) and error.hop is not None:
+        return replace(NO_CIRCUIT, details=f"the circuit failed at hop {error.hop + 1}")
+    return NO_CIRCUIT
+
+
+def parameter_failure(user: bytes) -> Failure | None:
+    """Return why the ``+key=value`` parameters in `user` cannot be served, or None.
+
+    What is not served is refused, never ignored: who asks for a country must not get another.
+    """
+    for part in user.split(b"+")[1:]:
+        parameter = _PARAMETER.match(part)
+        if parameter and parameter[1].lower() not in KNOWN_PARAMETERS:
+            return UNKNOWN_PARAMETER
+    return None
+
+
+def first_byte() -> Exchange[bytes]:
+    """Read the one byte that tells the protocols of the port apart."""
+    return (yield Receive(1))
+
+
+def target_address(host: str, port: int) -> Address:
+    """Return the address a client named, without the trailing dot of a fully-qualified name.
+
+    Raises ProtocolError when `host` is neither a literal nor a name; its text is not repeated.
+    """
+    try:
+        return Address(host.removesuffix("."), port)
+    except ValueError:
+        refuse("the target is neither an IP address nor a host name")

@@ -1,0 +1,395 @@
+import base64
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.paper import Side
+from warren.addresses import Address
+from warren.errors import EndReason, ProtocolError
+from warren.protocol import front, http_proxy, socks
+from warren.protocol.front import BY_REASON, Authentication, Credentials, Failure
+from warren.protocol.http_answers import answer, malformed, pac_answer
+from warren.protocol.http_proxy import (
+    ForeignRequest,
+    HttpRequest,
+    PacRequest,
+    accept,
+    read_authority,
+)
+
+NAMES = st.from_regex(r"[a-z]{1,20}(\.[a-z]{1,20}){1,3}", fullmatch=True)
+PORTS = st.integers(1, 0xFFFF)
+
+
+def head(line: str, *headers: str) -> bytes:
+    return "\r\n".join([line, *headers, "", ""]).encode("latin-1")
+
+
+def read(words: bytes) -> HttpRequest | PacRequest:
+    side = Side(accept())
+    side.receive(words)
+    return side.result
+
+
+def asked(words: bytes) -> HttpRequest:
+    request = read(words)
+    assert isinstance(request, HttpRequest)
+    return request
+
+
+def tunnel(*headers: str) -> HttpRequest:
+    return asked(head("CONNECT a.example:443 HTTP/1.1", "Host: a.example:443", *headers))
+
+
+def plain(*headers: str, method: str = "GET") -> HttpRequest:
+    return asked(head(f"{method} http://a.example/x HTTP/1.1", "Host: a.example", *headers))
+
+
+HEADS = st.one_of(
+    st.builds(lambda n, p: head(f"CONNECT {n}:{p} HTTP/1.1", f"Host: {n}:{p}"), NAMES, PORTS),
+    st.builds(lambda n, p: head(f"CONNECT {n}:{p} HTTP/1.0"), NAMES, PORTS),
+    st.builds(lambda n: head(f"GET http://{n}/?q HTTP/1.1", f"Host: {n}", "Accept: */*"), NAMES),
+)
+
+
+def test_connect_names_its_target_in_authority_form() -> None:
+    request = asked(head("CONNECT Example.COM.:443 HTTP/1.1", "Host: example.com:443"))
+
+    assert request.is_tunnel
+    assert request.address == Address("example.com", 443)
+    assert request.granted() == b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+
+@pytest.mark.parametrize("host", ["a.example:443", "a.example", "A.example.:443"])
+def test_host_may_leave_out_the_port_of_a_tunnel(host: str) -> None:
+    request = asked(head("CONNECT a.example:443 HTTP/1.1", f"Host: {host}"))
+
+    assert request.address == Address("a.example", 443)
+
+
+def test_an_ipv6_target_stands_in_brackets() -> None:
+    request = asked(head("CONNECT [2001:db8::1]:443 HTTP/1.0"))
+
+    assert request.address == Address("2001:db8::1", 443)
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "port", "target"),
+    [
+        ("GET", "http://a.example/x/y?z=%20", 80, b"/x/y?z=%20"),
+        ("GET", "HTTP://a.example:8080", 8080, b"/"),
+        ("GET", "http://a.example?q", 80, b"/?q"),
+        ("OPTIONS", "http://a.example", 80, b"*"),
+        ("OPTIONS", "http://a.example/", 80, b"/"),
+    ],
+)
+def test_a_plain_request_gets_its_target_in_origin_form(
+    method: str, url: str, port: int, target: bytes
+) -> None:
+    request = asked(head(f"{method} {url} HTTP/1.1", f"Host: a.example:{port}"))
+
+    assert not request.is_tunnel
+    assert request.address == Address("a.example", port)
+    assert request.target == target
+
+
+GET = "GET http://a.example/ HTTP/1.1"
+POST = "POST http://a.example/ HTTP/1.1"
+CONNECT = "CONNECT a.example:443 HTTP/1.1"
+HOST = "Host: a.example"
+HOSTILE = {  # FE-4
+    "both lengths": head(POST, HOST, "Content-Length: 5", "Transfer-Encoding: chunked"),
+    "chunked in 1.0": head("POST http://a.example/ HTTP/1.0", "Transfer-Encoding: chunked"),
+    "length on CONNECT": head(CONNECT, HOST, "Content-Length: 0"),
+    "chunked CONNECT": head(CONNECT, HOST, "Transfer-Encoding: chunked"),
+    "two lengths": head(POST, HOST, "Content-Length: 5", "Content-Length: 5"),
+    "list of lengths": head(POST, HOST, "Content-Length: 5, 5"),
+    "signed length": head(POST, HOST, "Content-Length: +5"),
+    "endless length": head(POST, HOST, "Content-Length: " + "9" * 19),
+    "other coding": head(POST, HOST, "Transfer-Encoding: gzip, chunked"),
+    "coding twice": head(POST, HOST, "Transfer-Encoding: chunked", "Transfer-Encoding: chunked"),
+    "folded header": head(GET, HOST, "A: 1", " folded"),
+    "folded by tab": head(GET, HOST, "A: 1", "\tfolded"),
+    "bare line feeds": b"GET http://a.example/ HTTP/1.1\nHost: a.example\n\n",
+    "one bare line feed": b"GET http://a.example/ HTTP/1.1\r\nHost: a.example\nA: 1\r\n\r\n",
+    "bare carriage return": head(GET, HOST, "A: 1\rB: 2"),
+    "zero byte": head(GET, HOST, "A: \0"),
+    "space before colon": head(GET, HOST, "A : 1"),
+    "no colon": head(GET, HOST, "A"),
+    "no name": head(GET, HOST, ": 1"),
+    "other host": head(GET, "Host: b.example"),
+    "other port": head(GET, "Host: a.example:8080"),
+    "other host on CONNECT": head(CONNECT, "Host: b.example:443"),
+    "other port on CONNECT": head(CONNECT, "Host: a.example:80"),
+    "no host": head(GET),
+    "no host on CONNECT": head(CONNECT),
+    "two hosts": head(GET, HOST, HOST),
+    "empty host": head(GET, "Host: "),
+    "user in target": head("GET http://me:secret@a.example/ HTTP/1.1", HOST),
+    "user on CONNECT": head("CONNECT me@a.example:443 HTTP/1.1", HOST),
+    "percent in target": head("GET http://a%2eexample/ HTTP/1.1", HOST),
+    "percent on CONNECT": head("CONNECT a%2eexample:443 HTTP/1.1", HOST),
+    "letters beyond ASCII": head("GET http://\xe4.example/ HTTP/1.1", HOST),
+    "beyond ASCII on CONNECT": head("CONNECT \xe4.example:443 HTTP/1.1", HOST),
+    "no port on CONNECT": head("CONNECT a.example HTTP/1.1", HOST),
+    "empty port": head("CONNECT a.example: HTTP/1.1", HOST),
+    "port too large": head("CONNECT a.example:65536 HTTP/1.1", HOST),
+    "short address": head("CONNECT 127.1:80 HTTP/1.1", "Host: 127.1:80"),
+    "octal address": head("CONNECT 0177.0.0.1:80 HTTP/1.1", "Host: 0177.0.0.1:80"),
+    "IPv4 in brackets": head("CONNECT [1.2.3.4]:80 HTTP/1.1", "Host: [1.2.3.4]:80"),
+    "bare IPv6": head("CONNECT 2001:db8::1:80 HTTP/1.1", "Host: [2001:db8::1]:80"),
+    "fragment": head("GET http://a.example/#x HTTP/1.1", HOST),
+    "no target": head("GET http:/// HTTP/1.1", HOST),
+    "other scheme": head("GET ftp://a.example/ HTTP/1.1", HOST),
+    "https": head("GET https://a.example/ HTTP/1.1", HOST),
+    "authority form of GET": head("GET a.example:80 HTTP/1.1", HOST),
+    "absolute form of CONNECT": head("CONNECT http://a.example:80/ HTTP/1.1", HOST),
+    "space in target": head("GET http://a.example/a b HTTP/1.1", HOST),
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "HTTP/0.9": b"GET /\r\n",
+    "lower-case method": head("get http://a.example/ HTTP/1.1", HOST),
+    "isolation twice": head(GET, HOST, "Tor-Stream-Isolation: a", "Tor-Stream-Isolation: b"),
+    "bad base64": head(GET, HOST, "Proxy-Authorization: Basic ?"),
+    "65 headers": head(GET, HOST, *["A: 1"] * 64),
+    "17 KiB": head(GET, HOST, *["A: " + "x" * 600] * 30),
+    "one long line": b"GET http://a.example/" + b"x" * 20_000,
+    "SSH": b"SSH-2.0-OpenSSH_9.2\r\n",
+}
+
+
+@pytest.mark.parametrize("words", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_head_is_refused(words: bytes) -> None:  # FE-4
+    with pytest.raises(ProtocolError):
+        read(words)
+
+
+def test_64_headers_are_just_enough() -> None:
+    request = asked(head(GET, HOST, *["A: 1"] * 63))
+
+    assert len(request.headers) == 64
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:1080", "localhost:1080", "[::1]:1080", "127.1.2.3"])
+def test_the_one_page_is_served_to_this_machine(host: str) -> None:  # FE-6
+    assert read(head("GET /proxy.pac HTTP/1.1", f"Host: {host}")) == PacRequest()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        head("GET / HTTP/1.1", "Host: 127.0.0.1:1080"),
+        head("GET / HTTP/1.0"),
+        head("GET /proxy.pac HTTP/1.0"),
+        head("POST /proxy.pac HTTP/1.1", "Host: 127.0.0.1:1080"),
+        head("OPTIONS * HTTP/1.1", "Host: 127.0.0.1:1080"),
+    ],
+)
+def test_other_requests_to_the_port_itself_are_malformed(words: bytes) -> None:  # FE-6
+    with pytest.raises(ProtocolError) as raised:
+        read(words)
+
+    assert not isinstance(raised.value, ForeignRequest)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ["Host: rebound.example:1080"],
+        ["Host: 0.0.0.0:1080"],
+        ["Host: 192.168.1.1"],
+        ["Host: localhost.evil.example"],
+        ["Host: ?"],
+        ["Host: 127.0.0.1", "Host: evil.example"],
+        ["Host: 127.0.0.1:1080", "Origin: http://evil.example"],
+        ["Host: 127.0.0.1:1080", "Sec-Fetch-Site: cross-site"],
+    ],
+)
+def test_a_web_page_gets_no_answer(headers: list[str]) -> None:  # D4, anti-probing
+    with pytest.raises(ForeignRequest):
+        read(head("GET /proxy.pac HTTP/1.1", *headers))
+
+
+SMUGGLED = st.one_of(
+    st.sampled_from(
+        [
+            b"\x05\x01\x00\x05\x01\x00\x01\x01\x01\x01\x01\x00\x50",
+            b"\x04\x01\x00\x50\x01\x01\x01\x01\x00",
+            b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n",
+            b"GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n",
+        ]
+    ),
+    st.binary(max_size=64),
+)
+PAGES = st.builds(
+    lambda method, path, host, lines, body: (
+        head(f"{method} {path} HTTP/1.1", f"Host: {host}", *lines) + body * 3
+    ),
+    st.sampled_from(["POST", "GET", "PUT", "OPTIONS"]),
+    st.sampled_from(["/", "/proxy.pac?", "/http://a.example/", "//a.example:443"]),
+    st.sampled_from(["127.0.0.1:1080", "localhost:1080", "rebound.example:1080"]),
+    st.lists(st.sampled_from(["Content-Type: text/plain", "Origin: null", "Content-Length: 90"])),
+    SMUGGLED,
+)
+STRANGERS = st.one_of(
+    st.builds(lambda body: b"\x16\x03\x01\x02\x00\x01" + body, SMUGGLED),
+    st.builds(lambda body: b"SSH-2.0-x\r\n" + body, SMUGGLED),
+    st.builds(lambda body: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + body, SMUGGLED),
+    st.builds(lambda body: b"HELO a.example\r\n" + body, SMUGGLED),
+)
+
+
+@settings(max_examples=1000)
+@given(st.one_of(PAGES, STRANGERS))
+def test_no_other_protocol_ever_opens_a_stream(words: bytes) -> None:  # T45
+    first = Side(front.first_byte())
+    first.receive(words)
+    is_http = b"A" <= first.result <= b"Z"
+    exchange = http_proxy.accept() if is_http else socks.accept()
+
+    with pytest.raises(ProtocolError):
+        Side(exchange).receive(words)
+
+
+@given(HEADS)
+def test_byte_by_byte_is_the_same_as_all_at_once(words: bytes) -> None:
+    slow = Side(accept())
+
+    for index in range(len(words)):
+        slow.receive(words[index : index + 1])
+
+    assert slow.result == read(words)
+
+
+@given(HEADS, st.binary())
+def test_early_bytes_are_left_for_the_stream(words: bytes, early: bytes) -> None:  # FE-7
+    side = Side(accept())
+
+    side.receive(words + early)
+
+    assert side.is_done
+    assert side.buffer == early
+
+
+@given(
+    st.one_of(
+        st.binary(),
+        st.builds(lambda h, i, b: h[:i] + b + h[i:], HEADS, st.integers(0, 60), st.binary()),
+    )
+)
+def test_garbage_raises_protocol_error_and_nothing_else(words: bytes) -> None:
+    side = Side(accept())
+    reply = b""
+    try:
+        side.receive(words)
+    except ProtocolError as error:
+        reply = malformed(error)
+
+    assert reply == b"" or reply.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+def basic(user: str) -> str:
+    return "Proxy-Authorization: Basic " + base64.b64encode(user.encode()).decode()
+
+
+def test_the_three_isolation_headers_are_the_credentials() -> None:
+    request = tunnel("Tor-Stream-Isolation: a", "X-Tor-Stream-Isolation: b", basic("me:c"))
+
+    authorization = basic("me:c").partition(": ")[2].encode()
+    assert request.credentials == Credentials(Authentication.HTTP, (b"a", b"b", authorization))
+
+
+VALUES = st.tuples(*[st.sampled_from([None, "", "a", "b"])] * 2)
+
+
+@given(VALUES, VALUES)
+def test_isolation_is_equal_if_and_only_if_the_headers_are(  # T50
+    one: tuple[str | None, ...], other: tuple[str | None, ...]
+) -> None:
+    def credentials(values: tuple[str | None, ...]) -> Credentials:
+        names = ("Tor-Stream-Isolation", "Proxy-Authorization")
+        lines = [f"{n}: {v}" for n, v in zip(names, values, strict=True) if v is not None]
+        return tunnel(*lines).credentials
+
+    assert (credentials(one) == credentials(other)) == (one == other)
+
+
+@pytest.mark.parametrize(
+    ("header", "objection"),
+    [
+        (basic("me+session=1:x"), None),
+        (basic("me+country=de:x"), front.UNKNOWN_PARAMETER),
+        ("Tor-RPC-Target: object", front.UNSUPPORTED_HEADER),
+    ],
+)
+def test_what_the_headers_ask_for_is_served_or_refused(
+    header: str, objection: Failure | None
+) -> None:
+    assert tunnel(header).objection is objection
+
+
+@pytest.mark.parametrize("reason", list(EndReason))
+def test_every_reason_has_a_status_and_a_proxy_status(reason: EndReason) -> None:
+    failure = BY_REASON[reason]
+
+    reply = tunnel().refused(failure)
+
+    assert reply.startswith(b"HTTP/1.1 %d " % failure.status)
+    assert f"Proxy-Status: warren; error={failure.error}; details=".encode() in reply
+    assert b"407" not in reply
+
+
+def test_a_browser_gets_a_page_and_a_program_a_line() -> None:
+    page = plain("Accept: text/html,*/*").refused(front.NO_CIRCUIT)
+    line = plain("Accept: */*").refused(front.NO_CIRCUIT)
+
+    assert b"Content-Type: text/html\r\n" in page
+    assert b"<h1>503 Service Unavailable</h1>" in page
+    assert b"Content-Type: text/plain\r\n" in line
+    assert line.endswith(b"no circuit could be built.\n")
+
+
+def test_the_answer_to_head_has_no_body() -> None:
+    reply = plain(method="HEAD").refused(front.NO_CIRCUIT)
+
+    assert reply.endswith(b"\r\n\r\n")
+    assert b"Content-Length: 52\r\n" in reply
+
+
+def test_details_are_quoted_as_a_structured_field() -> None:
+    reply = answer(Failure(1, 502, "dns_error", 'a "b" \\ <ü>\n'), is_page=True)
+
+    assert b'details="a \\"b\\" \\\\ <?>?"\r\n' in reply
+    assert b"&lt;" in reply
+
+
+@pytest.mark.parametrize(
+    ("request_", "keeps_alive"),
+    [
+        (tunnel(), True),
+        (tunnel("Connection: close"), False),
+        (tunnel("Proxy-Connection: Close"), False),
+        (asked(head("CONNECT a.example:443 HTTP/1.0")), False),
+        (plain(), False),
+    ],
+)
+def test_only_a_refused_connect_keeps_the_connection(
+    request_: HttpRequest, keeps_alive: bool
+) -> None:  # FE-3
+    reply = request_.refused(front.NO_CIRCUIT, is_last=not request_.keeps_alive)
+
+    assert request_.keeps_alive is keeps_alive
+    assert (b"Connection: keep-alive" in reply) is keeps_alive
+
+
+def test_the_set_up_of_a_browser_fails_closed() -> None:
+    reply = pac_answer(Address("::1", 1080))
+
+    assert b"Content-Type: application/x-ns-proxy-autoconfig\r\n" in reply
+    assert b'return "PROXY [::1]:1080";' in reply
+    assert b"DIRECT" not in reply
+
+
+def test_an_authority_has_a_port_or_gets_one() -> None:
+    assert read_authority(b"a.example", 80) == Address("a.example", 80)
+    assert read_authority(b"a.example:81", 80) == Address("a.example", 81)

@@ -1,0 +1,185 @@
+"""A small network's documents, made to order: identities, descriptors, votes, consensuses.
+
+Everything follows from numbers, so that a test can name a relay by one and get the same again.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from hashlib import sha256
+from typing import Any
+
+from warren.addresses import Address
+from warren.directory.consensus import NO_DIGEST, Consensus, content_digest, read_content
+from warren.directory.descriptor import Descriptor, read_descriptor, sign_descriptor
+from warren.directory.network_file import Authority, NetworkFile, create_network
+from warren.directory.parameters import Parameters
+from warren.directory.relays import Flag
+from warren.directory.signatures import combine, sign_consensus
+from warren.directory.tally import count_votes
+from warren.directory.votes import Opinion, Vote, sign_vote
+from warren.identity import Hop, Identity, KeyPair, Suite
+
+NOW = 1_800_000_000
+PARAMETERS = Parameters(founding_relays=1)
+
+
+@cache
+def identity(name: str | int) -> Identity:
+    return Identity(sha256(f"identity {name}".encode()).digest())
+
+
+@cache
+def public_key(name: str) -> bytes:
+    return KeyPair.from_private(sha256(name.encode()).digest()).public
+
+
+def authority_identity(number: int) -> Identity:
+    return identity(f"authority {number}")
+
+
+def authority_hop(number: int) -> Hop:
+    return Hop(
+        peer_id=authority_identity(number).peer_id,
+        address=Address(f"198.51.100.{number + 1}", 9001),
+        link_key=public_key(f"link of authority {number}"),
+        onion_key=None,
+        suites=(Suite.AESGCM, Suite.CHACHAPOLY),
+    )
+
+
+def network_of(
+    count: int = 3,
+    *,
+    name: str = "example",
+    threshold: int | None = None,
+    testing: bool = True,
+    parameters: Parameters = PARAMETERS,
+) -> NetworkFile:
+    return create_network(
+        name,
+        sha256(name.encode()).digest(),
+        [Authority(f"authority {n}", authority_hop(n)) for n in range(count)],
+        threshold=threshold,
+        testing=testing,
+        parameters=parameters,
+    )
+
+
+NETWORK = network_of()
+
+
+def descriptor_of(number: int, **changes: Any) -> Descriptor:
+    """Return the descriptor of relay `number`, with `changes` to its fields."""
+    fields: dict[str, Any] = {
+        "peer_id": identity(number).peer_id,
+        "address": Address(f"5.{number // 250}.{number % 250 + 1}.5", 9001),
+        "link_key": public_key(f"link {number}"),
+        "onion_key": public_key(f"onion {number}"),
+        "suites": (Suite.AESGCM, Suite.CHACHAPOLY),
+        "bandwidth": 100_000 + number,
+        "published": NOW,
+    }
+    return Descriptor(**(fields | changes))
+
+
+def document_of(number: int, network: NetworkFile = NETWORK, **changes: Any) -> bytes:
+    """Return the signed descriptor of relay `number`."""
+    return sign_descriptor(descriptor_of(number, **changes), identity(number), network.network_id)
+
+
+def opinion_of(number: int, network: NetworkFile = NETWORK, **changes: Any) -> Opinion:
+    """Return an opinion of relay `number`: running, of unknown bandwidth and country."""
+    fields: dict[str, Any] = {
+        "descriptor": changes.pop("descriptor", None) or document_of(number, network),
+        "running": True,
+        "flags": frozenset({Flag.MIRROR.value}),
+        "measured": None,
+        "country": "??",
+    }
+    return Opinion(**(fields | changes))
+
+
+def vote_of(
+    number: int, opinions: Iterable[Opinion], network: NetworkFile = NETWORK, **changes: Any
+) -> Vote:
+    """Return the vote of authority `number` with `opinions`, put in order."""
+    read = cache(lambda document: read_descriptor(document, network.network_id).peer_id)
+    fields: dict[str, Any] = {
+        "authority": authority_identity(number).peer_id,
+        "valid_after": NOW + 3600,
+        "parameters": network.parameters.to_mapping(),
+        "previous_digest": NO_DIGEST,
+        "opinions": tuple(sorted(opinions, key=lambda opinion: read(opinion.descriptor))),
+    }
+    return Vote(**(fields | changes))
+
+
+def vote_document(vote: Vote, number: int, network: NetworkFile = NETWORK) -> bytes:
+    return sign_vote(vote, authority_identity(number), network.network_id)
+
+
+def content_of(
+    relays: Sequence[int] = (1, 2, 3),
+    network: NetworkFile = NETWORK,
+    *,
+    valid_after: int = NOW,
+    **changes: Any,
+) -> bytes:
+    """Return the content of a consensus that all authorities come to about `relays`."""
+    votes = [
+        vote_of(
+            n,
+            [opinion_of(relay, network) for relay in relays],
+            network,
+            valid_after=valid_after,
+            **changes,
+        )
+        for n in range(len(network.authorities))
+    ]
+    return count_votes(
+        votes, network, lambda document: read_descriptor(document, network.network_id)
+    )
+
+
+def signed(
+    content: bytes, signers: Iterable[int] = (0, 1), network: NetworkFile = NETWORK
+) -> bytes:
+    """Return the consensus of `content`, signed by the authorities numbered in `signers`."""
+    signatures = [
+        sign_consensus(0, content, authority_identity(n), network.network_id) for n in signers
+    ]
+    return combine(content, signatures, network)
+
+
+def consensus_document(
+    relays: Sequence[int] = (1, 2, 3), network: NetworkFile = NETWORK, **changes: Any
+) -> bytes:
+    return signed(content_of(relays, network, **changes), network=network)
+
+
+def consensus_of(
+    relays: Sequence[int] = (1, 2, 3), network: NetworkFile = NETWORK, **changes: Any
+) -> Consensus:
+    return read_content(content_of(relays, network, **changes))
+
+
+__all__ = [
+    "NETWORK",
+    "NOW",
+    "PARAMETERS",
+    "authority_hop",
+    "authority_identity",
+    "consensus_document",
+    "consensus_of",
+    "content_digest",
+    "content_of",
+    "descriptor_of",
+    "document_of",
+    "identity",
+    "network_of",
+    "opinion_of",
+    "public_key",
+    "signed",
+    "vote_document",
+    "vote_of",
+]

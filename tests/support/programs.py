@@ -1,0 +1,40 @@
+"""The system programs that tests drive, and the Debian package that has each.
+
+Run as a program it prints a line for every one that is missing; with ``--packages`` only the
+packages, for ``apt-get install``. Where ``CI`` is set, a missing one is a failure. It uses the
+standard library alone, because it runs before anything is set up.
+"""
+
+import os
+import shutil
+import sys
+
+PACKAGES = {
+    "certutil": "libnss3-tools",
+    "chromium": "chromium",
+    "curl": "curl",
+    "git": "git",
+    "ip": "iproute2",
+    "nc": "netcat-openbsd",
+    "ps": "procps",
+    "ssh": "openssh-client",
+}
+
+
+def missing_programs() -> list[str]:
+    """Return the names of the programs that are not on the PATH."""
+    return [name for name in PACKAGES if shutil.which(name) is None]
+
+
+def main(arguments: list[str]) -> int:
+    missing = missing_programs()
+    if arguments == ["--packages"]:
+        sys.stdout.write(" ".join(sorted({PACKAGES[name] for name in missing})) + "\n")
+        return 0
+    for name in missing:
+        sys.stdout.write(f"scripts/test: {name} is missing: apt install {PACKAGES[name]}\n")
+    return 1 if missing and os.environ.get("CI") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
