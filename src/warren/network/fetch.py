@@ -28,7 +28,6 @@ async def fetch(
         raise DirectoryError(f"{hop!r} cannot be asked: {error}") from error
     try:
         stream = circuit.open_directory()
-        await stream.wait_connected()
         try:
             return await request(stream, method, path, body, limit=limit)
         finally:

@@ -162,6 +162,11 @@ class Link:
         return self._stream.remote
 
     @property
+    def local(self) -> Address:
+        """Return our own address of the socket."""
+        return self._stream.local
+
+    @property
     def observed(self) -> Address | None:
         """Return the address the other side says it sees us at, a hint (LNK-7)."""
         ready = self.protocol.ready

@@ -1,0 +1,303 @@
+"""The exit's resolver: a small DNS client over configured servers, and nothing of the system's.
+
+The system's resolver reads a hosts file, appends search domains and asks the local network
+(EXT-3), so what a stranger sends us never goes there. A query carries a random number, leaves
+from a random port and writes the name in random case; an answer counts only when it repeats the
+question exactly (EXT-13). What addresses mean, and which of them may be connected to, is decided
+in ``directory.exit_policy``, for every address of the answer.
+
+Lookups of one name at one time share a query, and what was learned is kept for a while that
+nobody outside can tell exactly.
+"""
+
+import random
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+import trio
+
+from warren.addresses import Address, IPAddress, parse_ip
+from warren.errors import ConfigError, EndReason, ExitError
+from warren.network.dns_client import Chance, Reply, Unusable, ask, pointer_name, warm_up
+
+logger = structlog.get_logger()
+
+T = TypeVar("T")
+
+DNS_PORT = 53
+# EXT-13
+TRY_SECONDS = 5.0
+TOTAL_SECONDS = 10.0
+MOST_ADDRESSES = 16
+MOST_CACHED = 4096
+NEGATIVE_SECONDS = 60.0
+SHORTEST_TTL, LONGEST_TTL = 5 * 60, 60 * 60
+TTL_FUZZ_SECONDS = 4 * 60
+# EXT-11
+MOST_LOOKUPS = 32
+MOST_LOOKUPS_EACH = 4
+
+#: Once one family is known, how long the other may take; without it the answer is not kept.
+_OTHER_FAMILY_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Hold what a name resolved to: IPv4 first, at most 16; ``ttl`` is 300 to 3600 seconds."""
+
+    addresses: tuple[IPAddress, ...]
+    ttl: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResolverStatistics:
+    """Count what a resolver did since it was made."""
+
+    lookups: int
+    from_cache: int
+    failed: int
+    cached: int
+    running: int
+
+
+@dataclass(slots=True)
+class _Lookup:
+    """Share one lookup; ``outcome`` stays None when the task that did it was cancelled."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    outcome: Answer | ExitError | None = None
+
+
+@dataclass(slots=True)
+class _Share:
+    """Limit the lookups of one circuit."""
+
+    slots: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(MOST_LOOKUPS_EACH))
+    users: int = 0
+
+
+class _Cache:
+    """Own what names resolved to, the least recently used first; None: to nothing."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[str, tuple[Answer | None, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, name: str) -> tuple[Answer | None] | None:
+        """Return what is known of `name`, in a tuple, or None."""
+        if (entry := self._entries.get(name)) is None:
+            return None
+        answer, until = entry
+        if trio.current_time() >= until:
+            del self._entries[name]
+            return None
+        self._entries.move_to_end(name)
+        return (answer,)
+
+    def put(self, name: str, answer: Answer | None, seconds: float) -> None:
+        self._entries[name] = (answer, trio.current_time() + seconds)
+        self._entries.move_to_end(name)
+        if len(self._entries) > MOST_CACHED:
+            self._entries.popitem(last=False)
+
+
+class Resolver:
+    """Resolve names over `servers`, in their order; own the cache and the limits of EXT-11.
+
+    Raises ConfigError when there is no server, or one that is not an IP address.
+    """
+
+    def __init__(self, servers: Sequence[Address], *, rng: Chance | None = None) -> None:
+        if not servers:
+            raise ConfigError("no DNS server to resolve names with: write some in exit.resolvers")
+        for server in servers:
+            if server.ip is None:
+                raise ConfigError(f"DNS server {server} is a name, expected an IP address")
+        warm_up()
+        self._servers = tuple(servers)
+        self._first = 0  # the server that answered last is asked first
+        self._rng = rng or random.SystemRandom()
+        self._cache = _Cache()
+        self._running: dict[str, _Lookup] = {}
+        self._slots = trio.Semaphore(MOST_LOOKUPS)
+        self._shares: dict[Hashable, _Share] = {}
+        self._lookups = self._from_cache = self._failed = 0
+
+    async def resolve(self, host: str, key: Hashable = None) -> Answer:
+        """Return the addresses of the name `host`, from the cache where it is known.
+
+        At most four lookups of one `key`, a circuit, run at a time; more wait their turn. Waits
+        at most ten seconds. Raises ExitError: RESOLVE_FAILED, or TIMEOUT.
+        """
+        self._lookups += 1
+        return await self._within_deadline(lambda: self._resolve(host.lower(), key))
+
+    async def reverse(self, ip: IPAddress, key: Hashable = None) -> Address:
+        """Return the name of `ip` at port 0, as its owner has it; not cached.
+
+        Waits and raises like ``resolve``.
+        """
+        self._lookups += 1
+
+        async def look_up() -> Address:
+            async with self._turn(key):
+                reply = await self._try_servers(
+                    lambda server: ask(server, pointer_name(ip), "PTR", self._rng)
+                )
+            try:
+                return Address(reply.values[0], 0)
+            except (ValueError, IndexError):
+                raise ExitError(EndReason.RESOLVE_FAILED, "the address has no name") from None
+
+        return await self._within_deadline(look_up)
+
+    def statistics(self) -> ResolverStatistics:
+        """Return what happened so far."""
+        return ResolverStatistics(
+            lookups=self._lookups,
+            from_cache=self._from_cache,
+            failed=self._failed,
+            cached=len(self._cache),
+            running=len(self._running),
+        )
+
+    async def _within_deadline(self, look_up: Callable[[], Awaitable[T]]) -> T:
+        try:
+            with trio.move_on_after(TOTAL_SECONDS):
+                return await look_up()
+            raise ExitError(EndReason.TIMEOUT, "the DNS servers took too long")
+        except ExitError:
+            self._failed += 1
+            raise
+
+    async def _resolve(self, name: str, key: Hashable) -> Answer:
+        while True:
+            if (known := self._cache.get(name)) is not None:
+                self._from_cache += 1
+                if known[0] is None:
+                    raise _not_found()
+                return known[0]
+            if (other := self._running.get(name)) is None:
+                return await self._look_up_for_all(name, key)
+            await other.done.wait()
+            if isinstance(other.outcome, Answer):
+                return other.outcome
+            if other.outcome is not None:
+                raise ExitError(other.outcome.reason, str(other.outcome))
+
+    async def _look_up_for_all(self, name: str, key: Hashable) -> Answer:
+        lookup = self._running[name] = _Lookup()
+        try:
+            async with self._turn(key):
+                lookup.outcome = answer = await self._look_up(name)
+                return answer
+        except ExitError as error:
+            lookup.outcome = error
+            raise
+        finally:
+            del self._running[name]
+            lookup.done.set()
+
+    @asynccontextmanager
+    async def _turn(self, key: Hashable) -> AsyncIterator[None]:
+        """Wait for a slot of `key`, then for one of all, so that who waits blocks nobody else."""
+        if key is None:
+            async with self._slots:
+                yield
+            return
+        share = self._shares.setdefault(key, _Share())
+        share.users += 1
+        try:
+            async with share.slots, self._slots:
+                yield
+        finally:
+            share.users -= 1
+            if share.users == 0:
+                del self._shares[key]
+
+    async def _look_up(self, name: str) -> Answer:
+        four, six = await self._try_servers(lambda server: self._ask_both(server, name))
+        found = [reply for reply in (four, six) if reply is not None and reply.values]
+        if not found:
+            self._cache.put(name, None, NEGATIVE_SECONDS)
+            raise _not_found()
+        ips = [parse_ip(text) for reply in found for text in reply.values[: MOST_ADDRESSES // 2]]
+        ttl = min(max(min(reply.ttl for reply in found), SHORTEST_TTL), LONGEST_TTL)
+        answer = Answer(tuple(ip for ip in ips if ip is not None), ttl)
+        if four is not None and six is not None:
+            # Whoever can try names here must not learn when others did (TROVE-2021-009).
+            fuzz = self._rng.uniform(-TTL_FUZZ_SECONDS, TTL_FUZZ_SECONDS)
+            self._cache.put(name, answer, ttl + fuzz)
+        return answer
+
+    async def _ask_both(self, server: Address, name: str) -> tuple[Reply | None, Reply | None]:
+        """Ask one server for both families; None for one that did not come in time."""
+        replies: dict[str, Reply] = {}
+        failures: list[Unusable] = []
+
+        async def ask_one(rdtype: str) -> None:
+            try:
+                reply = replies[rdtype] = await ask(server, name, rdtype, self._rng)
+            except Unusable as error:
+                failures.append(error)
+                return
+            if reply.values:
+                limit = trio.current_time() + _OTHER_FAMILY_SECONDS
+                nursery.cancel_scope.deadline = min(nursery.cancel_scope.deadline, limit)
+            elif not reply.exists:
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask_one, "A")
+            nursery.start_soon(ask_one, "AAAA")
+        is_final = any(reply.values or not reply.exists for reply in replies.values())
+        if failures and not is_final:
+            raise failures[0]
+        return replies.get("A"), replies.get("AAAA")
+
+    async def _try_servers(self, ask_server: Callable[[Address], Awaitable[T]]) -> T:
+        """Ask one server after the other until one says something usable.
+
+        A single one is asked twice.
+        """
+        has_timed_out = False
+        count = len(self._servers)
+        start = self._first
+        for attempt in range(max(2, count)):
+            index = (start + attempt) % count
+            with trio.move_on_after(TRY_SECONDS) as scope:
+                try:
+                    return await ask_server(self._servers[index])
+                except Unusable as error:
+                    logger.debug("a DNS server gave no usable answer", why=str(error))
+            has_timed_out |= scope.cancelled_caught
+            if self._first == index:
+                self._first = (index + 1) % count
+        if has_timed_out:
+            raise ExitError(EndReason.TIMEOUT, "the DNS servers did not answer in time")
+        raise ExitError(EndReason.RESOLVE_FAILED, "the DNS servers gave no usable answer")
+
+
+def _not_found() -> ExitError:
+    return ExitError(EndReason.RESOLVE_FAILED, "the name has no address")
+
+
+def system_servers(path: Path = Path("/etc/resolv.conf")) -> tuple[Address, ...]:
+    """Return the servers of the ``nameserver`` lines in `path`; the rest of it is not for us.
+
+    There are none when it cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ()
+    words = (line.split() for line in lines)
+    hosts = (parts[1] for parts in words if len(parts) >= 2 and parts[0] == "nameserver")
+    return tuple(Address(host, DNS_PORT) for host in hosts if parse_ip(host) is not None)
