@@ -149,7 +149,7 @@ class Exit:
             if target in self._network_places():
                 # EXT-9: back into the network. PROTOCOL is not retried elsewhere.
                 raise ExitError(EndReason.PROTOCOL, "the target is a relay of this network")
-            reason = check_target(ip, port, self._policy, self._own, self._allow_targets)
+            reason = check_target(ip, port, self._policy, self._own.contains, self._allow_targets)
             if reason is None:
                 allowed.append(ip)
             else:

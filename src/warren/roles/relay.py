@@ -18,7 +18,7 @@ from warren.network.turn import Turn
 from warren.protocol.circuit import Closed, ExtendRequested, RelayCircuit
 from warren.protocol.handshake import answer_circuit
 from warren.protocol.link import CreateRequested, Leg
-from warren.protocol.messages import Begin, Extend, ExtendStatus
+from warren.protocol.messages import Begin, Connected, Extend, ExtendStatus
 
 logger = structlog.get_logger()
 
@@ -225,6 +225,7 @@ class Relay:
         """Serve a stream that ends here, until it is over."""
         try:
             if begin is None:
+                self._connect_directory(circuit, stream)
                 await self._serve_directory(stream)
             else:
                 await self._serve_exit(circuit, stream, begin)
@@ -235,6 +236,12 @@ class Relay:
         except BaseException:
             stream.reset(EndReason.INTERNAL)
             raise
+
+    @staticmethod
+    def _connect_directory(circuit: PassingCircuit, stream: CircuitStream) -> None:
+        if circuit.machine.streams is not None:
+            here = Connected(circuit.previous_link.local)
+            circuit.machine.streams.connected(stream.protocol, here)
 
     def statistics(self) -> dict[str, object]:
         """Return counters; cells count those that passed or ended here on circuits."""

@@ -1,0 +1,84 @@
+"""Who stands at the front door: connections that have not yet said what they want.
+
+They cost a descriptor each and prove nothing, so they are few, and the oldest makes room for the
+newest (FE-2, FE-11). Once a request is read, its visit has left the doorstep.
+"""
+
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address
+
+import trio
+
+from warren.addresses import IPAddress
+from warren.network.byte_streams import ByteStream
+from warren.protocol.http_proxy import HttpRequest
+from warren.protocol.socks import SocksRequest
+
+
+@dataclass(eq=False, slots=True)
+class Visit:
+    """Own one connection of an application, from accept to its end.
+
+    ``scope`` holds its deadline, which moves on as the visit does. ``request`` is set while an
+    answer is owed, ``is_attached`` while bytes of a target are on their way to the application.
+    """
+
+    listener: str
+    stream: ByteStream
+    scope: trio.CancelScope
+    buffer: bytearray = field(default_factory=bytearray)
+    request: SocksRequest | HttpRequest | None = None
+    is_attached: bool = False
+
+    @property
+    def peer(self) -> IPAddress | None:
+        """Return who is there; a listener for both families sees IPv4 inside of IPv6."""
+        ip = self.stream.remote.ip
+        return (ip.ipv4_mapped or ip) if isinstance(ip, IPv6Address) else ip
+
+
+class Doorstep:
+    """Own the visits without a request: at most `most`, and `most_per_peer` from one machine.
+
+    Programs on this machine all come from one address, so they are not counted apart.
+    """
+
+    def __init__(self, most: int, most_per_peer: int) -> None:
+        self.most = most
+        self.most_per_peer = most_per_peer
+        self._visits: dict[Visit, str] = {}  # oldest first; the host, or "" for this machine
+        self._by_host: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._visits)
+
+    def enter(self, visit: Visit) -> bool:
+        """Let `visit` stand here and close the oldest if it is full; False: too many of a peer."""
+        peer = visit.peer
+        host = "" if peer is None or peer.is_loopback else str(peer)
+        if host:
+            count = self._by_host.get(host, 0)
+            if count >= self.most_per_peer:
+                return False
+            self._by_host[host] = count + 1
+        if len(self._visits) >= self.most:
+            self.close_oldest()
+        self._visits[visit] = host
+        return True
+
+    def leave(self, visit: Visit) -> None:
+        """Forget `visit`, if it stands here."""
+        host = self._visits.pop(visit, None)
+        if host:
+            self._by_host[host] -= 1
+            if not self._by_host[host]:
+                del self._by_host[host]
+
+    def close_oldest(self) -> bool:
+        """Close the visit that has stood here longest; False when there is none."""
+        oldest = next(iter(self._visits), None)
+        if oldest is None:
+            return False
+        self.leave(oldest)
+        oldest.scope.cancel()
+        return True

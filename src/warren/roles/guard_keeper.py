@@ -1,0 +1,95 @@
+"""Keep the guards of a client over restarts, and in step with the consensus.
+
+The decisions are ``directory.guards``'; this is their clock, their chance and their file. A
+damaged file is set aside and a new sample drawn; one of a later version is set aside too, so that
+going back to that version finds it (REL-5).
+"""
+
+import time
+from collections.abc import Callable
+from random import Random, SystemRandom
+
+import msgspec
+import structlog
+
+from warren.directory.consensus import Consensus
+from warren.directory.guards import GuardSet
+from warren.errors import ConfigError, WarrenError
+from warren.identity import PeerId
+from warren.storage import DataFolder
+
+logger = structlog.get_logger()
+
+_FILE = "guards.json"
+
+
+class GuardKeeper:
+    """Own the guard set of one client and the file it is kept in."""
+
+    def __init__(
+        self,
+        folder: DataFolder,
+        *,
+        own: PeerId | None = None,
+        rng: Random | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._folder = folder
+        self._own = own
+        self._rng = rng or SystemRandom()
+        self._wall_clock = wall_clock
+        self._guards = self._load()
+        self._seen: Consensus | None = None
+        self._saved = b""
+
+    def candidates(self, consensus: Consensus) -> list[PeerId]:
+        """Return the guards to try, the one to prefer first."""
+        now = self._wall_clock()
+        if consensus is not self._seen or self._guards.needs_update(now):
+            self._seen = consensus
+            self._guards.update(consensus, now, self._rng)
+            self._save()
+        return self._guards.choose(now)
+
+    def contacted(self, peer_id: PeerId) -> None:
+        """Note that `peer_id` is about to be dialled."""
+        self._guards.contacted(peer_id, self._wall_clock())
+        self._save()
+
+    def succeeded(self, peer_id: PeerId) -> None:
+        """Note that there is a link to `peer_id`."""
+        self._guards.succeeded(peer_id, self._wall_clock())
+        self._save()
+
+    def failed(self, peer_id: PeerId) -> None:
+        """Note that no link to `peer_id` could be had."""
+        self._guards.failed(peer_id, self._wall_clock())
+        self._save()
+
+    def statistics(self) -> dict[str, object]:
+        """Return how many guards there are and whether nothing answers."""
+        now = self._wall_clock()
+        return {
+            "sample": len(self._guards.sample),
+            "internet_down": self._guards.is_internet_down(now),
+        }
+
+    def _load(self) -> GuardSet:
+        content = self._folder.read(_FILE)
+        if content is not None:
+            try:
+                return GuardSet.load(msgspec.json.decode(content), own=self._own)
+            except (msgspec.DecodeError, WarrenError) as error:
+                kept = self._folder.set_aside(_FILE)
+                logger.warning("the guards start afresh", kept=str(kept), error=str(error))
+        return GuardSet(own=self._own)
+
+    def _save(self) -> None:
+        content = msgspec.json.encode(self._guards.dump())
+        if content == self._saved:
+            return
+        try:
+            self._folder.write(_FILE, content)
+            self._saved = content
+        except ConfigError as error:  # a full disk must not stop the client
+            logger.warning("the guards could not be saved", error=str(error))

@@ -1,0 +1,203 @@
+"""Keep the consensus current, and give it to whoever asks.
+
+``Directory`` fetches. The first consensus comes from the authorities of the network file; later
+ones from mirrors drawn at random, with an authority as the last resort, so that three
+authorities can serve any number of peers. The times are drawn at random too, and mirrors go
+first (DIR-8). Whoever is asked can only withhold: what comes is verified by the ``Archive``.
+
+``Mirror`` serves. Every relay is one, and every authority. It gives the very bytes that were
+verified, and nothing that it would not use itself (DIR-16)::
+
+    GET /consensus                  the newest consensus
+    GET /consensus/newer/SECONDS    the same if its valid-after is greater; else 404
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import structlog
+import trio
+
+from warren.directory.consensus import CONSENSUS_LIMIT, Consensus, Flag, Verdict
+from warren.errors import WarrenError
+from warren.identity import Hop, PeerId
+from warren.network.directory_http import Response
+from warren.roles.archive import Archive
+from warren.roles.backoff import Backoff
+
+logger = structlog.get_logger()
+
+CONSENSUS_PATH = "/consensus"
+_NEWER_PATH = "/consensus/newer/"
+NOT_FOUND = Response(404, b"not here")
+
+MIRRORS_ASKED = 3
+#: T77: how long one peer may take at first; when all were too slow, twice that, and so on.
+TRY_SECONDS = 5.0
+MOST_TRY_SECONDS = 60.0
+#: The part of the time from fresh-until to valid-until in which a newer one is fetched.
+_CLIENT_SHARE = 1 / 2
+_MIRROR_SHARE = 1 / 8
+_LONGEST_SLEEP = 60.0
+
+
+class Fetch(Protocol):
+    """Make one directory request to a peer through a circuit of one hop.
+
+    Returns the body of the answer, at most `limit` bytes. Raises a WarrenError when that fails
+    or the answer is not 200. Waits as long as the peer does: the caller sets a deadline.
+    """
+
+    async def __call__(self, hop: Hop, method: str, path: str, body: bytes, *, limit: int) -> bytes:
+        """Make the request."""
+
+
+class Directory:
+    """Own the fetching of consensuses for one node, a client or a relay."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        fetch: Fetch,
+        *,
+        now: Callable[[], float],
+        rng: random.Random,
+        own_id: PeerId | None = None,
+        is_mirror: bool = False,
+    ) -> None:
+        """Ask through `fetch`; never ask `own_id`. A mirror fetches earlier than a client."""
+        self.archive = archive
+        self._fetch = fetch
+        self._now = now
+        self._rng = rng
+        self._own_id = own_id
+        self._share = _MIRROR_SHARE if is_mirror else _CLIENT_SHARE
+        self._try_seconds = TRY_SECONDS
+        self._asked = 0
+        self._failed = 0
+
+    @property
+    def current(self) -> Consensus | None:
+        """Return the newest consensus if it is usable now."""
+        return self.archive.current
+
+    @property
+    def usable_consensuses(self) -> tuple[Consensus, ...]:
+        """Return all consensuses that are usable now, newest first (LNK-4)."""
+        return self.archive.usable
+
+    async def wait_for_consensus(self) -> Consensus:
+        """Wait until there is a usable consensus and return it; the caller sets a deadline."""
+        return await self.archive.wait_for_consensus()
+
+    async def run(self) -> None:
+        """Fetch whenever a newer consensus is due; until cancelled."""
+        patient = Backoff(self._rng, first=1.0, most=60.0)
+        hasty = Backoff(self._rng, first=0.2, most=2.0)  # nothing works without any consensus
+        while True:
+            await self._wait_until_due()
+            if await self._refresh():
+                patient.reset()
+                hasty.reset()
+            else:
+                backoff = hasty if self.archive.current is None else patient
+                await trio.sleep(backoff.next_wait())
+
+    def statistics(self) -> dict[str, int]:
+        """Return what the status page shows; times are Unix seconds, 0 for none."""
+        newest = self.archive.newest
+        return {
+            "requests": self._asked,
+            "requests_failed": self._failed,
+            "consensus_valid_after": newest.valid_after if newest else 0,
+            "consensus_valid_until": newest.valid_until if newest else 0,
+            "relays_listed": len(newest.relays) if newest else 0,
+        }
+
+    async def _wait_until_due(self) -> None:
+        """Sleep until the time drawn for the consensus held; the wall clock may jump."""
+        share = self._rng.random() * self._share
+        while (newest := self.archive.current) is not None:
+            window = newest.valid_until - newest.fresh_until
+            left = newest.fresh_until + share * window - self._now()
+            if left <= 0:
+                return
+            await trio.sleep(min(left, _LONGEST_SLEEP))
+
+    async def _refresh(self) -> bool:
+        """Ask one peer after the other; tell whether a newer consensus came."""
+        was_slow = False
+        for hop in self._peers_to_ask():
+            with trio.move_on_after(self._try_seconds) as deadline:
+                if await self._ask(hop):
+                    return True
+            was_slow |= deadline.cancelled_caught
+        if was_slow:
+            self._try_seconds = min(2 * self._try_seconds, MOST_TRY_SECONDS)
+        return False
+
+    def _peers_to_ask(self) -> Iterator[Hop]:
+        """Yield mirrors and then an authority, or all authorities first when we know nothing."""
+        newest = self.archive.newest
+        listed = newest.relays if newest else ()
+        mirrors = [
+            entry.hop
+            for entry in listed
+            if Flag.MIRROR in entry.flags and not entry.gateways and entry.peer_id != self._own_id
+        ]
+        chosen = self._rng.sample(mirrors, min(MIRRORS_ASKED, len(mirrors)))
+        authorities = [authority.hop for authority in self.archive.network.authorities]
+        self._rng.shuffle(authorities)
+        if self.archive.current is None:
+            yield from authorities
+            yield from chosen  # of a consensus that has run out: better than nobody
+        else:
+            yield from chosen
+            yield authorities[0]
+
+    async def _ask(self, hop: Hop) -> bool:
+        """Ask one peer; tell whether it gave a newer consensus."""
+        newest = self.archive.newest
+        path = newer_path(newest.valid_after) if newest else CONSENSUS_PATH
+        self._asked += 1
+        try:
+            document = await self._fetch(hop, "GET", path, b"", limit=CONSENSUS_LIMIT)
+            return self.archive.offer(document) is Verdict.NEWER
+        except WarrenError as error:
+            self._failed += 1
+            logger.debug("! no consensus", relay=repr(hop.peer_id), error=str(error))
+            return False
+        except Exception:  # DOS-1: a bug in one request must not end the node
+            self._failed += 1
+            logger.exception("a bug in a request for a consensus", relay=repr(hop.peer_id))
+            return False
+
+
+class Mirror:
+    """Answer directory requests from an archive."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._served = 0
+
+    async def handle(self, method: str, path: str, body: bytes) -> Response:
+        """Answer one request; a ``directory_http.Handler``."""
+        current, document = self._archive.current, self._archive.document
+        if method != "GET" or current is None or document is None:
+            return NOT_FOUND
+        if path != CONSENSUS_PATH:
+            held = path.removeprefix(_NEWER_PATH) if path.startswith(_NEWER_PATH) else ""
+            if not held.isdecimal() or len(held) > 12 or current.valid_after <= int(held):
+                return NOT_FOUND
+        self._served += 1
+        return Response(200, document)
+
+    def statistics(self) -> dict[str, int]:
+        """Return what the status page shows."""
+        return {"consensuses_served": self._served}
+
+
+def newer_path(valid_after: int) -> str:
+    """Return the path that asks for a consensus newer than `valid_after`."""
+    return f"{_NEWER_PATH}{valid_after}"

@@ -1,0 +1,134 @@
+"""Publish what a relay is: make its descriptor, bring it to every authority, again in time.
+
+Keys change here too, because a new key is worth nothing before it is published: it is on the disk
+first (HS-4), then in a descriptor. The key before it is accepted until the consensus has listed
+the new one for two days (protocol §1).
+"""
+
+import random
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from warren.directory.consensus import Consensus
+from warren.directory.descriptor import Descriptor, sign_descriptor
+from warren.directory.parameters import DAY
+from warren.errors import WarrenError
+from warren.identity import Hop, KeyPair
+from warren.key_files import KeyFiles, Rotating
+from warren.network.links import RelayKeys
+from warren.roles.archive import Archive
+from warren.roles.backoff import Backoff
+from warren.roles.mirror import Fetch
+
+logger = structlog.get_logger()
+
+LIFETIME_SECONDS: dict[Rotating, int] = {"link": 30 * DAY, "onion": 7 * DAY}
+OVERLAP_SECONDS = 2 * DAY
+UPLOAD_SECONDS = 10.0
+_UPKEEP_SECONDS = 3600.0
+
+#: Makes the descriptor to publish, from the keys as they are, the time and a counter.
+MakeDescriptor = Callable[[RelayKeys, int, int], Descriptor]
+
+
+class Publisher:
+    """Own the published side of a relay: its descriptor's counter and the age of its keys."""
+
+    def __init__(
+        self,
+        keys: RelayKeys,
+        files: KeyFiles,
+        archive: Archive,
+        fetch: Fetch,
+        make_descriptor: MakeDescriptor,
+        *,
+        now: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self._keys = keys
+        self._files = files
+        self._archive = archive
+        self._fetch = fetch
+        self._make_descriptor = make_descriptor
+        self._now = now
+        self._rng = rng
+        self._counter = 0
+        self._changed = trio.Event()
+        self.uploads = self.failures = 0
+
+    def publish_soon(self) -> None:
+        """Publish again at the next occasion: something in the descriptor changed."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Publish now and whenever it is due; until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._change_keys)
+            while True:
+                self._changed = trio.Event()
+                document = self._new_document()
+                async with trio.open_nursery() as uploads:
+                    for authority in self._archive.network.authorities:
+                        uploads.start_soon(self._upload, authority.hop, document)
+                    seconds = self._archive.network.parameters.descriptor_interval_seconds
+                    with trio.move_on_after(seconds):
+                        await self._changed.wait()
+                    uploads.cancel_scope.cancel()
+
+    def _new_document(self) -> bytes:
+        self._counter += 1
+        descriptor = self._make_descriptor(self._keys, int(self._now()), self._counter)
+        network_id = self._archive.network.network_id
+        return sign_descriptor(descriptor, self._keys.identity, network_id)
+
+    async def _upload(self, hop: Hop, document: bytes) -> None:
+        """Bring the descriptor to one authority, however often it takes."""
+        backoff = Backoff(self._rng, first=0.25, most=60.0)
+        while True:
+            try:
+                with trio.fail_after(UPLOAD_SECONDS):
+                    await self._fetch(hop, "POST", "/descriptor", document, limit=1024)
+            except (WarrenError, trio.TooSlowError) as error:
+                self.failures += 1
+                logger.debug("! upload", relay=repr(hop), error=str(error))
+            except Exception:  # DOS-1: an authority's answer must not end the relay
+                self.failures += 1
+                logger.exception("a bug while publishing", relay=repr(hop))
+            else:
+                self.uploads += 1
+                return
+            await trio.sleep(backoff.next_wait())
+
+    async def _change_keys(self) -> None:
+        while True:
+            await trio.sleep(_UPKEEP_SECONDS)
+            now = self._now()
+            for name, pairs in (("link", self._keys.link_keys), ("onion", self._keys.onion_keys)):
+                self._change_key(name, pairs, now)
+
+    def _change_key(self, name: Rotating, pairs: list[KeyPair], now: float) -> None:
+        try:
+            held = self._files.load(name, now)
+            age = now - held.since
+            if age > LIFETIME_SECONDS[name]:
+                pairs[:] = self._files.rotate(name, now).pairs
+                self.publish_soon()
+            elif held.previous is not None and age > OVERLAP_SECONDS and self._is_listed(name):
+                pairs[:] = self._files.retire(name, now).pairs
+        except WarrenError as error:  # a full disk: the old key goes on
+            logger.warning("a key could not be changed", key=name, error=str(error))
+
+    def _is_listed(self, name: Rotating) -> bool:
+        consensus: Consensus | None = self._archive.current
+        entry = consensus.get(self._keys.identity.peer_id) if consensus is not None else None
+        if entry is None:
+            return False
+        listed = entry.hop.link_key if name == "link" else entry.hop.onion_key
+        current = self._keys.link_keys if name == "link" else self._keys.onion_keys
+        return listed == current[0].public
+
+    def statistics(self) -> dict[str, int]:
+        """Return how often the descriptor was taken and refused."""
+        return {"uploads": self.uploads, "upload_failures": self.failures}

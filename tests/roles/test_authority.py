@@ -1,0 +1,411 @@
+"""Three authorities wired in memory: a consensus each period, whatever one of them does."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.support.directories import (
+    NOW,
+    authority_hop,
+    authority_identity,
+    descriptor_of,
+    document_of,
+    network_of,
+    vote_document,
+    vote_of,
+)
+from warren.directory.consensus import Consensus, Flag, read_consensus
+from warren.directory.descriptor import descriptor_lifetime
+from warren.directory.network_file import NetworkFile
+from warren.directory.parameters import Parameters
+from warren.errors import ConfigError, DirectoryError, LinkError
+from warren.identity import Hop, PeerId
+from warren.roles.archive import Archive
+from warren.roles.authority import Authority
+from warren.storage import DataFolder
+
+LAB = Parameters(
+    consensus_interval_seconds=5,
+    initial_interval_seconds=1,
+    founding_relays=2,
+    descriptor_upload_seconds=3,
+    descriptor_interval_seconds=30,
+)
+NETWORK = network_of(parameters=LAB)
+
+
+class City:
+    """Be the authorities of a network in one process, each in a task, and all their links."""
+
+    def __init__(self, nursery: trio.Nursery, path: Path, network: NetworkFile = NETWORK) -> None:
+        self.network = network
+        self.down: set[int] = set()
+        self.hung: set[int] = set()
+        self.unreachable: set[PeerId] = set()
+        self.set_back = 0.0
+        self.authorities: dict[int, Authority] = {}
+        self.archives: dict[int, Archive] = {}
+        self.requests: list[tuple[int, str, str]] = []
+        self._nursery = nursery
+        self._path = path
+        self._scopes: dict[int, trio.CancelScope] = {}
+
+    def now(self) -> float:
+        """Return Unix seconds that go with trio's clock, with a fraction to be awkward."""
+        return NOW + 0.3 + trio.current_time() - self.set_back
+
+    def folder(self, number: int) -> DataFolder:
+        return DataFolder(self._path / str(number))
+
+    async def start(self, number: int) -> None:
+        folder = self.folder(number)
+        archive = self.archives[number] = Archive(self.network, folder, self.now)
+        authority = self.authorities[number] = Authority(
+            authority_identity(number),
+            archive,
+            folder,
+            self._fetch,
+            self._check,
+            now=self.now,
+            country_of=lambda ip: "de" if ip.packed[2] == 2 else "??",
+        )
+        self.down.discard(number)
+        await self._nursery.start(self._run, number, authority)
+
+    async def start_all(self) -> None:
+        for number in range(len(self.network.authorities)):
+            await self.start(number)
+
+    def kill(self, number: int) -> None:
+        self.down.add(number)
+        self._scopes[number].cancel()
+
+    async def upload(self, *relays: int, to: int | None = None) -> None:
+        published = int(self.now())
+        for relay in relays:
+            document = document_of(relay, self.network, published=published)
+            for number in self.authorities if to is None else (to,):
+                if number not in self.down:
+                    await self.authorities[number].handle("POST", "/descriptor", document)
+
+    def valid_after(self, number: int) -> int:
+        newest = self.archives[number].newest
+        return newest.valid_after if newest else 0
+
+    def listed(self, number: int) -> set[PeerId]:
+        newest = self.archives[number].newest
+        return {entry.peer_id for entry in newest.relays} if newest else set()
+
+    async def _run(
+        self, number: int, authority: Authority, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        with trio.CancelScope() as self._scopes[number]:
+            await authority.run(task_status=task_status)
+
+    async def _fetch(self, hop: Hop, method: str, path: str, body: bytes, *, limit: int) -> bytes:
+        hops = [authority.hop for authority in self.network.authorities]
+        number = hops.index(hop)
+        self.requests.append((number, method, path))
+        await trio.sleep(0.02)
+        if number in self.hung:
+            await trio.sleep_forever()
+        if number in self.down or number not in self.authorities:
+            raise LinkError("connection refused")
+        response = await self.authorities[number].handle(method, path, body)
+        if response.status != 200:
+            raise DirectoryError(f"status {response.status}")
+        assert len(response.body) <= limit
+        return response.body
+
+    async def _check(self, hop: Hop) -> bool:
+        await trio.sleep(0.05)
+        if hop.peer_id in self.unreachable:
+            raise LinkError("no answer")
+        return True
+
+
+@pytest.fixture
+def city(nursery: trio.Nursery, tmp_path: Path) -> City:
+    return City(nursery, tmp_path)
+
+
+async def founded(city: City) -> None:
+    """Start everything and wait for the first consensus."""
+    await city.start_all()
+    await city.upload(1, 2, 3)
+    await trio.sleep(2.5)
+    assert all(city.valid_after(number) for number in range(3))
+
+
+def peers(*relays: int) -> set[PeerId]:
+    return {descriptor_of(relay).peer_id for relay in relays}
+
+
+async def test_a_network_is_founded_within_three_initial_intervals(
+    city: City, autojump_clock: MockClock
+) -> None:
+    await city.start_all()
+    await city.upload(1, 2, 3)
+
+    await trio.sleep(2.5)
+
+    assert [city.listed(number) for number in range(3)] == [peers(1, 2, 3)] * 3
+
+
+async def test_there_is_no_first_consensus_with_too_few_relays(
+    city: City, autojump_clock: MockClock
+) -> None:
+    await city.start_all()
+    await city.upload(1)
+
+    await trio.sleep(4)
+
+    assert [city.archives[number].newest for number in range(3)] == [None] * 3
+
+
+async def test_there_is_a_consensus_in_every_period_and_it_names_the_last(
+    city: City, autojump_clock: MockClock
+) -> None:
+    await founded(city)
+    seen: list[Consensus] = []
+    city.archives[0].on_change.append(seen.append)
+
+    await trio.sleep(25)
+
+    assert len(seen) >= 4
+    assert {b.valid_after - a.valid_after for a, b in pairwise(seen)} == {5}
+    assert all(b.previous_digest == a.digest for a, b in pairwise(seen))
+
+
+async def test_all_authorities_publish_the_same_bytes_signed_by_all(
+    city: City, autojump_clock: MockClock
+) -> None:
+    await founded(city)
+
+    documents = {city.archives[number].document for number in range(3)}
+
+    (document,) = documents
+    assert document is not None
+    assert read_consensus(document, city.network, city.now()).relays
+
+
+async def test_one_authority_down_costs_no_consensus(
+    city: City, autojump_clock: MockClock
+) -> None:  # T34
+    await founded(city)
+    city.kill(2)
+
+    await trio.sleep(20)
+
+    assert city.valid_after(0) == city.valid_after(1) > city.now() - 5.1
+    assert city.authorities[0].statistics()["consensuses_missed"] == 0
+
+
+async def test_one_authority_hung_costs_no_consensus(
+    city: City, autojump_clock: MockClock
+) -> None:  # T34
+    await founded(city)
+    city.kill(2)
+    city.hung.add(2)
+
+    await trio.sleep(20)
+
+    assert city.valid_after(0) == city.valid_after(1) > city.now() - 5.1
+    assert city.authorities[0].statistics()["consensuses_missed"] == 0
+
+
+async def test_two_authorities_down_stop_it_until_one_returns(
+    city: City, autojump_clock: MockClock
+) -> None:
+    await founded(city)
+    city.kill(1)
+    city.kill(2)
+    await trio.sleep(10)
+    stopped = city.valid_after(0)
+
+    await city.start(1)
+    await trio.sleep(12)
+
+    assert city.valid_after(0) > stopped
+    assert city.valid_after(1) == city.valid_after(0)
+
+
+async def test_a_restarted_authority_catches_up_and_takes_part_again(
+    city: City, autojump_clock: MockClock
+) -> None:
+    await founded(city)
+    city.kill(2)
+    await trio.sleep(11)
+
+    await city.start(2)
+    await trio.sleep(0.5)
+    caught_up = city.valid_after(2) == city.valid_after(0)
+    city.kill(1)
+    await trio.sleep(12)
+
+    assert caught_up
+    assert city.valid_after(2) == city.valid_after(0) > city.now() - 6
+    assert city.listed(2) == peers(1, 2, 3)
+
+
+async def test_an_authority_learns_relays_from_the_votes_of_the_others(
+    city: City, autojump_clock: MockClock
+) -> None:
+    await city.start_all()
+    await city.upload(1, 2, 3, to=0)
+
+    await trio.sleep(4.5)
+
+    assert city.listed(2) == peers(1, 2, 3)
+
+
+async def test_a_relay_that_stops_answering_leaves_the_consensus(
+    city: City, autojump_clock: MockClock
+) -> None:
+    await founded(city)
+    city.unreachable |= peers(3)
+
+    await trio.sleep(10)
+
+    assert city.listed(0) == peers(1, 2)
+
+
+async def test_a_relay_that_stops_publishing_leaves_the_consensus(
+    city: City, autojump_clock: MockClock
+) -> None:
+    await founded(city)
+    await trio.sleep(descriptor_lifetime(LAB) / 2)
+    await city.upload(1, 2)
+
+    await trio.sleep(descriptor_lifetime(LAB) / 2 + 12)
+
+    assert city.listed(0) == peers(1, 2)
+
+
+async def test_relays_get_flags_and_countries(city: City, autojump_clock: MockClock) -> None:
+    await founded(city)
+
+    newest = city.archives[0].newest
+
+    assert newest is not None
+    entry = newest.get(descriptor_of(1).peer_id)
+    assert entry is not None
+    assert {Flag.RUNNING, Flag.GUARD, Flag.MIRROR} <= entry.flags
+    assert entry.country == "de"
+
+
+async def test_a_second_descriptor_must_wait(
+    city: City, autojump_clock: MockClock
+) -> None:  # DIR-17
+    await city.start(0)
+    await city.upload(1)
+
+    await trio.sleep(2)
+    with pytest.raises(DirectoryError, match="too soon"):
+        await city.upload(1)
+    await trio.sleep(2)
+    await city.upload(1)
+
+    assert city.authorities[0].statistics()["descriptors"] == 2
+
+
+async def test_after_a_restart_nothing_else_is_signed_for_the_same_time(
+    city: City, autojump_clock: MockClock
+) -> None:  # DIR-5
+    await founded(city)
+    first = city.valid_after(0)
+    for number in range(3):
+        city.kill(number)
+        city.folder(number).remove("consensus")
+        city.folder(number).remove("vote")
+
+    city.set_back = trio.current_time()
+    await city.start_all()
+    await city.upload(4, 5)
+    await trio.sleep(first - city.now() + 0.5)
+    repeated = city.valid_after(0)
+    await trio.sleep(2)
+
+    assert repeated == 0
+    assert city.listed(0) == peers(4, 5)
+    assert city.valid_after(0) > first
+
+
+def authority_in(path: Path, number: int = 0) -> Authority:
+    async def nothing(*_: object, **__: object) -> bytes:
+        raise LinkError("nobody there")
+
+    async def no(_: Hop) -> bool:
+        return False
+
+    folder = DataFolder(path)
+    archive = Archive(NETWORK, folder, lambda: NOW)
+    return Authority(authority_identity(number), archive, folder, nothing, no, now=lambda: NOW)
+
+
+def damaged(content: bytes) -> bytes:
+    return content[:-10] + bytes([content[-10] ^ 1]) + content[-9:]
+
+
+@pytest.mark.parametrize("damage", [damaged, lambda _: b"", lambda c: c[: len(c) // 2]])
+async def test_a_damaged_record_of_signatures_keeps_it_from_starting(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:  # T40
+    authority_in(tmp_path)._record.commit(NOW, bytes(32))
+    path = tmp_path / "signed"
+    path.write_bytes(damage(path.read_bytes()))
+
+    with pytest.raises(ConfigError, match="damaged"):
+        authority_in(tmp_path)
+
+
+async def test_somebody_who_is_no_authority_cannot_be_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not among the authorities"):
+        authority_in(tmp_path, number=7)
+
+
+async def test_a_damaged_last_vote_is_set_aside(tmp_path: Path) -> None:  # T40
+    DataFolder(tmp_path).write("vote", b"rubbish")
+
+    authority_in(tmp_path)
+
+    assert (tmp_path / "vote.bad.1").exists()
+
+
+async def test_a_second_different_vote_is_kept_as_evidence(
+    city: City, autojump_clock: MockClock
+) -> None:  # DIR-10
+    await founded(city)
+    city.kill(2)
+    await trio.sleep(5 - city.now() % 5 + 0.5)
+    valid_after = (int(city.now()) // 5 + 1) * 5
+    first, second = (
+        vote_document(vote_of(2, [], city.network, valid_after=valid_after, **changes), 2, NETWORK)
+        for changes in ({}, {"previous_digest": bytes(31) + b"2"})
+    )
+
+    await city.authorities[0].handle("POST", "/vote", first)
+    with pytest.raises(DirectoryError, match="second"):
+        await city.authorities[0].handle("POST", "/vote", second)
+
+    names = {name[-2:] for name in city.folder(0).names("evidence-*")}
+    assert names == {"-a", "-b"}
+
+
+async def test_unknown_paths_are_not_found(city: City, autojump_clock: MockClock) -> None:
+    await city.start(0)
+
+    paths = ("/", "/vote/1/2", "/vote/1", "/signatures/7", "/consensus", "/descriptor")
+    answers = [await city.authorities[0].handle("GET", path, b"") for path in paths]
+
+    assert {answer.status for answer in answers} == {404}
+
+
+def test_the_hops_of_the_network_file_are_the_ones_asked() -> None:
+    assert [authority.hop for authority in NETWORK.authorities] == [
+        authority_hop(number) for number in range(3)
+    ]
