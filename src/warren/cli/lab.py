@@ -1,0 +1,106 @@
+"""``warren lab``: a whole network on this machine."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from warren.addresses import Address, IPAddress, parse_ip
+from warren.cli.options import ADDRESS, FOLDER
+from warren.errors import ConfigError
+
+
+@click.command()
+@click.option("--relays", default=9, show_default=True, help="Relays, the exits among them.")
+@click.option("--exits", default=3, show_default=True, help="How many of the relays are exits.")
+@click.option("--authorities", default=3, show_default=True, help="Directory authorities.")
+@click.option(
+    "--proxy",
+    type=ADDRESS,
+    default="127.0.0.1:0",
+    show_default=True,
+    help="Where the proxy listens; port 0 is a free one.",
+)
+@click.option(
+    "--allow-target",
+    "allow_targets",
+    type=ADDRESS,
+    multiple=True,
+    help="Let streams and datagrams reach this one address and port, whatever the rules for "
+    "targets say. May be repeated.",
+)
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    metavar="NAME=ADDRESS",
+    help="A name that the lab's exits resolve to this address. May be repeated.",
+)
+@click.option(
+    "--dir",
+    "directory",
+    type=FOLDER,
+    help="Keep keys, state and logs in this new folder, instead of a temporary one.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line, for programs.")
+@click.option("--demo", is_flag=True, help="Fetch through the network, show how, and end.")
+def lab(
+    relays: int,
+    exits: int,
+    authorities: int,
+    proxy: Address,
+    allow_targets: tuple[Address, ...],
+    hosts: tuple[str, ...],
+    directory: Path | None,
+    as_json: bool,
+    demo: bool,
+) -> None:
+    """Run a whole network on this machine, each peer a process of its own.
+
+    It listens on loopback addresses only, needs no internet, and ends with Ctrl-C, leaving
+    nothing behind. When it is up it prints a line to copy that fetches a page through three
+    relays. With --demo it does that itself, proves from the relays' own counters which three
+    they were, kills one of them to see what happens, and ends.
+    """
+    import trio
+
+    from warren.lab import demo as demonstration
+    from warren.lab.laboratory import Lab, run_lab
+    from warren.lab.plan import LabOptions
+    from warren.lab.report import Report
+    from warren.service import Announcer, LogStyle, run_process
+
+    options = LabOptions(
+        relays=relays,
+        exits=exits,
+        authorities=authorities,
+        proxy=proxy,
+        allow_targets=allow_targets,
+        hosts=_read_hosts(hosts),
+        directory=directory,
+    )
+    report = Report(as_json=as_json)
+
+    async def use(running: Lab) -> None:
+        if demo:
+            await demonstration.show(running, report)
+        else:
+            await trio.sleep_forever()
+
+    async def main(_announcer: Announcer) -> None:
+        await run_lab(options, report, use)
+
+    sys.exit(run_process(main, style=LogStyle(level="warning")))
+
+
+def _read_hosts(texts: tuple[str, ...]) -> dict[str, list[IPAddress]]:
+    """Read ``NAME=ADDRESS``; a name may have several addresses."""
+    hosts: dict[str, list[IPAddress]] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        address = parse_ip(value)
+        if address is None:
+            expected = "NAME=ADDRESS, such as site.example.net=127.0.0.1"
+            raise ConfigError(f"--host {text[:80]!r}: expected {expected}")
+        hosts.setdefault(name.lower(), []).append(address)
+    return hosts

@@ -1,0 +1,97 @@
+"""What the commands have in common: addresses, options, and a file that options override."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from warren.addresses import Address
+from warren.errors import ConfigError
+
+if TYPE_CHECKING:
+    from warren.config import Config
+
+F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S")
+
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+class AddressType(click.ParamType[Address]):
+    """Read HOST:PORT, where the host must be an IP address."""
+
+    name = "host:port"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Address:
+        if isinstance(value, Address):
+            return value
+        try:
+            address = Address.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if address.ip is None:
+            self.fail(f"{value!r} names a host, expected an IP address and a port", param, ctx)
+        return address
+
+
+ADDRESS = AddressType()
+
+
+def config_options(function: F) -> F:
+    """Add ``--config``, ``--network`` and ``--state``."""
+    for option in (
+        click.option("--state", type=FOLDER, help="Folder for what must be remembered."),
+        click.option("--network", type=EXISTING_FILE, help="Network file: which network this is."),
+        click.option("--config", type=EXISTING_FILE, help="TOML file; see configs/."),
+    ):
+        function = option(function)
+    return function
+
+
+def process_options(function: F) -> F:
+    """Add the options for whoever starts processes: ``--while-open`` and ``--ready-fd``."""
+    for option in (
+        click.option(
+            "--ready-fd",
+            type=int,
+            metavar="FD",
+            help="Write a line of JSON to this file descriptor when listening, and when usable.",
+        ),
+        click.option(
+            "--while-open",
+            type=int,
+            metavar="FD",
+            help="End when this inherited file descriptor (a pipe) reaches its end.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def read_options(config: Path | None, *, network: Path | None, state: Path | None) -> "Config":
+    """Load the configuration file, if any, and let the options override it."""
+    from warren.config import load_config
+
+    given = {"network": network, "state": state}
+    return override(load_config(config), **{k: v for k, v in given.items() if v is not None})
+
+
+def make_section(kind: Callable[..., S], **values: Any) -> S:
+    """Make the section `kind` of `values`; raise ConfigError when they do not fit."""
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def override(section: S, **values: Any) -> S:
+    """Return `section` with other `values`; raise ConfigError when they do not fit."""
+    import msgspec
+
+    assert isinstance(section, msgspec.Struct)
+    return make_section(functools.partial(msgspec.structs.replace, section), **values)

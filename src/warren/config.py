@@ -1,0 +1,285 @@
+"""Configuration: a TOML file becomes frozen values, or an error that names file and key.
+
+One file configures one process, which may have several sections; ``configs/`` has a commented
+example of each role. Paths are relative to the file. What the network must agree on is not here
+but in the network file (``directory.network_file``), and ``testing = true`` there is the only
+thing that makes ``allow_targets`` acceptable (EXT-16).
+"""
+
+import ipaddress
+import tomllib
+from abc import ABC
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+import platformdirs
+
+from warren.addresses import Address, parse_ip
+from warren.config_errors import explain
+from warren.directory.exit_policy import ExitPolicy, configured_policy
+from warren.directory.network_file import NetworkFile, parse_network_file
+from warren.errors import ConfigError, WarrenError
+from warren.identity import PeerId
+
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+Role = Literal["proxy", "relay", "authority"]
+
+if TYPE_CHECKING:
+    AddressText = Address
+    RangeText = IPNetwork
+else:
+    # msgspec reads a dataclass as a table and knows no union of foreign types. These stand for
+    # our types in the annotations below, so that msgspec asks _read_text for them.
+    class AddressText(ABC):  # noqa: B024
+        """Stand for an ``Address`` written as HOST:PORT."""
+
+    class RangeText(ABC):  # noqa: B024
+        """Stand for an address range written as ADDRESS/BITS."""
+
+    AddressText.register(Address)
+    RangeText.register(ipaddress.IPv4Network)
+    RangeText.register(ipaddress.IPv6Network)
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+
+
+def is_loopback(address: Address) -> bool:
+    """Tell whether only this machine can reach `address`."""
+    return address.ip is not None and address.ip.is_loopback
+
+
+def _is_unspecified(address: Address) -> bool:
+    return address.ip is not None and address.ip.is_unspecified
+
+
+def _check_literal(key: str, address: Address) -> None:
+    if address.ip is None:
+        raise ValueError(f"{key} has {address}, expected an IP address and a port")
+
+
+def _check_targets(targets: tuple[Address, ...]) -> None:
+    for target in targets:
+        _check_literal("allow_targets", target)
+        if target.port == 0:
+            raise ValueError(f"allow_targets has {target}, expected one exact port")
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Be one table of a configuration file."""
+
+
+class LogConfig(Section, frozen=True):
+    """Say how much is logged to standard error, and in which form."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    json: bool = False
+
+
+class ProxyConfig(Section, frozen=True):
+    """Configure the port that applications use (FE-1, FE-11)."""
+
+    listen: tuple[AddressText, ...] = (Address("127.0.0.1", 1080),)
+    allow_clients: tuple[RangeText, ...] = ()
+    hops: Annotated[int, msgspec.Meta(ge=2, le=5)] = 3
+    connections: Positive = 8192
+    allow_targets: tuple[AddressText, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.listen:
+            raise ValueError("listen is empty: name at least one address, such as 127.0.0.1:1080")
+        for address in self.listen:
+            _check_literal("listen", address)
+            if not self.allow_clients and not is_loopback(address):
+                # FE-1
+                raise ValueError(
+                    f"listen has {address}, which other machines can reach: say in allow_clients "
+                    'which of them may use it, for example ["192.168.1.0/24"]'
+                )
+        _check_targets(self.allow_targets)
+
+    def allows_client(self, client: Address) -> bool:
+        """Tell whether `client` may use the proxy: this machine, or one of ``allow_clients``."""
+        ranges = (*LOOPBACK, *self.allow_clients)
+        return client.ip is not None and any(client.ip in known for known in ranges)
+
+
+class RelayLimits(Section, frozen=True):
+    """Bound what clients can ask of a relay (EXT-10, EXT-11)."""
+
+    streams_per_circuit: Positive = 512
+    begins_per_second: Positive = 2000
+    begin_burst: Positive = 4000
+    pending_connects: Positive = 256
+    pending_connects_per_circuit: Positive = 16
+    lookups: Positive = 32
+    lookups_per_circuit: Positive = 4
+    streams_per_address: Positive = 4096
+    connect_seconds: Positive = 8
+    idle_seconds: Positive = 600
+
+
+class RelayConfig(Section, frozen=True):
+    """Configure a relay; whether it is an exit too stands in ``ExitConfig``."""
+
+    listen: AddressText
+    address: AddressText | None = None
+    bandwidth: Positive = 2_500_000
+    contact: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    family: Annotated[tuple[PeerId, ...], msgspec.Meta(max_length=64)] = ()
+    memory_megabytes: Annotated[int, msgspec.Meta(ge=16)] | None = None
+    limits: RelayLimits = RelayLimits()
+
+    def __post_init__(self) -> None:
+        _check_literal("listen", self.listen)
+        if self.address is not None:
+            _check_literal("address", self.address)
+            if self.address.port == 0 or _is_unspecified(self.address):
+                raise ValueError(
+                    f"address is {self.address}, expected the address and port at which the "
+                    "other relays reach this one"
+                )
+        elif _is_unspecified(self.listen):
+            raise ValueError(
+                f"listen is {self.listen}, which means every address of this machine: say in "
+                "address at which one the other relays reach it"
+            )
+
+
+class ExitConfig(Section, frozen=True):
+    """Configure what a relay opens for others; by default nothing (P2P-1)."""
+
+    policy: str | tuple[str, ...] = "none"
+    resolvers: tuple[AddressText, ...] = ()
+    allow_targets: tuple[AddressText, ...] = ()
+
+    def __post_init__(self) -> None:
+        for address in self.resolvers:
+            _check_literal("resolvers", address)
+        _check_targets(self.allow_targets)
+        try:
+            configured_policy(self.policy)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+
+    @property
+    def exit_policy(self) -> ExitPolicy:
+        """Return the policy; that of a relay that is no exit has no rules."""
+        return configured_policy(self.policy)
+
+
+class AuthorityConfig(Section, frozen=True):
+    """Configure a directory authority; its address stands in the network file."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    listen: AddressText | None = None
+    keys: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.listen is not None:
+            _check_literal("listen", self.listen)
+
+
+class Config(Section, frozen=True):
+    """Hold everything a process is configured with; a section of another role is None."""
+
+    network: Path | None = None
+    state: Path | None = None
+    log: LogConfig = LogConfig()
+    proxy: ProxyConfig = ProxyConfig()
+    relay: RelayConfig | None = None
+    exit: ExitConfig = ExitConfig()
+    authority: AuthorityConfig | None = None
+
+    @property
+    def allow_targets(self) -> tuple[Address, ...]:
+        """Return all exemptions from the rules for targets, of every section."""
+        return self.proxy.allow_targets + self.exit.allow_targets
+
+
+def parse_config(text: str, source: str, base: Path) -> Config:
+    """Read the TOML `text` of the file `source`, whose paths are relative to `base`.
+
+    Raises ConfigError, which names `source` and the key.
+    """
+    readers: dict[object, Callable[[str], Any]] = {
+        AddressText: Address.parse,
+        RangeText: ipaddress.ip_network,
+        PeerId: PeerId.parse,
+        Path: lambda value: base / Path(value).expanduser(),
+    }
+
+    def read_text(kind: type, value: Any) -> Any:
+        if not isinstance(value, str):
+            raise ValueError(f"expected text in quotes, found {value!r}")
+        return readers[kind](value)
+
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} is not TOML: {error}") from error
+    try:
+        return msgspec.convert(data, Config, dec_hook=read_text)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source}: {explain(str(error), data, Config)}") from error
+
+
+def load_config(path: Path | None) -> Config:
+    """Read the file at `path`; without one, every key has its default."""
+    if path is None:
+        return Config()
+    return parse_config(_read_file(path, "configuration"), str(path), path.parent)
+
+
+def load_network(config: Config) -> NetworkFile:
+    """Read the network file that `config` names and check that both agree.
+
+    Raises ConfigError.
+    """
+    if config.network is None:
+        raise ConfigError(
+            "no network file: give --network FILE, or network = FILE in the configuration. Whoever "
+            "runs the network hands it out; warren network create makes one"
+        )
+    text = _read_file(config.network, "network file")
+    try:
+        network = parse_network_file(text)
+    except (WarrenError, ValueError) as error:
+        raise ConfigError(f"{config.network}: {error}") from error
+    check_testing(config, network)
+    return network
+
+
+def check_testing(config: Config, network: NetworkFile) -> None:
+    """Raise ConfigError if targets are exempted in a network that is not a test (EXT-16)."""
+    if config.allow_targets and not network.testing:
+        raise ConfigError(
+            f"allow_targets has {config.allow_targets[0]}, but the network {network.name} is no "
+            "test network: remove allow_targets. It needs testing = true in the network file"
+        )
+
+
+def state_directory(config: Config, role: Role) -> Path:
+    """Return where a process of `role` keeps its state: as configured, or the XDG directory."""
+    return config.state or platformdirs.user_state_path("warren") / role
+
+
+def system_resolvers(text: str) -> tuple[Address, ...]:
+    """Return the name servers of a resolv.conf; its search domains and options do not count.
+
+    EXT-3: an exit asks these servers itself.
+    """
+    words = [line.split() for line in text.splitlines()]
+    hosts = [line[1] for line in words if line[:1] == ["nameserver"] and line[1:]]
+    return tuple(Address(host, 53) for host in hosts if parse_ip(host) is not None)
+
+
+def _read_file(path: Path, kind: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read the {kind} {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the {kind} {path} is not UTF-8 text") from error

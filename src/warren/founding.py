@@ -1,0 +1,89 @@
+"""Found a network: a network file for everybody, and the keys of its authorities.
+
+The keys are as secret as the network is important: each folder under ``authorities/`` belongs
+on the machine of that authority, and nowhere else.
+"""
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from warren.addresses import Address
+from warren.directory.network_file import (
+    FOUNDING_LENGTH,
+    Authority,
+    NetworkFile,
+    create_network,
+    render_network_file,
+)
+from warren.directory.parameters import read_parameters
+from warren.errors import ConfigError, ProtocolError
+from warren.identity import Hop, Suite, SystemKeys
+from warren.key_files import KeyFiles
+from warren.storage import DataFolder
+
+NETWORK_FILE = "network.toml"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]*")
+
+
+def authority_folder(directory: Path, name: str) -> Path:
+    """Return where ``found_network`` puts the keys of the authority `name`."""
+    return directory / "authorities" / name
+
+
+def found_network(
+    directory: Path,
+    name: str,
+    addresses: Mapping[str, Address],
+    *,
+    threshold: int | None = None,
+    testing: bool = False,
+    parameters: Mapping[str, int] | None = None,
+) -> NetworkFile:
+    """Write ``network.toml`` and the keys of the authorities at `addresses` below `directory`.
+
+    Without `threshold`, more than half of the authorities must agree. Raises ConfigError when
+    something does not fit, or when there is a network in `directory` already.
+    """
+    folder = DataFolder(directory)
+    if folder.read(NETWORK_FILE) is not None:
+        raise ConfigError(f"there is a network in {directory} already: choose another folder")
+    try:
+        agreed = read_parameters(parameters or {})
+    except ProtocolError as error:
+        raise ConfigError(str(error)) from error
+    unknown = (parameters or {}).keys() - agreed.to_mapping().keys()
+    if unknown:
+        known = ", ".join(agreed.to_mapping())
+        raise ConfigError(f"unknown parameter {min(unknown)!r}: expected one of {known}")
+    network = create_network(
+        name,
+        os.urandom(FOUNDING_LENGTH),
+        [_make_authority(directory, each, address) for each, address in addresses.items()],
+        threshold=threshold,
+        testing=testing,
+        parameters=agreed,
+    )
+    folder.write(NETWORK_FILE, render_network_file(network).encode())
+    return network
+
+
+def _make_authority(directory: Path, name: str, address: Address) -> Authority:
+    """Make, or find, the keys of an authority; return what the network file says of it."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name[:64]!r} is no name for an authority, whose keys are in a folder of that name: "
+            "expected letters, digits, spaces and . _ -"
+        )
+    keys = KeyFiles(DataFolder(authority_folder(directory, name)), SystemKeys())
+    hop = Hop(
+        peer_id=keys.identity().peer_id,
+        address=address,
+        link_key=keys.load("link", time.time()).current.public,
+        onion_key=None,
+        suites=(Suite.AESGCM, Suite.CHACHAPOLY),
+    )
+    return Authority(name, hop)

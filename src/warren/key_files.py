@@ -1,0 +1,161 @@
+"""The keys a peer keeps on disk: who it is, and the link and onion keys that come and go.
+
+Every file is 0600 and names the public half beside the private one, so that damage is noticed.
+A damaged identity stops the start: to go on would mean to become somebody else without a word.
+A damaged link or onion key is set aside and replaced, because the next descriptor announces the
+new one anyway. When the keys change is decided by the role that uses them (protocol §1).
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+import structlog
+
+from warren.errors import ConfigError, WarrenError
+from warren.identity import KEY_LENGTH, Identity, KeyPair, KeySource
+from warren.storage import DataFolder
+
+log = structlog.get_logger()
+
+Rotating = Literal["link", "onion"]
+
+_IDENTITY = "identity.key"
+
+
+@dataclass(frozen=True)
+class RotatingKeys:
+    """Hold a key that is replaced now and then, and the one before it while it still counts.
+
+    ``since`` is when the current one was made, in unix seconds.
+    """
+
+    current: KeyPair
+    previous: KeyPair | None
+    since: float
+
+    @property
+    def pairs(self) -> tuple[KeyPair, ...]:
+        """Return the keys that are accepted, the current one first."""
+        return (self.current,) if self.previous is None else (self.current, self.previous)
+
+
+class KeyFiles:
+    """Own the key files in a state folder."""
+
+    def __init__(self, folder: DataFolder, keys: KeySource) -> None:
+        self._folder = folder
+        self._keys = keys
+
+    def identity(self) -> Identity:
+        """Return the peer's identity; the first call ever makes it.
+
+        Raises ConfigError when the file is damaged (HS-4).
+        """
+        content = self._folder.read(_IDENTITY)
+        if content is None:
+            content = self._create_identity()
+        path = self._folder.path / _IDENTITY
+        try:
+            stored = msgspec.json.decode(content, type=_IdentityFile)
+            identity = Identity(_key_from(stored.seed))
+        except (msgspec.DecodeError, ValueError) as error:
+            raise _damaged(str(path)) from error
+        if str(identity.peer_id) != stored.peer_id:
+            raise _damaged(str(path))
+        return identity
+
+    def load(self, name: Rotating, now: float) -> RotatingKeys:
+        """Return the keys of this kind; make the first one when there is none.
+
+        A damaged file is renamed, and a new key made.
+        """
+        content = self._folder.read(_file(name))
+        if content is not None:
+            try:
+                return _decode(content)
+            except (msgspec.DecodeError, ValueError, WarrenError):
+                kept = self._folder.set_aside(_file(name))
+                log.warning("a damaged key file was replaced", key=name, kept=str(kept))
+        return self._save(name, RotatingKeys(self._keys.key_pair(), None, now))
+
+    def rotate(self, name: Rotating, now: float) -> RotatingKeys:
+        """Make a new key; the one before the last is forgotten.
+
+        When this returns the new key is on the disk, so it may be published (HS-4).
+        """
+        before = self.load(name, now)
+        return self._save(name, RotatingKeys(self._keys.key_pair(), before.current, now))
+
+    def retire(self, name: Rotating, now: float) -> RotatingKeys:
+        """Forget the previous key."""
+        keys = self.load(name, now)
+        return self._save(name, RotatingKeys(keys.current, None, keys.since))
+
+    def _create_identity(self) -> bytes:
+        """Write a fresh identity, unless somebody was faster; return what stands there."""
+        identity = Identity(os.urandom(KEY_LENGTH))
+        stored = _IdentityFile(identity.seed.hex(), str(identity.peer_id))
+        draft = f"{_IDENTITY}.{os.getpid()}"
+        self._folder.write(draft, msgspec.json.encode(stored))
+        try:
+            # A link fails where a rename would replace: an identity is never overwritten.
+            os.link(self._folder.path / draft, self._folder.path / _IDENTITY)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise ConfigError(f"cannot write {self._folder.path / _IDENTITY}: {error}") from error
+        finally:
+            self._folder.remove(draft)
+        content = self._folder.read(_IDENTITY)
+        assert content is not None
+        return content
+
+    def _save(self, name: Rotating, keys: RotatingKeys) -> RotatingKeys:
+        pairs = [[pair.private.hex(), pair.public.hex()] for pair in keys.pairs]
+        self._folder.write(_file(name), msgspec.json.encode(_KeysFile(keys.since, pairs)))
+        return keys
+
+    def __repr__(self) -> str:
+        return f"<KeyFiles in {self._folder.path}>"
+
+
+class _IdentityFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    seed: str
+    peer_id: str
+
+
+class _KeysFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    since: float
+    pairs: list[list[str]]
+
+
+def _file(name: Rotating) -> str:
+    return f"{name}.keys"
+
+
+def _decode(content: bytes) -> RotatingKeys:
+    stored = msgspec.json.decode(content, type=_KeysFile)
+    pairs = []
+    for private, public in stored.pairs:
+        pair = KeyPair.from_private(_key_from(private))
+        if pair.public.hex() != public:
+            raise ValueError("a private key that does not fit its public one")
+        pairs.append(pair)
+    current, *previous = pairs
+    return RotatingKeys(current, previous[0] if previous else None, stored.since)
+
+
+def _key_from(text: str) -> bytes:
+    key = bytes.fromhex(text)
+    if len(key) != KEY_LENGTH:
+        raise ValueError(f"a key of {len(key)} bytes, expected {KEY_LENGTH}")
+    return key
+
+
+def _damaged(path: str) -> ConfigError:
+    return ConfigError(
+        f"the identity in {path} is damaged. Restore it from a copy; or move the file away to "
+        "become a new peer, one that nobody knows yet"
+    )

@@ -1,0 +1,181 @@
+"""The control socket: a running process answers what it is doing, to its own user only.
+
+``control.sock`` lies in the state folder, a unix socket of mode 0600. One line asks, one line of
+JSON answers, and the connection is closed. The only question so far is ``statistics``.
+
+A unix socket's path has to be short. Where the state folder's is too long, the socket lies in a
+private folder of its own, and ``control.path`` in the state folder says where.
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+import trio
+
+from warren.errors import ConfigError
+
+log = structlog.get_logger()
+
+Statistics = Callable[[], Mapping[str, Any]]
+
+SOCKET, POINTER = "control.sock", "control.path"
+#: Linux takes 107 bytes, other systems 103.
+LONGEST_PATH = 103
+REQUEST_LIMIT = 256
+REPLY_LIMIT = 64 * 1024 * 1024
+PATIENCE_SECONDS = 5
+
+
+@contextlib.asynccontextmanager
+async def serve_control(folder: Path, statistics: Statistics) -> AsyncIterator[Path]:
+    """Answer questions at the control socket of the state folder `folder` while inside.
+
+    A socket that an earlier process left behind is replaced; whoever calls holds the folder
+    (``service.holding_folder``), so it cannot be a living one's. Gives the socket's path.
+    """
+
+    async def answer(stream: trio.SocketStream) -> None:
+        async with stream:
+            try:
+                with trio.move_on_after(PATIENCE_SECONDS):
+                    request = await _read_line(stream, REQUEST_LIMIT)
+                    await stream.send_all(_reply(request, statistics) + b"\n")
+            except (trio.BrokenResourceError, ConfigError):
+                pass  # whoever asked is gone, or has no question
+            except Exception:  # DOS-1
+                log.exception("the control socket failed")
+
+    with _bound_socket(folder) as (sock, path):
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+        async with listener, trio.open_nursery() as nursery:
+            nursery.start_soon(trio.serve_listeners, answer, [listener])
+            yield path
+            nursery.cancel_scope.cancel()
+
+
+def _reply(request: bytes, statistics: Statistics) -> bytes:
+    if request == b"statistics":
+        return msgspec.json.encode(statistics())
+    return msgspec.json.encode({"error": f"unknown request {request[:64]!r}, expected statistics"})
+
+
+@contextlib.contextmanager
+def _bound_socket(folder: Path) -> Iterator[tuple[socket.socket, Path]]:
+    path, pointer = folder / SOCKET, folder / POINTER
+    _discard(folder)
+    if len(os.fsencode(path)) > LONGEST_PATH:
+        path = _private_folder() / SOCKET
+        pointer.write_text(str(path), encoding="utf-8")
+    try:
+        with socket.socket(socket.AF_UNIX) as sock:
+            try:
+                # The folder is private already; the mode says so once more.
+                before = os.umask(0o177)
+                try:
+                    sock.bind(os.fsencode(path))
+                finally:
+                    os.umask(before)
+                sock.listen(16)
+            except OSError as error:
+                raise ConfigError(f"cannot make the control socket {path}: {error}") from error
+            yield sock, path
+    finally:
+        _discard(folder)
+
+
+def _private_folder() -> Path:
+    """Make a folder for one socket, of mode 0700, at a place with a short path."""
+    for parent in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):  # noqa: S108
+        # mkdtemp adds eight characters, and makes a folder that nobody else can enter or guess.
+        if parent and len(os.fsencode(f"{parent}/warren-12345678/{SOCKET}")) <= LONGEST_PATH:
+            with contextlib.suppress(OSError):
+                return Path(tempfile.mkdtemp(prefix="warren-", dir=parent))
+    raise ConfigError("found no place for the control socket: set XDG_RUNTIME_DIR to a short path")
+
+
+def _discard(folder: Path) -> None:
+    """Remove the control socket of `folder`, wherever it lies."""
+    with contextlib.suppress(OSError):
+        (folder / SOCKET).unlink()
+    with contextlib.suppress(OSError):
+        path = Path((folder / POINTER).read_text(encoding="utf-8"))
+        (folder / POINTER).unlink()
+        if path.name == SOCKET and path.parent.name.startswith("warren-"):
+            shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def find_socket(folder: Path) -> Path:
+    """Return the path of the control socket of the state folder `folder`; it need not exist."""
+    try:
+        return Path((folder / POINTER).read_text(encoding="utf-8"))
+    except OSError:
+        return folder / SOCKET
+
+
+def ask(path: Path, request: str = "statistics") -> dict[str, Any]:
+    """Ask the process whose control socket is at `path`; wait up to 5 s for its answer.
+
+    Raises ConfigError when nobody answers.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(PATIENCE_SECONDS)
+            sock.connect(os.fsencode(path))
+            sock.sendall(request.encode() + b"\n")
+            reply = bytearray()
+            while chunk := sock.recv(65536):
+                reply += chunk
+    except OSError as error:
+        raise _silent(path, error) from error
+    return _read_reply(path, bytes(reply))
+
+
+async def ask_soon(path: Path, request: str = "statistics") -> dict[str, Any]:
+    """Do ``ask`` without keeping other tasks waiting."""
+    try:
+        with trio.fail_after(PATIENCE_SECONDS):
+            stream = await trio.open_unix_socket(os.fsencode(path))
+            async with stream:
+                await stream.send_all(request.encode() + b"\n")
+                reply = await _read_line(stream, REPLY_LIMIT)
+    except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
+        raise _silent(path, error) from error
+    return _read_reply(path, reply)
+
+
+async def _read_line(stream: trio.SocketStream, limit: int) -> bytes:
+    line = bytearray()
+    while not line.endswith(b"\n") and len(line) <= limit:
+        chunk = await stream.receive_some()
+        if not chunk:
+            break
+        line += chunk
+    if not line.endswith(b"\n"):
+        raise ConfigError(f"{len(line)} bytes without the end of a line")
+    return bytes(line[:-1])
+
+
+def _read_reply(path: Path, reply: bytes) -> dict[str, Any]:
+    try:
+        answer = msgspec.json.decode(reply, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{path} answered with something other than JSON: {error}") from error
+    if "error" in answer:
+        raise ConfigError(f"{path} refused: {answer['error']}")
+    return answer
+
+
+def _silent(path: Path, error: BaseException) -> ConfigError:
+    why = str(error) or type(error).__name__
+    return ConfigError(
+        f"no running process answers at {path} ({why}): start it, or name the state folder of "
+        "one that runs"
+    )

@@ -1,0 +1,195 @@
+"""The command line: help that is quick and complete, errors that are one line."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from warren.cli import main as command_line
+from warren.cli.main import COMMANDS, warren
+from warren.cli.options import ADDRESS, override
+from warren.config import Config, ProxyConfig
+from warren.errors import ConfigError
+from warren.status.control import serve_control
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(warren, arguments)
+
+
+def all_commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        yield (*path, name)
+        if isinstance(command, click.Group):
+            yield from all_commands(command, (*path, name))
+
+
+@pytest.mark.parametrize("path", [(), *all_commands(warren)], ids=" ".join)
+def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
+    result = run(*path, "--help")
+
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 5
+
+
+def test_help_imports_nothing_slow() -> None:
+    program = (
+        "import sys; sys.argv = ['warren', '--help']\n"
+        "from warren.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "slow = {'trio', 'msgspec', 'structlog', 'cryptography', 'dns'} & set(sys.modules)\n"
+        "print(slow, file=sys.stderr)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    assert all(name in done.stdout for name in COMMANDS)
+    assert done.stderr == "set()\n"
+
+
+def test_every_option_has_a_help_text() -> None:
+    for path in all_commands(warren):
+        command: click.Command = warren
+        for name in path:
+            assert isinstance(command, click.Group)
+            found = command.get_command(click.Context(command), name)
+            assert found is not None
+            command = found
+        options = [each for each in command.params if isinstance(each, click.Option)]
+        assert [option.name for option in options if not option.help] == []
+
+
+def test_an_error_of_ours_is_one_line_and_code_2(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["warren", "proxy"])
+
+    with pytest.raises(SystemExit) as ended:
+        command_line.main()
+
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("warren: no network file: give --network FILE")
+
+
+def test_a_wrong_option_is_refused_with_what_is_expected() -> None:
+    assert "is not HOST:PORT" in run("proxy", "--listen", "1080").output
+    assert "expected an IP address" in run("relay", "--listen", "a.example:1").output
+    assert run("lab", "--relays", "many").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["relay"], "a relay needs an address to listen at"),
+        (["relay", "--listen", "0.0.0.0:1"], "every address of this machine"),
+        (["authority"], "an authority must know which one it is"),
+        (["proxy", "--listen", "0.0.0.0:1"], "which other machines can reach"),
+        (["status", "--state", "x", "--socket", "y"], "mean the same process"),
+        (["lab", "--exits", "9", "--relays", "3"], "--exits is 9, expected 1 to 3"),
+        (["lab", "--host", "a.example"], "expected NAME=ADDRESS"),
+        (["lab", "--host", "printer=127.0.0.1"], "expected two labels"),
+        (["lab", "--proxy", "0.0.0.0:0"], "a loopback address"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(arguments: list[str], complaint: str) -> None:
+    result = run(*arguments)
+
+    assert isinstance(result.exception, ConfigError)
+    assert complaint in str(result.exception)
+
+
+def test_a_network_is_founded_from_the_command_line(tmp_path: Path) -> None:
+    authorities = [f"--authority={name}=192.0.2.1:{port}" for port, name in enumerate("abc", 9000)]
+
+    result = run(
+        *("network", "create", "--name", "home", "--dir", str(tmp_path / "net")),
+        *(*authorities, "--threshold", "3", "--parameter", "subnet_v4_prefix=24"),
+    )
+
+    text = (tmp_path / "net" / "network.toml").read_text()
+    assert result.exit_code == 0
+    assert "threshold = 3" in text
+    assert "subnet_v4_prefix = 24" in text
+    assert (tmp_path / "net" / "authorities" / "b" / "identity.key").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--authority", "a"], "expected NAME=HOST:PORT"),
+        (["--authority", "a=192.0.2.1:1", "--authority", "a=192.0.2.1:2"], "there twice"),
+        (["--authority", "a=192.0.2.1:1", "--parameter", "x=y"], "expected a whole number"),
+        (["--authority", "a=192.0.2.1:1"], "1 authorities, expected 3"),
+    ],
+)
+def test_a_network_with_a_mistake_is_not_founded(
+    options: list[str], complaint: str, tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "net")
+
+    result = run("network", "create", "--name", "home", "--dir", folder, *options)
+
+    assert complaint in str(result.exception)
+    assert not (tmp_path / "net" / "network.toml").exists()
+
+
+def test_a_change_to_a_network_file_is_signed_off(tmp_path: Path) -> None:
+    authorities = [f"--authority={name}=192.0.2.1:{port}" for port, name in enumerate("abc", 9000)]
+    run("network", "create", "--name", "home", "--dir", str(tmp_path), *authorities)
+    path = tmp_path / "network.toml"
+    path.write_text(path.read_text().replace("threshold = 2", "threshold = 3"))
+    broken = path.read_text().replace("threshold = 3", "threshold = 1")
+
+    assert run("network", "checksum", str(path)).exit_code == 0
+    assert run("keys", "--state", str(tmp_path / "authorities" / "a")).exit_code == 0
+    path.write_text(broken)
+    assert "expected more than half" in str(run("network", "checksum", str(path)).exception)
+    assert path.read_text() == broken
+
+
+def test_keys_shows_one_peer_id_for_ever(tmp_path: Path) -> None:
+    first = run("keys", "--state", str(tmp_path / "relay"))
+    second = run("keys", "--state", str(tmp_path / "relay"))
+
+    assert len(first.output.strip()) == 52
+    assert first.output == second.output
+
+
+async def test_status_prints_what_a_process_says(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "warren", "status", "--state", str(tmp_path)]
+
+    async with serve_control(tmp_path, lambda: {"cells": 3}):
+        done = await trio_run(command)
+
+    assert json.loads(done) == {"cells": 3}
+
+
+async def trio_run(command: list[str]) -> bytes:
+    import trio
+
+    done = await trio.run_process(command, capture_stdout=True)
+    return bytes(done.stdout)
+
+
+def test_status_without_a_process_asks_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/nonexistent")
+
+    assert "Name its folder with --state. Found: none" in str(run("status").exception)
+
+
+def test_options_override_the_file_and_are_checked_like_it() -> None:
+    section = ProxyConfig()
+
+    assert override(section, hops=2).hops == 2
+    with pytest.raises(ConfigError, match="other machines"):
+        override(section, listen=(ADDRESS.convert("0.0.0.0:1", None, None),))
+    assert override(Config(), proxy=override(section, hops=4)).proxy.hops == 4

@@ -1,0 +1,194 @@
+"""A configuration file becomes values, or an error that names file, key, found and expected."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from warren.addresses import Address
+from warren.config import (
+    Config,
+    ProxyConfig,
+    check_testing,
+    load_config,
+    load_network,
+    parse_config,
+    state_directory,
+    system_resolvers,
+)
+from warren.directory.network_file import NetworkFile
+from warren.errors import ConfigError
+from warren.founding import found_network
+
+EXAMPLES = Path(__file__).parent.parent / "configs"
+RELAY = '[relay]\nlisten = "192.0.2.1:9440"\n'
+
+
+def parse(text: str) -> Config:
+    return parse_config(text, "peer.toml", Path("/etc/warren"))
+
+
+def make_network(folder: Path, *, testing: bool) -> NetworkFile:
+    addresses = {name: Address("192.0.2.1", port) for name, port in [("a", 1), ("b", 2), ("c", 3)]}
+    return found_network(folder, "test", addresses, testing=testing)
+
+
+def test_every_key_of_a_proxy_has_a_default() -> None:
+    config = parse("")
+
+    assert config.proxy.listen == (Address("127.0.0.1", 1080),)
+    assert config.proxy.hops == 3
+    assert config.relay is None
+    assert not config.exit.exit_policy.is_exit
+
+
+def test_values_become_what_they_mean() -> None:
+    config = parse(
+        'network = "net.toml"\nstate = "/var/lib/warren"\n'
+        '[proxy]\nlisten = ["127.0.0.1:0", "[::1]:0"]\nallow_clients = ["10.0.0.0/8"]\n'
+        + RELAY
+        + '[exit]\npolicy = ["accept *:443", "reject *:*"]\nresolvers = ["9.9.9.9:53"]\n'
+    )
+
+    assert config.network == Path("/etc/warren/net.toml")
+    assert config.state == Path("/var/lib/warren")
+    assert config.proxy.listen == (Address("127.0.0.1", 0), Address("::1", 0))
+    assert config.proxy.allows_client(Address("10.1.2.3", 5))
+    assert not config.proxy.allows_client(Address("192.0.2.9", 5))
+    assert config.relay is not None
+    assert config.relay.listen == Address("192.0.2.1", 9440)
+    assert config.exit.exit_policy.is_exit
+    assert config.exit.resolvers == (Address("9.9.9.9", 53),)
+
+
+@pytest.mark.parametrize("name", ["proxy", "relay", "exit", "authority"])
+def test_every_example_is_loaded(name: str) -> None:
+    config = load_config(EXAMPLES / f"{name}.toml")
+
+    network = load_network(config)
+
+    assert network.name == "example"
+    assert (config.relay is not None) == (name in {"relay", "exit"})
+    assert config.exit.exit_policy.is_exit == (name == "exit")
+    assert (config.authority is not None) == (name == "authority")
+
+
+def active_lines(path: Path) -> str:
+    """Return the file with every key that is commented out put back."""
+    return re.sub(r"^# (\w+ = )", r"\1", path.read_text(), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["proxy", "relay", "exit", "authority"])
+def test_what_the_examples_comment_out_is_valid_too(name: str) -> None:
+    text = active_lines(EXAMPLES / f"{name}.toml")
+
+    assert text != (EXAMPLES / f"{name}.toml").read_text()
+    parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[proxy", "peer.toml is not TOML"),
+        ('netwrk = "a"', "has no key 'netwrk': did you mean 'network'?"),
+        ("hops = 3", "has no key 'hops': it belongs in [proxy]"),
+        ("[proxy]\nx = 1", "section [proxy] has no key 'x': expected one of listen, "),
+        ("network = 3", "network: expected text in quotes, found 3"),
+        ("proxy = 1", "proxy is 1, expected a section"),
+        ("[proxy]\nhops = 9", "proxy.hops is 9, expected a whole number of at most 5"),
+        ("[proxy]\nhops = 1", "proxy.hops is 1, expected a whole number of at least 2"),
+        ('[proxy]\nhops = "3"', "proxy.hops is '3', expected a whole number"),
+        ('[proxy]\nlisten = "127.0.0.1:1"', "proxy.listen is '127.0.0.1:1', expected a list"),
+        ('[proxy]\nlisten = ["1080"]', "proxy.listen[0]: '1080' is not HOST:PORT"),
+        ('[proxy]\nlisten = ["a.example:1"]', "expected an IP address and a port"),
+        ("[proxy]\nlisten = []", "listen is empty: name at least one address"),
+        ('[proxy]\nallow_clients = ["10.0.0.1/8"]', "10.0.0.1/8 has host bits set"),
+        ('[proxy]\nallow_targets = ["127.0.0.1:0"]', "expected one exact port"),
+        ('[log]\nlevel = "loud"', "log.level is 'loud', expected one of 'debug', "),
+        ("[log]\njson = 1", "log.json is 1, expected true or false"),
+        ("[relay]", "section [relay] needs the key 'listen'"),
+        (RELAY + 'family = ["x"]', "relay.family[0]: 'x' is no peer id"),
+        (RELAY + "memory_megabytes = 1", "relay.memory_megabytes is 1, expected a whole number"),
+        (RELAY + 'address = "0.0.0.0:1"', "at which the other relays reach this one"),
+        (RELAY + "[relay.limits]\nlookup = 2", "has no key 'lookup': did you mean 'lookups'?"),
+        (RELAY + f'contact = "{"x" * 257}"', "expected text in quotes of at most 256 letters"),
+        ('[relay]\nlisten = "0.0.0.0:1"', "which means every address of this machine"),
+        ('[exit]\npolicy = "webb"', "exit: 'webb' is no exit policy: expected one of web, "),
+        ('[exit]\npolicy = ["accept me"]', "exit: exit policy: 'accept me'"),
+        ("[exit]\npolicy = 3", "exit.policy is 3, expected text in quotes or a list in brackets"),
+        ('[exit]\npolicy = ["accept *:1", 2]', "exit.policy[1] is 2, expected text in quotes"),
+        ('[authority]\nname = ""', "authority.name is '', expected text in quotes of at least 1"),
+    ],
+)
+def test_a_mistake_is_named_with_file_key_and_what_is_expected(text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(text)
+
+    assert str(error.value).startswith("peer.toml")
+    assert complaint in str(error.value)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "192.0.2.1"])
+def test_a_proxy_that_others_can_reach_needs_a_list_of_clients(host: str) -> None:  # T48
+    with pytest.raises(ConfigError, match="which other machines can reach"):
+        parse(f'[proxy]\nlisten = ["{host}:1080"]')
+
+    parse(f'[proxy]\nlisten = ["{host}:1080"]\nallow_clients = ["192.0.2.0/24"]')
+
+
+def test_this_machine_may_always_use_the_proxy() -> None:
+    assert ProxyConfig().allows_client(Address("127.9.9.9", 1))
+    assert ProxyConfig().allows_client(Address("::1", 1))
+    assert not ProxyConfig().allows_client(Address("192.0.2.1", 1))
+
+
+@pytest.mark.parametrize("section", ["proxy", "exit"])
+def test_exempted_targets_need_a_test_network(section: str, tmp_path: Path) -> None:  # EXT-16
+    config = parse(f'[{section}]\nallow_targets = ["127.0.0.1:8000"]')
+
+    with pytest.raises(ConfigError, match=r"allow_targets has 127\.0\.0\.1:8000"):
+        check_testing(config, make_network(tmp_path / "real", testing=False))
+    check_testing(config, make_network(tmp_path / "test", testing=True))
+
+
+def test_the_network_file_is_found_beside_the_configuration(tmp_path: Path) -> None:
+    network = make_network(tmp_path, testing=False)
+    path = tmp_path / "proxy.toml"
+    path.write_text('network = "network.toml"')
+
+    assert load_network(load_config(path)).network_id == network.network_id
+
+
+def test_without_a_network_file_a_user_is_told_where_it_comes_from() -> None:
+    with pytest.raises(ConfigError, match="no network file: give --network FILE"):
+        load_network(Config())
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gone\.toml: No such file"):
+        load_config(tmp_path / "gone.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"binary\.toml is not UTF-8"):
+        load_config(tmp_path / "binary.toml")
+
+
+def test_a_damaged_network_file_is_named(tmp_path: Path) -> None:
+    make_network(tmp_path, testing=False)
+    path = tmp_path / "network.toml"
+    path.write_text(path.read_text().replace("threshold = 2", "threshold = 3"))
+
+    with pytest.raises(ConfigError, match=r"network\.toml: .*checksum"):
+        load_network(Config(network=path))
+
+
+def test_state_goes_where_the_desktop_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/home/me/state")
+
+    assert state_directory(Config(), "relay") == Path("/home/me/state/warren/relay")
+    assert state_directory(Config(state=Path("/srv")), "relay") == Path("/srv")
+
+
+def test_only_name_servers_are_read_from_resolv_conf() -> None:
+    text = "search lan\nnameserver 192.0.2.53\nnameserver fe80::1%eth0\noptions rotate\nnameserver"
+
+    assert system_resolvers(text) == (Address("192.0.2.53", 53),)

@@ -1,0 +1,61 @@
+"""Founding a network: a file for everybody, keys for each authority."""
+
+from pathlib import Path
+
+import pytest
+
+from warren.addresses import Address
+from warren.directory.network_file import parse_network_file
+from warren.errors import ConfigError
+from warren.founding import authority_folder, found_network
+from warren.identity import SystemKeys
+from warren.key_files import KeyFiles
+from warren.storage import DataFolder
+
+THREE = {name: Address("192.0.2.1", 9000 + number) for number, name in enumerate("abc")}
+
+
+def test_the_file_names_the_keys_that_were_made(tmp_path: Path) -> None:
+    made = found_network(tmp_path, "home", THREE)
+    network = parse_network_file((tmp_path / "network.toml").read_text())
+
+    assert network == made
+    assert network.threshold == 2
+    for authority in network.authorities:
+        keys = KeyFiles(DataFolder(authority_folder(tmp_path, authority.name)), SystemKeys())
+        assert keys.identity().peer_id == authority.hop.peer_id
+        assert keys.load("link", 0).current.public == authority.hop.link_key
+        assert authority.hop.address == THREE[authority.name]
+
+
+def test_two_networks_of_one_name_are_two_networks(tmp_path: Path) -> None:
+    first = found_network(tmp_path / "1", "home", THREE)
+    second = found_network(tmp_path / "2", "home", THREE)
+
+    assert first.network_id != second.network_id
+
+
+def test_parameters_are_checked_by_name_and_value(tmp_path: Path) -> None:
+    network = found_network(tmp_path, "home", THREE, parameters={"consensus_interval_seconds": 600})
+
+    assert network.parameters.consensus_interval_seconds == 600
+    with pytest.raises(ConfigError, match="unknown parameter 'speed': expected one of"):
+        found_network(tmp_path / "x", "home", THREE, parameters={"speed": 1})
+    with pytest.raises(ConfigError, match="parameter is wrong"):
+        found_network(tmp_path / "y", "home", THREE, parameters={"consensus_interval_seconds": 0})
+
+
+def test_a_network_is_never_founded_over_another(tmp_path: Path) -> None:
+    found_network(tmp_path, "home", THREE)
+
+    with pytest.raises(ConfigError, match="there is a network in"):
+        found_network(tmp_path, "home", THREE)
+
+
+@pytest.mark.parametrize("name", ["../a", "a/b", "/a", "..", ""])
+def test_an_authority_cannot_have_its_keys_elsewhere(name: str, tmp_path: Path) -> None:
+    addresses = {name: Address("192.0.2.1", 9000)}
+
+    with pytest.raises(ConfigError):
+        found_network(tmp_path / "net", "home", addresses, testing=True)
+    assert {path.name for path in tmp_path.rglob("*.key")} == set()

@@ -1,0 +1,214 @@
+"""The life of a process, watched from outside: how it starts, says so, and ends."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from warren.addresses import Address
+from warren.errors import ConfigError, LinkError
+from warren.identity import PeerId
+from warren.service import Announcer, reporting_errors
+
+PROGRAM = """
+import os, sys, time
+import trio
+from warren.addresses import Address
+from warren.errors import ConfigError, LinkError
+from warren.service import Announcer, LogStyle, run_process
+
+async def main(announcer: Announcer) -> None:
+    announcer.listening([Address("127.0.0.1", 9)])
+    {body}
+
+numbers = [int(word) if word else None for word in sys.argv[1:]]
+sys.exit(run_process(main, while_open=numbers[0], ready_fd=numbers[1]))
+"""
+
+FOREVER = "await trio.sleep_forever()"
+STUBBORN = """
+    with trio.CancelScope(shield=True):
+        await trio.sleep(60)
+"""
+
+
+class Running:
+    """Own a process that runs ``run_process``, its pipe and its announcements."""
+
+    def __init__(self, body: str) -> None:
+        lifeline, self.leash = os.pipe()
+        announcements, pen = os.pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM.format(body=body), str(lifeline), str(pen)],
+            pass_fds=(lifeline, pen),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        os.close(lifeline)
+        os.close(pen)
+        self.announced: dict[str, Any] = {}
+        with os.fdopen(announcements) as lines:
+            self.announced = json.loads(lines.readline() or "{}")
+
+    def end(self, seconds: float = 10) -> tuple[int, str]:
+        """Wait for the end; return the exit code and standard error."""
+        _, errors = self.process.communicate(timeout=seconds)
+        return self.process.returncode, errors
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+        if self.leash >= 0:
+            os.close(self.leash)
+
+    def drop_leash(self) -> None:
+        os.close(self.leash)
+        self.leash = -1
+
+
+@pytest.fixture
+def run() -> Iterator[Any]:
+    made: list[Running] = []
+
+    def start(body: str) -> Running:
+        made.append(Running(body))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
+
+
+def test_a_process_says_where_it_listens(run: Any) -> None:
+    process = run(FOREVER)
+
+    assert process.announced == {
+        "event": "listening",
+        "pid": process.process.pid,
+        "addresses": ["127.0.0.1:9"],
+        "id": None,
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_in_good_order(run: Any, number: int) -> None:  # T87
+    process = run(FOREVER)
+
+    process.process.send_signal(number)
+    code, errors = process.end()
+
+    assert code == 0
+    assert "Traceback" not in errors
+
+
+def test_a_second_signal_ends_it_at_once(run: Any) -> None:  # T87
+    process = run(STUBBORN)
+
+    process.process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert process.process.poll() is None
+    begun = time.monotonic()
+    process.process.send_signal(signal.SIGTERM)
+
+    assert process.end()[0] == 128 + signal.SIGTERM
+    assert time.monotonic() - begun < 1
+
+
+def test_it_ends_with_whoever_started_it(run: Any) -> None:
+    process = run(FOREVER)
+
+    process.drop_leash()
+
+    assert process.end()[0] == 0
+
+
+@pytest.mark.processes  # it takes as long as the patience with such a process
+def test_one_that_will_not_end_does_not_outlive_whoever_started_it(run: Any) -> None:
+    process = run(STUBBORN)
+
+    process.drop_leash()
+
+    assert process.end(seconds=8)[0] == -signal.SIGALRM
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [("ConfigError('key x is wrong')", 2), ("LinkError('key x is wrong')", 1)]
+)
+def test_an_error_of_ours_is_one_line(run: Any, error: str, code: int) -> None:
+    process = run(f"raise {error}")
+
+    found, errors = process.end()
+
+    assert found == code
+    assert errors.splitlines()[-1] == "warren: key x is wrong"
+    assert "Traceback" not in errors
+
+
+def test_a_bug_shows_where_it_is(run: Any) -> None:
+    process = run("raise RuntimeError('a bug')")
+
+    code, errors = process.end()
+
+    assert code == 1
+    assert "Traceback" in errors
+
+
+def test_it_may_open_as_many_files_as_the_system_allows_and_leaves_no_core(run: Any) -> None:
+    process = run(FOREVER)
+
+    files = resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE)
+    core = resource.prlimit(process.process.pid, resource.RLIMIT_CORE)
+
+    assert files[0] == files[1]
+    assert core[0] == 0
+
+
+def test_a_descriptor_that_was_not_passed_is_refused() -> None:
+    command = [sys.executable, "-c", PROGRAM.format(body=FOREVER), "77", ""]
+
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("warren: --while-open is 77, expected a file descriptor")
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+def test_errors_of_a_nursery_are_reported_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+    inner = ExceptionGroup("", [ConfigError("first"), ExceptionGroup("", [ConfigError("second")])])
+
+    with reporting_errors() as outcome:
+        fail(ExceptionGroup("", [inner]))
+
+    assert outcome.code == 2
+    assert capsys.readouterr().err == "warren: first\nwarren: second\n"
+
+
+def test_a_failure_is_not_a_misuse(capsys: pytest.CaptureFixture[str]) -> None:
+    with reporting_errors() as outcome:
+        fail(LinkError("cannot listen"))
+
+    assert outcome.code == 1
+    assert capsys.readouterr().err == "warren: cannot listen\n"
+
+
+def test_announcements_to_nobody_are_dropped(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    announcer = Announcer(writing)
+    os.close(reading)
+
+    announcer.listening([Address("127.0.0.1", 1)], PeerId(bytes(32)))
+    announcer.usable()
+
+    os.close(writing)
+    Announcer().usable()
