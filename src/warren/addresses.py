@@ -13,7 +13,7 @@ On the wire::
 import ipaddress
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from typing import TYPE_CHECKING
 
 from warren.errors import ProtocolError, expect
 
@@ -29,6 +29,8 @@ def parse_ip(text: str) -> IPAddress | None:
 
     Scoped IPv6 literals (``fe80::1%eth0``) are not addresses here.
     """
+    if ":" not in text and not text[-1:].isdigit():
+        return None  # a name, as nearly always: the strict parser is slow to say so
     if "%" in text or not text.isascii():
         return None
     try:
@@ -37,11 +39,8 @@ def parse_ip(text: str) -> IPAddress | None:
         return None
 
 
-def _canonical_host(host: str) -> str:
-    """Return `host` in its one spelling; raise ValueError when it is neither IP nor name."""
-    literal = parse_ip(host)
-    if literal is not None:
-        return str(literal)
+def _canonical_name(host: str) -> str:
+    """Return the name `host` in its one spelling; raise ValueError when it is none."""
     name = host.lower()
     labels = name.split(".")
     if len(name) > 253 or not all(_LABEL.match(label) for label in labels):
@@ -51,7 +50,7 @@ def _canonical_host(host: str) -> str:
     return name
 
 
-@dataclass(frozen=True, slots=False)
+@dataclass(frozen=True)
 class Address:
     """Hold a host, in its one canonical spelling, and a port of 0 to 65535.
 
@@ -61,16 +60,19 @@ class Address:
 
     host: str
     port: int
+    if TYPE_CHECKING:
+
+        @property
+        def ip(self) -> IPAddress | None:
+            """Return the host as an IP address, or None when it is a name."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "host", _canonical_host(self.host))
+        ip = parse_ip(self.host)
+        host = _canonical_name(self.host) if ip is None else str(ip)
+        object.__setattr__(self, "host", host)
+        self.__dict__["ip"] = ip
         if not 0 <= self.port <= 0xFFFF:
             raise ValueError(f"port {self.port} is not between 0 and 65535")
-
-    @cached_property
-    def ip(self) -> IPAddress | None:
-        """Return the host as an IP address, or None when it is a name."""
-        return parse_ip(self.host)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

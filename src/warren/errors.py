@@ -32,12 +32,16 @@ class LinkError(WarrenError):
 class CircuitError(WarrenError):
     """Tell that a circuit could not be built or has died.
 
-    ``hop`` is the 0-based position of the hop that failed, where that is known.
+    ``hop`` is the 0-based position of the hop that could not be joined, where that is known, and
+    ``is_its_fault`` tells whether that relay is better avoided for a while.
     """
 
-    def __init__(self, message: str, *, hop: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, hop: int | None = None, is_its_fault: bool = True
+    ) -> None:
         super().__init__(message)
         self.hop = hop
+        self.is_its_fault = is_its_fault
 
 
 class EndReason(IntEnum):

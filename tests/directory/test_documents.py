@@ -239,7 +239,7 @@ def test_hostile_cbor_is_refused(data: bytes) -> None:  # DIR-2
 TAGGED = (b"\x00", b"\x41\x00", b"\x61a", b"\x80", b"\x82\x00\x00", b"\xa0", b"\xf4")
 
 
-@pytest.mark.parametrize("tags", [range(0, 320), range(43000, 43003), range(55798, 55801)])
+@pytest.mark.parametrize("tags", [range(320), range(43000, 43003), range(55798, 55801)])
 def test_no_tag_is_accepted(tags: range) -> None:  # DIR-2; all 65536 were tried with cbor2 6.3
     for tag in (*tags, 1004, 65535):
         for value in TAGGED:

@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from warren.addresses import Address
-from warren.directory.consensus import NO_DIGEST, Consensus, content_digest, read_content
+from warren.directory.consensus import NO_DIGEST, Consensus, read_content
 from warren.directory.descriptor import Descriptor, read_descriptor, sign_descriptor
 from warren.directory.network_file import Authority, NetworkFile, create_network
 from warren.directory.parameters import Parameters
@@ -163,23 +163,31 @@ def consensus_of(
     return read_content(content_of(relays, network, **changes))
 
 
-__all__ = [
-    "NETWORK",
-    "NOW",
-    "PARAMETERS",
-    "authority_hop",
-    "authority_identity",
-    "consensus_document",
-    "consensus_of",
-    "content_digest",
-    "content_of",
-    "descriptor_of",
-    "document_of",
-    "identity",
-    "network_of",
-    "opinion_of",
-    "public_key",
-    "signed",
-    "vote_document",
-    "vote_of",
-]
+def quarrelsome_votes() -> list[Vote]:
+    """Return votes that differ in everything, with sets in them, the same in every process."""
+    peers = [identity(n).peer_id for n in range(1, 7)]
+    documents = [
+        document_of(
+            n,
+            family=tuple(peer for peer in peers if peer != identity(n).peer_id),
+            policy=(f"accept *:{n % 3 + 1}",),
+        )
+        for n in range(1, 7)
+    ]
+    flags = ["exit", "stable", "mirror", "of_a_later_version"]
+    return [
+        vote_of(
+            v,
+            [
+                opinion_of(
+                    n,
+                    descriptor=document,
+                    flags=frozenset(flags[: (n + v) % 5]),
+                    measured=n + v + 1,
+                )
+                for n, document in enumerate(documents)
+            ],
+            parameters=dict.fromkeys(("usable_hours", "a", "b", "founding_relays"), v + 1),
+        )
+        for v in range(3)
+    ]

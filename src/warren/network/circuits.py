@@ -112,7 +112,10 @@ class Circuit:
                     why = _STATUS[self._failed]
                 elif machine.error is not None:
                     why = str(machine.error)
-                raise CircuitError(f"hop {count} of {len(self.hops)}: {why}", hop=count - 1)
+                # Not to know a relay is what a peer does whose consensus is a little older.
+                is_its_fault = self._failed is not ExtendStatus.UNKNOWN_PEER
+                message = f"hop {count} of {len(self.hops)}: {why}"
+                raise CircuitError(message, hop=count - 1, is_its_fault=is_its_fault)
             self._changed = trio.Event()
             await self._changed.wait()
 

@@ -48,6 +48,7 @@ class Command(IntEnum):
 
 RELAY_WORD = Command.RELAY << 24
 RELAY_EARLY_WORD = Command.RELAY_EARLY << 24
+RELAY_WORDS = frozenset((RELAY_WORD, RELAY_EARLY_WORD))
 
 
 def cell_header(circuit: int, command: Command) -> bytes:
@@ -194,6 +195,7 @@ def decode_ready(body: memoryview) -> Ready:
         suite_count = body[at]
         expect(1 <= suite_count <= 2, f"{suite_count} cipher suites, expected 1 or 2")
         suites = tuple(decode_suite(number) for number in body[at + 1 : at + 1 + suite_count])
+        expect(len(set(suites)) == suite_count, "a cipher suite twice in a READY")
         at += 1 + suite_count
         observed, length = Address.decode(bytes(body[at : at + 300]))
         expect(observed.ip is not None, "an observed address that is a name")

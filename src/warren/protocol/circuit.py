@@ -10,7 +10,7 @@ Cells come in through ``receive_run``, leave through the legs; what the owner mu
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 
@@ -81,7 +81,7 @@ class ExtendFailed:
 
 @dataclass(frozen=True, slots=True)
 class ExtendRequested:
-    """The origin asks the relay to extend the circuit; answer with ``extended`` or ``refuse_extend``."""
+    """The origin asks to go on; answer with the circuit's ``extended`` or ``refuse_extend``."""
 
     extend: Extend
 
@@ -216,8 +216,10 @@ class OriginCircuit(_Circuit):
         There must be no stream on the circuit, and nothing is sent until the answer is there.
         """
         end = self._end
-        assert end is not None and self.state is CircuitState.OPEN
-        assert not end.streams.streams and not end.streams.has_something
+        assert end is not None
+        assert self.state is CircuitState.OPEN
+        assert not end.streams.streams
+        assert not end.streams.has_something
         assert self.hops < MOST_HOPS
         self._move("extend")
         self._initiator = initiator
@@ -293,12 +295,18 @@ class OriginCircuit(_Circuit):
 class RelayCircuit(_Circuit):
     """Own a circuit that passes or ends here: its legs, its layer, its streams while it ends."""
 
-    def __init__(self, leg: Leg, depth: int, secrets: HopSecrets) -> None:
-        """Take the leg the CREATE came on; CREATED is the caller's to send, first."""
+    def __init__(
+        self, leg: Leg, depth: int, secrets: HopSecrets, *, barred: Collection[PeerId] = ()
+    ) -> None:
+        """Take the leg the CREATE came on; CREATED is the caller's to send, first.
+
+        `barred` is who an EXTEND may not name: this relay and the previous hop (CIR-1).
+        """
         super().__init__(CircuitState.OPEN)
         self.previous = leg
         self.next: Leg | None = None
         self.depth = depth
+        self._barred = frozenset(barred)
         self.secrets: HopSecrets | None = secrets
         forward = LayerKey(secrets.suite, secrets.forward_key)
         backward = LayerKey(secrets.suite, secrets.backward_key)
@@ -327,9 +335,15 @@ class RelayCircuit(_Circuit):
         return self._cells_passed_back + (self._end.cells_sealed if self._end is not None else 0)
 
     def extended(self, leg: Leg, message: bytes) -> None:
-        """Answer the EXTEND: the next hop said `message`; from now on this hop forwards."""
+        """Answer the EXTEND: the next hop said `message`; from now on this hop forwards.
+
+        A next hop that is gone again already has refused.
+        """
         end = self._end
         assert end is not None
+        if leg.destroy_sent:
+            self.refuse_extend(ExtendStatus.REFUSED)
+            return
         self._move("extended there")
         data = encode_extended(ExtendStatus.OK, message)
         run = end.seal_alone(Command.RELAY, encode_message(Message.EXTENDED, 0, data))
@@ -429,5 +443,6 @@ class RelayCircuit(_Circuit):
         expect(self.depth + 1 < MOST_HOPS, "a circuit longer than seven hops")
         extend = Extend.decode(bytes(data))
         expect(any(extend.peer_id), "an EXTEND to nobody")  # CIR-1
+        expect(extend.peer_id not in self._barred, "an EXTEND back to where it came from")
         self._move("extend")
         self._tell(ExtendRequested(extend))

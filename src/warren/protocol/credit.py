@@ -35,8 +35,9 @@ class CreditBudget:
 
 
 class ReceiveWindow:
-    """Count what the other side may send (``outstanding``), what waits here (``held``), and
-    what was passed on but not granted again yet (``owed``)."""
+    """Own the credit of one direction: what the other side may send (``outstanding``), what
+    waits here (``held``), and what was passed on but not granted again yet (``owed``).
+    """
 
     __slots__ = ("_budget", "_drained", "_grown", "_since", "held", "outstanding", "owed", "size")
 

@@ -30,8 +30,8 @@ from warren.protocol.cells import (
     LINK_VERSION,
     MOST_GRANTS,
     NK_MESSAGE_2_LENGTH,
-    RELAY_EARLY_WORD,
     RELAY_WORD,
+    RELAY_WORDS,
     Command,
     Ready,
     decode_create,
@@ -52,8 +52,9 @@ from warren.protocol.noise import rekey
 MOST_RECORD_CELLS = 15
 MOST_RECORD = 2 + MOST_RECORD_CELLS * CELL_LENGTH + TAG_LENGTH
 RECORDS_PER_KEY = 1 << 16
-#: Circuits that one link may carry (DOS-4).
-MOST_CIRCUITS = 4096
+#: Circuits that each side may have begun on one link (DOS-4: 4096 in all). Counted by side, or
+#: two honest neighbours could break the rule by beginning one at the same time.
+MOST_CIRCUITS = 2048
 _RECORD_LENGTHS = frozenset(
     cells * CELL_LENGTH + TAG_LENGTH for cells in range(1, MOST_RECORD_CELLS + 1)
 )
@@ -120,8 +121,8 @@ class Leg:
     """Own one circuit on one link: number, credit and waiting cells."""
 
     __slots__ = (
-        "active", "created_due", "credit", "destroy_received", "destroy_sent", "feeder", "link",
-        "number", "own", "queue", "queued", "source", "user", "window",
+        "active", "created_due", "credit", "destroy_left", "destroy_received", "destroy_sent",
+        "feeder", "link", "number", "own", "queue", "queued", "source", "user", "window",
     )  # fmt: skip
 
     def __init__(
@@ -139,6 +140,7 @@ class Leg:
         self.active = False  # whether the link has it among those that want a turn
         self.created_due = False
         self.destroy_sent = self.destroy_received = False
+        self.destroy_left = False  # whether our DESTROY is in a record, no longer in a queue
 
     def __repr__(self) -> str:
         return f"<Leg {self.number:#x} credit {self.credit}, {self.queued} queued>"
@@ -192,7 +194,12 @@ class Leg:
             elif self.feeder is not None:
                 self.feeder.passed(count)
         elif self.source is not None and self.source.has_something:
-            run = self.source.take(most)
+            try:
+                run = self.source.take(most)
+            except ProtocolError as error:  # a key is used up: it ends the circuit, not the link
+                assert self.user is not None
+                self.user.violation(self, error)
+                return None
             count = len(run) // CELL_LENGTH
         else:
             return None
@@ -278,7 +285,8 @@ class LinkProtocol:
         self.legs: dict[int, Leg] = {}
         self._next_own = INITIATOR_NUMBERS if is_initiator else 1
         self._next_theirs = 1 if is_initiator else INITIATOR_NUMBERS
-        self._control: deque[bytes] = deque()  # CREATE, CREATED, DESTROY
+        self._own_legs = self._their_legs = 0
+        self._control: deque[tuple[int, Command, bytes]] = deque()  # CREATE, CREATED, DESTROY
         self._grants: dict[int, int] = {}
         self._fresh: deque[Leg] = deque()  # circuits that were quiet: one turn before the others
         self._busy: deque[Leg] = deque()
@@ -299,10 +307,11 @@ class LinkProtocol:
     def create(self, depth: int, suite: Suite, message: bytes) -> Leg:
         """Send CREATE; return the new leg. Raises LinkError when the link is full."""
         assert self.ready is not None
-        if len(self.legs) >= MOST_CIRCUITS:
-            raise LinkError("the link carries as many circuits as it may")
         number = self._next_own
+        if self._own_legs >= MOST_CIRCUITS or not self._is_number(number, own=True):
+            raise LinkError("the link carries as many circuits as it may")
         self._next_own = number + 1
+        self._own_legs += 1
         leg = self._add_leg(number)
         leg.created_due = True
         self._send_control(number, Command.CREATE, encode_create(depth, suite, message))
@@ -318,8 +327,6 @@ class LinkProtocol:
         """Send the DESTROY of a leg (called by the leg)."""
         self._grants.pop(leg.number, None)
         self._send_control(leg.number, Command.DESTROY)
-        if leg.destroy_received:
-            self._forget(leg)
 
     def grant(self, leg: Leg, cells: int) -> None:
         """Owe the other side `cells` more on `leg`; sent with the next record."""
@@ -336,7 +343,10 @@ class LinkProtocol:
         return True
 
     def close(self) -> None:
-        """Tell every circuit that the link is gone."""
+        """Tell every circuit that the link is gone; nothing more is sent."""
+        self._control.clear()
+        self._grants.clear()
+        self.events.clear()
         for leg in tuple(self.legs.values()):
             leg.destroy_sent = leg.destroy_received = True
             leg.queue.clear()
@@ -346,8 +356,13 @@ class LinkProtocol:
                 leg.user.leg_lost(leg)
 
     def _send_control(self, number: int, command: Command, body: bytes = b"") -> None:
-        self._control.append(make_cell(number, command, body))
+        self._control.append((number, command, body))
         self.wake()
+
+    def _is_number(self, number: int, *, own: bool) -> bool:
+        """Tell whether circuits begun by us, or by them, may have that number."""
+        low = INITIATOR_NUMBERS if own == self.is_initiator else 1
+        return low <= number < low + INITIATOR_NUMBERS - 1
 
     def _add_leg(self, number: int) -> Leg:
         assert self.ready is not None
@@ -358,6 +373,10 @@ class LinkProtocol:
     def _forget(self, leg: Leg) -> None:
         if self.legs.pop(leg.number, None) is not None:
             leg.window.close()
+            if self._is_number(leg.number, own=True):
+                self._own_legs -= 1
+            else:
+                self._their_legs -= 1
 
     # ---- sending
 
@@ -385,6 +404,8 @@ class LinkProtocol:
         while len(out) - at >= MOST_RECORD:
             parts, count = self._next_cells()
             if not count:
+                if self._control and self.ready is not None:
+                    continue  # a circuit that could not go on has left its DESTROY
                 break
             size = count * CELL_LENGTH + TAG_LENGTH
             out[at] = size >> 8
@@ -414,9 +435,10 @@ class LinkProtocol:
         while self._grants and len(parts) < MOST_RECORD_CELLS:
             parts.append(self._grant_cell())
         while self._control and len(parts) < MOST_RECORD_CELLS:
-            parts.append(self._control.popleft())
+            parts.append(self._control_cell())
         count = len(parts)
         while count < MOST_RECORD_CELLS:
+            is_fresh = bool(self._fresh)
             queue = self._fresh or self._busy
             if not queue:
                 break
@@ -425,18 +447,32 @@ class LinkProtocol:
             if run is not None:
                 parts.append(run)
                 count += len(run) // CELL_LENGTH
-            if leg.has_something:
+            # One that was fresh and is empty now takes its place behind the busy all the same:
+            # a crowd of circuits that are quiet by turns must not starve a download.
+            if leg.has_something or (is_fresh and self._busy):
                 self._busy.append(leg)
             else:
                 leg.active = False
         return parts, count
+
+    def _control_cell(self) -> bytes:
+        number, command, body = self._control.popleft()
+        if command is Command.DESTROY:
+            # Only now may the leg be forgotten: legs are bounded, and so the queue is too, however
+            # many circuits a peer creates and destroys without reading our answers (FLO-1).
+            leg = self.legs[number]
+            leg.destroy_left = True
+            if leg.destroy_received:
+                self._forget(leg)
+        return make_cell(number, command, body)
 
     def _grant_cell(self) -> bytes:
         grants = list(self._grants.items())[:MOST_GRANTS]
         for number, cells in grants:
             del self._grants[number]
             leg = self.legs.get(number)
-            assert leg is not None and cells
+            assert leg is not None
+            assert cells
         return make_cell(0, Command.CREDIT, encode_credit(grants))
 
     # ---- receiving
@@ -474,7 +510,7 @@ class LinkProtocol:
             head = unpack(cells, at)
             at += CELL_LENGTH
             number, word = head
-            if word == RELAY_WORD or word == RELAY_EARLY_WORD:
+            if word in RELAY_WORDS:
                 while at < size and unpack(cells, at) == head:
                     at += CELL_LENGTH
                 leg = self.legs.get(number)
@@ -500,6 +536,8 @@ class LinkProtocol:
         expect(word & 0xFFFFFF == 0, "a reserved byte of a cell header that is not zero")
         if self.ready is None:
             expect(command == Command.READY, f"command {command} before READY")
+        else:
+            expect(self._ready_sent, "a cell before our READY can have been read")
         if command == Command.PADDING:
             expect(number == 0, "PADDING on a circuit")
         elif command in _ON_LINK:
@@ -555,25 +593,28 @@ class LinkProtocol:
             self.activate(leg)
 
     def _receive_create(self, number: int, body: memoryview) -> None:
-        low = 1 if self.is_initiator else INITIATOR_NUMBERS
-        expect(low <= number < low + INITIATOR_NUMBERS - 1, "a circuit number of the wrong side")
-        expect(number >= self._next_theirs, f"circuit number {number:#x} again")
-        self._next_theirs = number + 1
-        depth, suite, message = decode_create(body)
         expect(not (self.is_anonymous and self.is_initiator), "a CREATE towards a client")
-        expect((depth == 0) == self.is_anonymous, f"depth {depth} does not fit this link")
-        expect(len(self.legs) < MOST_CIRCUITS, "more circuits than a link may carry")
+        expect(self._is_number(number, own=False), "a circuit number of the wrong side")
+        expect(number >= self._next_theirs, f"circuit number {number:#x} again")
+        expect(self._their_legs < MOST_CIRCUITS, "more circuits than a link may carry")
+        self._next_theirs = number + 1
+        self._their_legs += 1
         leg = self._add_leg(number)
-        self.events.append(CreateRequested(leg, depth, suite, message))
+        try:
+            depth, suite, message = decode_create(body)
+            expect((depth == 0) == self.is_anonymous, f"depth {depth} does not fit this link")
+        except ProtocolError:
+            leg.destroy()
+        else:
+            self.events.append(CreateRequested(leg, depth, suite, message))
 
     def _receive_created(self, leg: Leg, body: memoryview) -> None:
         expect(leg.created_due and not leg.destroy_received, "a CREATED that was not asked for")
         leg.created_due = False
-        message = decode_created(body)
         if leg.destroy_sent or leg.user is None:
             return
         try:
-            leg.user.receive_created(leg, message)
+            leg.user.receive_created(leg, decode_created(body))
         except ProtocolError as error:
             leg.user.violation(leg, error)
 
@@ -581,12 +622,19 @@ class LinkProtocol:
         expect_zeros(body, 0)
         expect(not leg.destroy_received, "a second DESTROY")
         leg.destroy_received = True
-        if leg.destroy_sent:
+        if leg.destroy_left:
             self._forget(leg)
+        if leg.destroy_sent:
             return
         leg.destroy()
         if leg.user is not None:
             leg.user.leg_lost(leg)
+        else:  # its CREATE was not answered yet, and must not be any more
+            self.events = [
+                event
+                for event in self.events
+                if not (isinstance(event, CreateRequested) and event.leg is leg)
+            ]
 
 
 _ON_LINK = frozenset((Command.CREDIT, Command.READY, Command.PING, Command.PONG))

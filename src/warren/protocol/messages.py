@@ -60,6 +60,10 @@ class BeginFlags(IntFlag):
     PREFER_IPV6 = 4
 
 
+#: The flags of a BEGIN that leaves the choice to the exit.
+ANY_FAMILY = BeginFlags(0)
+
+
 def encode_message(command: Message, stream: int, data: bytes = b"") -> bytes:
     """Return a whole message."""
     return MESSAGE_HEADER.pack(command, stream, len(data)) + data
@@ -108,7 +112,7 @@ class Begin:
     """Ask the last hop to connect to ``address``."""
 
     address: Address
-    flags: BeginFlags = BeginFlags(0)
+    flags: BeginFlags = ANY_FAMILY
 
     def encode(self) -> bytes:
         """Return ``flags u8 | address``."""

@@ -16,6 +16,7 @@ from warren.addresses import Address
 from warren.errors import EndReason, expect, refuse
 from warren.protocol.cells import ZEROS
 from warren.protocol.messages import (
+    ANY_FAMILY,
     MESSAGE_HEADER,
     MESSAGE_HEADER_LENGTH,
     STREAM_CREDIT_LENGTH,
@@ -64,7 +65,7 @@ class Multiplexer:
 
     # ---- verbs
 
-    def begin(self, address: Address, flags: BeginFlags = BeginFlags(0)) -> StreamProtocol:
+    def begin(self, address: Address, flags: BeginFlags = ANY_FAMILY) -> StreamProtocol:
         """Open a stream to `address` (the origin's verb)."""
         return self._open(Message.BEGIN, Begin(address, flags).encode())
 
@@ -90,6 +91,7 @@ class Multiplexer:
         for stream in tuple(self.streams.values()):
             stream.lose(reason)
         self.streams.clear()
+        self.opened.clear()
         self._urgent.clear()
         self._credits.clear()
         self._ready.clear()
@@ -150,7 +152,8 @@ class Multiplexer:
             message = urgent.popleft()
             target[at : at + len(message)] = message
             at += len(message)
-        while credits_due and at + _CREDIT_ROOM <= size:
+        # Not ahead of an urgent one that did not fit: it may be this stream's CONNECTED.
+        while credits_due and at + _CREDIT_ROOM <= size and not urgent:
             stream = credits_due.popleft()
             stream.credit_queued = False
             if stream.credit_is_due:

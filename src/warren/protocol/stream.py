@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum
 
-from warren.addresses import Address
 from warren.errors import EndReason, expect, refuse
 from warren.protocol.messages import Connected
 
@@ -25,6 +24,14 @@ MOST_UNACKNOWLEDGED = 4 * 1024 * 1024
 #: Bytes waiting to be sent beyond which nothing more is read from the application.
 ENOUGH_UNSENT = 128 * 1024
 _MOST_BETWEEN_CREDITS = 512 * 1024
+#: CREDITs in order behind our own END: what 4 MiB on their way can cause, twice over (SID-2).
+_MOST_LATE_CREDITS = 16
+#: Less than a cell full. Such pieces are copied and joined: one byte must not keep alive the
+#: buffer of the run that it came in, nor have an object of its own (DOS-5).
+_SMALL = 3900
+#: Bytes waiting here from which on whole cells are copied too, for the same reason.
+_LONG_WAIT = 256 * 1024
+_FROM_A_CLIENT = frozenset((EndReason.DONE, EndReason.MISC))
 
 
 class StreamState(Enum):
@@ -39,6 +46,13 @@ def _nothing() -> None:
     return
 
 
+def _append(chunks: deque[memoryview], data: memoryview) -> None:
+    """Append `data`; join it to the chunk before it while both are small."""
+    if chunks and len(chunks[-1]) + len(data) <= _SMALL:
+        data = memoryview(b"".join((chunks.pop(), data)))
+    chunks.append(data)
+
+
 class StreamProtocol:
     """Own the offsets, windows and buffered bytes of one end of a stream.
 
@@ -47,11 +61,11 @@ class StreamProtocol:
     """
 
     __slots__ = (
-        "_base", "_credited", "_head", "_retained", "_unsent", "_widened_at", "acknowledged",
-        "allowed", "connected", "consumed", "credit_queued", "end_due", "end_received", "end_sent", "eof_due",
-        "eof_received", "eof_sent", "incoming", "is_origin", "limit", "number", "on_news",
-        "on_send", "queued", "reason", "received", "sent", "state", "waits_for_room", "window",
-        "written",
+        "_base", "_credited", "_head", "_late_credits", "_retained", "_unsent", "_widened_at",
+        "acknowledged", "allowed", "connected", "consumed", "credit_queued", "end_due",
+        "end_received", "end_sent", "eof_due", "eof_received", "eof_sent", "incoming",
+        "is_origin", "limit", "number", "on_news", "on_send", "queued", "reason", "received",
+        "sent", "state", "waits_for_room", "window", "written",
     )  # fmt: skip
 
     def __init__(self, number: int, *, is_origin: bool) -> None:
@@ -74,6 +88,7 @@ class StreamProtocol:
         self.eof_due = self.eof_sent = False
         self.end_due: EndReason | None = None
         self.end_sent = False
+        self._late_credits = 0  # CREDITs that came behind our END
         # receiving: consumed <= received <= allowed
         self.incoming: deque[memoryview] = deque()
         self.received = self.consumed = 0
@@ -103,7 +118,7 @@ class StreamProtocol:
         assert not self.eof_due, "written behind the end of the stream"
         if self.end_due is not None or self.state is StreamState.ENDED or not data:
             return
-        self._unsent.append(memoryview(data))
+        _append(self._unsent, memoryview(data))
         self.written += len(data)
         if self.sent < self.limit:
             self.on_send()
@@ -115,11 +130,14 @@ class StreamProtocol:
             self.on_send()
 
     def end(self, reason: EndReason) -> None:
-        """End the stream for any reason but DONE; the other side resets its socket (SID-4)."""
+        """End the stream for any reason but DONE; the other side resets its socket (SID-4).
+
+        A client tells the exit no more than "other", whatever `reason` is (SID-3).
+        """
         if self.end_sent or self.end_due is not None:
             return
         self.reason = self.reason or reason
-        self.end_due = reason
+        self.end_due = EndReason.MISC if self.is_origin else reason
         self._drop_buffers()
         self.on_send()
 
@@ -179,7 +197,7 @@ class StreamProtocol:
                 self._head = head + left
                 break
             target[at : at + size] = chunk[head:] if head else chunk
-            self._retained.append(unsent.popleft())
+            _append(self._retained, unsent.popleft())
             self._head = 0
             at += size
             left -= size
@@ -191,8 +209,14 @@ class StreamProtocol:
 
     @property
     def eof_is_next(self) -> bool:
-        """Tell whether everything was sent and the EOF follows."""
-        return self.eof_due and not self.eof_sent and self.sent == self.written
+        """Tell whether everything was sent and the EOF follows.
+
+        Never once the stream is to be reset: its unsent bytes were dropped, and an EOF would make
+        what is left look whole (SID-4).
+        """
+        if not self.eof_due or self.eof_sent or self.sent < self.written:
+            return False
+        return self.end_due is None and self.state is not StreamState.ENDED
 
     @property
     def end_is_next(self) -> EndReason | None:
@@ -225,7 +249,10 @@ class StreamProtocol:
         expect(self.connected is not None or not self.is_origin, "DATA before CONNECTED")
         if self.end_due is not None or self.state is StreamState.ENDED:
             return  # in order for as long as the other side has not seen our END (SID-2)
-        self.incoming.append(data)
+        if size < _SMALL or self.received - self.consumed > _LONG_WAIT:
+            _append(self.incoming, memoryview(bytes(data)))
+        else:
+            self.incoming.append(data)
         self.on_news()
 
     def receive_connected(self, connected: Connected) -> None:
@@ -249,6 +276,10 @@ class StreamProtocol:
     def receive_credit(self, offset: int, limit: int) -> None:
         """Take a CREDIT; one that raises neither number, or acknowledges the unsent, is refused."""
         expect(not self.end_received, "a CREDIT behind an END")
+        expect(self.connected is not None or not self.is_origin, "a CREDIT before CONNECTED")
+        if self.end_sent:
+            self._late_credits += 1
+            expect(self._late_credits <= _MOST_LATE_CREDITS, "CREDITs for a stream that ended")
         expect(offset >= self.acknowledged and limit >= self.limit, "a CREDIT that falls")
         expect(offset > self.acknowledged or limit > self.limit, "a CREDIT that raises nothing")
         expect(offset <= self.sent, "a CREDIT for bytes that were not sent")
@@ -264,6 +295,7 @@ class StreamProtocol:
     def receive_end(self, reason: EndReason) -> None:
         """Take the END; DONE before both sides are through is a ProtocolError."""
         expect(not self.end_received, "a second END")
+        expect(self.is_origin or reason in _FROM_A_CLIENT, "an END for a reason clients have not")
         self.end_received = True
         if reason is not EndReason.DONE:
             self._drop_buffers()

@@ -20,7 +20,7 @@ from warren.directory.relays import RelayEntry
 from warren.errors import CircuitError, DirectoryError, EndReason, ExitError, LinkError
 from warren.identity import PeerId
 from warren.network.circuits import Circuit, build_circuit
-from warren.network.links import Links
+from warren.network.links import Link, Links
 from warren.network.streams import CircuitStream
 from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.mirror import Directory
@@ -195,17 +195,12 @@ class Client:
         guard = path[0]
         try:
             with trio.fail_after(BUILD_SECONDS):
-                try:
-                    link = await self._links.get(guard.hop, is_anonymous=True)
-                except BaseException:
-                    self._guards.failed(guard.peer_id)
-                    raise
-                self._guards.succeeded(guard.peer_id)
+                link = await self._link_to(guard)
                 circuit = await build_circuit(link, [entry.hop for entry in path])
         except trio.TooSlowError:
             raise CircuitError("the circuit took too long to build") from None
         except CircuitError as error:
-            if error.hop:
+            if error.hop and error.is_its_fault:
                 until = trio.current_time() + AVOID_SECONDS
                 self._avoided[path[error.hop].peer_id] = until
             raise
@@ -213,6 +208,19 @@ class Client:
         slot = Slot(circuit, path, policy, trio.current_time())
         circuit.on_closed = lambda _: self._lost(slot)
         return slot
+
+    async def _link_to(self, guard: RelayEntry) -> Link:
+        """Find or dial the link to the guard, and let the guards learn how it went."""
+        link = self._links.find(guard.peer_id, is_anonymous=True)
+        if link is None:
+            self._guards.contacted(guard.peer_id)
+            try:
+                link = await self._links.get(guard.hop, is_anonymous=True)
+            except LinkError:
+                self._guards.failed(guard.peer_id)
+                raise
+            self._guards.succeeded(guard.peer_id)
+        return link
 
     async def _choose_path(
         self, target: Address | None, avoid: Collection[PeerId]

@@ -105,8 +105,8 @@ class Publisher:
         while True:
             await trio.sleep(_UPKEEP_SECONDS)
             now = self._now()
-            for name, pairs in (("link", self._keys.link_keys), ("onion", self._keys.onion_keys)):
-                self._change_key(name, pairs, now)
+            self._change_key("link", self._keys.link_keys, now)
+            self._change_key("onion", self._keys.onion_keys, now)
 
     def _change_key(self, name: Rotating, pairs: list[KeyPair], now: float) -> None:
         try:
