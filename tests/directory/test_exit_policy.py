@@ -183,8 +183,10 @@ def test_a_port_that_is_open_for_few_addresses_is_not_for_names() -> None:
     policy = ExitPolicy.parse(["accept 93.184.216.0/24:80", "reject 1.0.0.0/8:443", "accept *:443"])
 
     assert not policy.might_allow(80)
+    assert policy.opens(80)
     assert policy.might_allow(443)
     assert policy.summary == "accept 443"
+    assert not policy.opens(22)
 
 
 def test_ipv6_alone_is_enough_for_names() -> None:

@@ -267,12 +267,13 @@ def test_exits_are_drawn_by_their_weight() -> None:
 
 
 def test_guards_are_spared_as_exits_and_exits_as_middles() -> None:
-    network = consensus([*roomy_network().relays, relay(20, GUARD, EXIT, weight=50)])
+    others = [relay(20, GUARD, EXIT, weight=50), relay(21, EXIT)]
+    network = consensus([*roomy_network().relays, *others])
     rng = random.Random(1)
 
     paths = [numbers(choose_path(network, [peer(1)], SITE, rng=rng)) for _ in range(300)]
 
-    assert {path[-1] for path in paths} == {9, 10, 11, 12}
+    assert {path[-1] for path in paths} == {9, 10, 11, 12, 21}
     assert {path[1] for path in paths} == {2, 3, 4, 5, 6, 7, 8}
 
 

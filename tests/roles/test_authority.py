@@ -351,7 +351,9 @@ def damaged(content: bytes) -> bytes:
     return content[:-10] + bytes([content[-10] ^ 1]) + content[-9:]
 
 
-@pytest.mark.parametrize("damage", [damaged, lambda _: b"", lambda c: c[: len(c) // 2]])
+@pytest.mark.parametrize(
+    "damage", [damaged, lambda _: b"", lambda c: c[: len(c) // 2]], ids=["damaged", "empty", "cut"]
+)
 async def test_a_damaged_record_of_signatures_keeps_it_from_starting(
     tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:  # T40

@@ -3,19 +3,18 @@
 Everything follows from numbers, so that a test can name a relay by one and get the same again.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache
 from hashlib import sha256
 from typing import Any
 
 from warren.addresses import Address
-from warren.directory.consensus import NO_DIGEST, Consensus, read_content
+from warren.directory.consensus import NO_DIGEST, Consensus, read_content, write_content
 from warren.directory.descriptor import Descriptor, read_descriptor, sign_descriptor
 from warren.directory.network_file import Authority, NetworkFile, create_network
 from warren.directory.parameters import Parameters
-from warren.directory.relays import Flag
+from warren.directory.relays import Flag, RelayEntry
 from warren.directory.signatures import combine, sign_consensus
-from warren.directory.tally import count_votes
 from warren.directory.votes import Opinion, Vote, sign_vote
 from warren.identity import Hop, Identity, KeyPair, Suite
 
@@ -118,26 +117,31 @@ def vote_document(vote: Vote, number: int, network: NetworkFile = NETWORK) -> by
     return sign_vote(vote, authority_identity(number), network.network_id)
 
 
+def entry_of(number: int, **changes: Any) -> RelayEntry:
+    """Return relay `number` as a consensus lists it."""
+    fields: dict[str, Any] = {
+        "flags": frozenset({Flag.RUNNING, Flag.MIRROR, Flag.GUARD}),
+        "weight": 100_000 + number,
+    }
+    return RelayEntry(descriptor_of(number).hop, **(fields | changes))
+
+
+@cache
 def content_of(
-    relays: Sequence[int] = (1, 2, 3),
+    relays: tuple[int, ...] = (1, 2, 3),
     network: NetworkFile = NETWORK,
     *,
     valid_after: int = NOW,
-    **changes: Any,
 ) -> bytes:
-    """Return the content of a consensus that all authorities come to about `relays`."""
-    votes = [
-        vote_of(
-            n,
-            [opinion_of(relay, network) for relay in relays],
-            network,
-            valid_after=valid_after,
-            **changes,
-        )
-        for n in range(len(network.authorities))
-    ]
-    return count_votes(
-        votes, network, lambda document: read_descriptor(document, network.network_id)
+    """Return the content of a consensus that lists `relays`."""
+    interval = network.parameters.consensus_interval_seconds
+    return write_content(
+        valid_after=valid_after,
+        fresh_until=valid_after + interval,
+        valid_until=valid_after + 3 * interval,
+        previous_digest=NO_DIGEST,
+        parameters=network.parameters.to_mapping(),
+        relays=[entry_of(relay) for relay in relays],
     )
 
 
@@ -152,15 +156,15 @@ def signed(
 
 
 def consensus_document(
-    relays: Sequence[int] = (1, 2, 3), network: NetworkFile = NETWORK, **changes: Any
+    relays: tuple[int, ...] = (1, 2, 3), network: NetworkFile = NETWORK, *, valid_after: int = NOW
 ) -> bytes:
-    return signed(content_of(relays, network, **changes), network=network)
+    return signed(content_of(relays, network, valid_after=valid_after), network=network)
 
 
 def consensus_of(
-    relays: Sequence[int] = (1, 2, 3), network: NetworkFile = NETWORK, **changes: Any
+    relays: tuple[int, ...] = (1, 2, 3), network: NetworkFile = NETWORK, *, valid_after: int = NOW
 ) -> Consensus:
-    return read_content(content_of(relays, network, **changes))
+    return read_content(content_of(relays, network, valid_after=valid_after))
 
 
 def quarrelsome_votes() -> list[Vote]:

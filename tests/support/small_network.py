@@ -5,7 +5,7 @@ through them, and targets are in memory as well. ``small_network`` gives it all,
 inside, and at the end demands that no bug was logged and that no socket was left open.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -136,9 +136,7 @@ class SmallNetwork:
         listener = network.listen(Address(host, 9000))
         suites = relay_keys.suites
         hop = Hop(identity.peer_id, listener.local, link_key.public, onion_key.public, suites)
-        peer = RelayPeer(
-            host, network, settings, links, turn, turn.nursery, hop, relay, listener
-        )
+        peer = RelayPeer(host, network, settings, links, turn, turn.nursery, hop, relay, listener)
         self.relays.append(peer)
         turn.nursery.start_soon(links.serve, listener)
         turn.nursery.start_soon(links.watch)
@@ -218,7 +216,7 @@ class SmallNetwork:
         return bugs
 
 
-ServeTarget = Callable[[ByteStream], "trio.abc.Awaitable[None]"]
+ServeTarget = Callable[[ByteStream], Awaitable[None]]
 
 
 @dataclass

@@ -106,8 +106,7 @@ class ExitPolicy:
     @property
     def is_exit(self) -> bool:
         """Tell whether there is anything at all that the rules accept."""
-        cells = (cell for version in EVERYWHERE for cell in self._table[version])
-        return any(accepts for cell in cells for _, _, accepts in cell)
+        return any(self.opens(start) for start in self._starts)
 
     def allows(self, ip: IPAddress, port: int) -> bool:
         """Tell whether the rules let a stream go to `ip` at `port`; port 0 never is."""
@@ -117,8 +116,12 @@ class ExitPolicy:
                 return accepts
         return False
 
+    def opens(self, port: int) -> bool:
+        """Tell whether any address at all may be allowed at `port`; for an exit's first look."""
+        return any(accepts for version in EVERYWHERE for *_, accepts in self._spans(port, version))
+
     def might_allow(self, port: int) -> bool:
-        """Tell whether a name is likely to be allowed at `port`.
+        """Tell whether a name is likely to be allowed at `port`; for choosing an exit.
 
         It is when half of all IPv4 or half of all IPv6 addresses are: an exit that opens a port
         for a few addresses only is no help to somebody who does not know the address yet.

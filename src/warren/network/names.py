@@ -185,25 +185,28 @@ class Resolver:
                     raise _not_found()
                 return known[0]
             if (other := self._running.get(name)) is None:
-                return await self._look_up_for_all(name, key)
+                # Who still waits for a turn must not stand for others who ask for the name.
+                async with self._turn(key):
+                    if name not in self._running and self._cache.get(name) is None:
+                        return await self._look_up_for_all(name)
+                continue
             await other.done.wait()
             if isinstance(other.outcome, Answer):
                 return other.outcome
             if other.outcome is not None:
                 raise ExitError(other.outcome.reason, str(other.outcome))
 
-    async def _look_up_for_all(self, name: str, key: Hashable) -> Answer:
+    async def _look_up_for_all(self, name: str) -> Answer:
         lookup = self._running[name] = _Lookup()
         try:
-            async with self._turn(key):
-                lookup.outcome = answer = await self._look_up(name)
-                return answer
+            lookup.outcome = answer = await self._look_up(name)
         except ExitError as error:
             lookup.outcome = error
             raise
         finally:
             del self._running[name]
             lookup.done.set()
+        return answer
 
     @asynccontextmanager
     async def _turn(self, key: Hashable) -> AsyncIterator[None]:

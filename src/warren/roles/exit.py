@@ -6,9 +6,10 @@ network's own places, the limits. Then it connects to the numeric address that w
 is what defeats a name whose answer changes (EXT-4).
 """
 
+import contextlib
 import errno
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import trio
@@ -69,6 +70,7 @@ class Exit:
         self._allow_targets = frozenset(allow_targets)
         self._limits = limits or ExitLimits()
         self._connecting: Counter[int] = Counter()
+        self._waiting: dict[int, trio.Event] = {}  # circuits with more to connect than may be
         self._targets: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
         self.connected = 0
@@ -109,20 +111,32 @@ class Exit:
 
     async def _reach(self, circuit: int, begin: Begin) -> tuple[ByteStream, int]:
         """Resolve, check and connect; return the connection and the name's time to live."""
-        limits = self._limits
-        if self._connecting.total() >= limits.pending_connects:
-            raise ExitError(EndReason.RESOURCE_LIMIT)
-        if self._connecting[circuit] >= limits.pending_connects_per_circuit:
-            raise ExitError(EndReason.RESOURCE_LIMIT)
-        self._connecting[circuit] += 1
-        try:
+        async with self._turn(circuit):
             addresses, ttl = await self._resolve(circuit, begin.address)
             allowed = self._allowed(addresses, begin)
             return await self._connect(allowed, begin.address.port), ttl
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, circuit: int) -> AsyncIterator[None]:
+        """Wait until one more of the circuit's streams may connect (EXT-11).
+
+        A page opens more connections at once than may be pending, so the others wait; what waits
+        is bounded by the streams of a circuit. Raises ExitError when the whole exit is full.
+        """
+        connecting, waiting = self._connecting, self._waiting
+        while connecting[circuit] >= self._limits.pending_connects_per_circuit:
+            await waiting.setdefault(circuit, trio.Event()).wait()
+        if connecting.total() >= self._limits.pending_connects:
+            raise ExitError(EndReason.RESOURCE_LIMIT)
+        connecting[circuit] += 1
+        try:
+            yield
         finally:
-            self._connecting[circuit] -= 1
-            if not self._connecting[circuit]:
-                del self._connecting[circuit]
+            connecting[circuit] -= 1
+            if not connecting[circuit]:
+                del connecting[circuit]
+            if circuit in waiting:
+                waiting.pop(circuit).set()
 
     async def _resolve(self, circuit: int, address: Address) -> tuple[tuple[IPAddress, ...], int]:
         if address.ip is not None:

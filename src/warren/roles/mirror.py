@@ -188,7 +188,8 @@ class Mirror:
             return NOT_FOUND
         if path != CONSENSUS_PATH:
             held = path.removeprefix(_NEWER_PATH) if path.startswith(_NEWER_PATH) else ""
-            if not held.isdecimal() or len(held) > 12 or current.valid_after <= int(held):
+            is_time = held.isascii() and held.isdigit() and len(held) <= 12
+            if not is_time or current.valid_after <= int(held):
                 return NOT_FOUND
         self._served += 1
         return Response(200, document)

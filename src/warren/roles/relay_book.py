@@ -8,7 +8,7 @@ connects: the authority asks what is ``due`` and notes what came of it.
 
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from warren.addresses import IPAddress
 from warren.directory.descriptor import (
@@ -44,7 +44,7 @@ class KnownRelay:
     down or was never reached.
     """
 
-    document: bytes
+    document: bytes = field(repr=False)
     descriptor: Descriptor
     first_seen: float
     check_at: float

@@ -1,0 +1,309 @@
+import random
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.support.directories import NETWORK, NOW, consensus_document, identity
+from warren.errors import DirectoryError
+from warren.identity import Hop, PeerId
+from warren.roles.archive import Archive
+from warren.roles.mirror import Directory, Mirror, newer_path
+from warren.storage import DataFolder
+
+HOUR = 3600
+AUTHORITIES = set(NETWORK.authority_ids)
+
+
+def wall_clock() -> float:
+    return NOW + trio.current_time()
+
+
+class World:
+    """Be all peers one can ask: each gives the newest consensus there is, or misbehaves.
+
+    ``asked`` has the time and the peer of every request.
+    """
+
+    def __init__(self) -> None:
+        self.relays: tuple[int, ...] = (1, 2, 3, 4, 5)
+        self.last_made = 0
+        self.is_making = True
+        self.hung: set[PeerId] = set()
+        self.lying: set[PeerId] = set()
+        self.down: set[PeerId] = set()
+        self.asked: list[tuple[float, PeerId, str]] = []
+
+    def document(self) -> bytes:
+        if self.is_making:
+            self.last_made = int(wall_clock() - NOW) // HOUR
+        return consensus_document(self.relays, valid_after=NOW + self.last_made * HOUR)
+
+    async def fetch(self, hop: Hop, method: str, path: str, body: bytes, *, limit: int) -> bytes:
+        assert (method, body) == ("GET", b"")
+        self.asked.append((wall_clock() - NOW, hop.peer_id, path))
+        await trio.sleep(0.1)
+        if hop.peer_id in self.hung:
+            await trio.sleep_forever()
+        if hop.peer_id in self.down:
+            raise DirectoryError("cannot be asked")
+        if hop.peer_id in self.lying:
+            return b"rubbish" * 100
+        return self.document()
+
+    def asked_since(self, number: int) -> list[PeerId]:
+        return [peer for _, peer, _ in self.asked[number:]]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    return Archive(NETWORK, DataFolder(tmp_path), wall_clock)
+
+
+def directory_of(
+    world: World, archive: Archive, *, seed: int = 1, is_mirror: bool = False
+) -> Directory:
+    return Directory(
+        archive,
+        world.fetch,
+        now=wall_clock,
+        rng=random.Random(seed),
+        own_id=identity(5).peer_id,
+        is_mirror=is_mirror,
+    )
+
+
+# ---- fetching
+
+
+async def test_the_first_consensus_comes_from_an_authority(
+    world: World, archive: Archive, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    directory = directory_of(world, archive)
+    nursery.start_soon(directory.run)
+
+    with trio.fail_after(1):
+        consensus = await directory.wait_for_consensus()
+
+    assert consensus.valid_after == NOW
+    assert len(world.asked) == 1
+    assert set(world.asked_since(0)) <= AUTHORITIES
+
+
+async def test_later_ones_come_from_mirrors_but_never_from_itself(
+    world: World, archive: Archive, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    nursery.start_soon(directory_of(world, archive).run)
+
+    await trio.sleep(50 * HOUR)
+
+    later = set(world.asked_since(1))
+    assert later == {identity(n).peer_id for n in (1, 2, 3, 4)}
+    assert archive.current is not None
+    assert archive.current.is_valid(wall_clock())
+
+
+@pytest.mark.parametrize(("is_mirror", "earliest", "latest"), [(True, 0, 900), (False, 0, 3600)])
+async def test_mirrors_fetch_first_and_clients_within_the_first_half(
+    world: World,
+    archive: Archive,
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,
+    is_mirror: bool,
+    earliest: int,
+    latest: int,
+) -> None:  # DIR-8
+    nursery.start_soon(directory_of(world, archive, is_mirror=is_mirror).run)
+    previous = await archive.wait_for_consensus()
+    delays = []
+
+    for _ in range(30):
+        consensus = await archive.wait_for_change()
+        delays.append(world.asked[-1][0] + NOW - previous.fresh_until)
+        previous = consensus
+
+    assert earliest <= min(delays) < latest * 0.2
+    assert latest * 0.8 < max(delays) <= latest + 1
+
+
+async def test_bad_mirrors_cost_five_seconds_each_and_then_an_authority_is_asked(
+    world: World, archive: Archive, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:  # T77
+    nursery.start_soon(directory_of(world, archive).run)
+    await archive.wait_for_consensus()
+    world.hung = {identity(1).peer_id, identity(2).peer_id}
+    world.lying = {identity(3).peer_id, identity(4).peer_id}
+
+    await archive.wait_for_change()
+
+    times = [time for time, _, _ in world.asked[1:]]
+    assert len(times) == 4
+    assert world.asked[-1][1] in AUTHORITIES
+    assert times[-1] - times[0] <= 3 * 5
+
+
+async def test_bootstrap_gets_by_with_one_good_authority(
+    world: World, archive: Archive, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:  # T77: at most 30 s
+    first, second, _ = NETWORK.authority_ids
+    world.hung, world.lying = {first}, {second}
+    nursery.start_soon(directory_of(world, archive).run)
+
+    with trio.fail_after(30):
+        await archive.wait_for_consensus()
+
+    assert archive.current is not None
+
+
+async def test_without_any_consensus_it_asks_often_but_never_without_pause(
+    world: World, archive: Archive, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:  # REL-3
+    world.down = set(AUTHORITIES)
+    nursery.start_soon(directory_of(world, archive).run)
+
+    await trio.sleep(300)
+
+    rounds = len(world.asked) / 3
+    assert 300 / (2 + 0.3) <= rounds <= 300 / 0.5
+
+
+async def test_with_a_usable_consensus_it_asks_with_patience(
+    world: World, archive: Archive, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:  # REL-3
+    nursery.start_soon(directory_of(world, archive).run)
+    await archive.wait_for_consensus()
+    world.is_making = False
+
+    await trio.sleep(6 * HOUR)
+
+    rounds = (len(world.asked) - 1) / 4
+    assert 5 * HOUR / 60 <= rounds <= 6 * HOUR / 20
+
+
+async def test_a_slow_network_gets_more_time(
+    world: World, archive: Archive, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    async def slow_fetch(hop: Hop, method: str, path: str, body: bytes, *, limit: int) -> bytes:
+        await trio.sleep(18)
+        return await world.fetch(hop, method, path, body, limit=limit)
+
+    directory = Directory(archive, slow_fetch, now=wall_clock, rng=random.Random(1))
+    nursery.start_soon(directory.run)
+
+    with trio.fail_after(120):
+        await archive.wait_for_consensus()
+
+    assert archive.current is not None
+
+
+async def test_when_the_consensus_has_run_out_everybody_is_asked(
+    world: World, archive: Archive, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    archive.offer(consensus_document(valid_after=NOW))
+    await trio.sleep(28 * HOUR)
+    world.down = AUTHORITIES | {identity(1).peer_id}
+    nursery.start_soon(directory_of(world, archive).run)
+
+    with trio.fail_after(5):
+        await archive.wait_for_consensus()
+
+    assert set(world.asked_since(0)) > AUTHORITIES
+
+
+async def test_a_bug_in_fetching_does_not_stop_it(
+    archive: Archive, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:  # DOS-1
+    calls = 0
+
+    async def fetch(hop: Hop, method: str, path: str, body: bytes, *, limit: int) -> bytes:
+        nonlocal calls
+        calls += 1
+        if calls < 5:
+            raise KeyError("oops")
+        return consensus_document(valid_after=NOW)
+
+    nursery.start_soon(Directory(archive, fetch, now=wall_clock, rng=random.Random(1)).run)
+
+    with trio.fail_after(20):
+        await archive.wait_for_consensus()
+
+    assert archive.current is not None
+
+
+async def test_a_consensus_from_the_cache_needs_no_request(
+    world: World, archive: Archive, tmp_path: Path, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    archive.offer(consensus_document(valid_after=NOW))
+    again = Archive(NETWORK, DataFolder(tmp_path), wall_clock)
+    directory = directory_of(world, again)
+    nursery.start_soon(directory.run)
+
+    await trio.sleep(HOUR - 1)
+
+    assert world.asked == []
+    assert directory.current == archive.current
+    assert directory.usable_consensuses == (archive.current,)
+    assert directory.statistics()["relays_listed"] == 3
+
+
+# ---- serving
+
+
+async def got(archive: Archive, path: str, method: str = "GET") -> tuple[int, bytes]:
+    response = await Mirror(archive).handle(method, path, b"")
+    return response.status, response.body
+
+
+async def test_a_mirror_gives_the_bytes_it_has_verified(archive: Archive) -> None:
+    document = consensus_document(valid_after=int(wall_clock()))
+    archive.offer(document)
+
+    assert await got(archive, "/consensus") == (200, document)
+
+
+async def test_a_mirror_without_consensus_has_nothing(archive: Archive) -> None:
+    status, _ = await got(archive, "/consensus")
+
+    assert status == 404
+
+
+async def test_a_mirror_serves_nothing_it_would_not_use(
+    archive: Archive, autojump_clock: MockClock
+) -> None:  # DIR-16
+    archive.offer(consensus_document(valid_after=NOW))
+
+    await trio.sleep(28 * HOUR)
+
+    assert (await got(archive, "/consensus"))[0] == 404
+
+
+async def test_only_a_newer_consensus_answers_the_question_for_one(
+    archive: Archive, autojump_clock: MockClock
+) -> None:
+    archive.offer(consensus_document(valid_after=NOW))
+
+    statuses = [(await got(archive, newer_path(NOW + t)))[0] for t in (-1, 0, 1)]
+
+    assert statuses == [200, 404, 404]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/consensus/", "/consensus/newer/", "/consensus/newer/x", "/consensus/newer/-1"),
+        *("/consensus/newer/1/", "/consensus/newer/" + "1" * 13, "/consensus/newer/٣", "/vote"),
+    ],
+)
+async def test_other_paths_are_not_there(
+    archive: Archive, autojump_clock: MockClock, path: str
+) -> None:
+    archive.offer(consensus_document(valid_after=NOW))
+
+    assert (await got(archive, path))[0] == 404
+    assert (await got(archive, "/consensus", "POST"))[0] == 404
