@@ -21,7 +21,14 @@ from typing import Any
 import trio
 
 from warren.addresses import Address
-from warren.config import Config, ExitConfig, RelayConfig, Role, state_directory
+from warren.config import (
+    Config,
+    ExitConfig,
+    RelayConfig,
+    RelayLimits,
+    Role,
+    state_directory,
+)
 from warren.directory.descriptor import Descriptor
 from warren.directory.network_file import NetworkFile
 from warren.errors import ConfigError
@@ -167,7 +174,7 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
         opened: list[Any] = []
 
         def make_relay(turn: Turn, settings: LinkSettings, archive: Archive) -> Relay:
-            serve_exit = _make_exit(config.exit, address, archive, opened)
+            serve_exit = _make_exit(config.exit, wanted.limits, address, archive, opened)
             mirror = Mirror(archive)
             return Relay(
                 turn,
@@ -220,6 +227,8 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
                 nursery.start_soon(peer.links.serve, listener)
                 nursery.start_soon(directory.run)
                 nursery.start_soon(publisher.run)
+                for leaving in opened:
+                    nursery.start_soon(leaving.watch)
                 announcer.listening([listener.local], keys.identity.peer_id)
                 await directory.wait_for_consensus()
                 announcer.usable()
@@ -367,7 +376,11 @@ def _describe(
 
 
 def _make_exit(
-    wanted: ExitConfig, address: Address, archive: Archive, opened: list[Any]
+    wanted: ExitConfig,
+    bounds: RelayLimits,
+    address: Address,
+    archive: Archive,
+    opened: list[Any],
 ) -> ServeExit:
     """Return what serves streams to targets; the exit itself is put into `opened`."""
     policy = wanted.exit_policy
@@ -375,7 +388,7 @@ def _make_exit(
         return refuse_streams
     from warren.network.names import Resolver, system_servers
     from warren.network.own_addresses import OwnAddresses
-    from warren.roles.exit import Exit
+    from warren.roles.exit import Exit, ExitLimits
 
     own = OwnAddresses()
     if address.ip is not None:
@@ -384,11 +397,25 @@ def _make_exit(
     leaving = Exit(
         SocketNetwork(),
         policy,
-        Resolver(wanted.resolvers or system_servers()),
+        Resolver(
+            wanted.resolvers or system_servers(),
+            most_lookups=bounds.lookups,
+            most_lookups_each=bounds.lookups_per_circuit,
+        ),
         own,
         is_relay=lambda peer_id: any(c.get(peer_id) is not None for c in archive.usable),
         network_places=places,
         allow_targets=wanted.allow_targets,
+        limits=ExitLimits(
+            streams_per_circuit=bounds.streams_per_circuit,
+            begins_per_second=bounds.begins_per_second,
+            begin_burst=bounds.begin_burst,
+            pending_connects=bounds.pending_connects,
+            pending_connects_per_circuit=bounds.pending_connects_per_circuit,
+            streams_per_address=bounds.streams_per_address,
+            connect_seconds=bounds.connect_seconds,
+            idle_seconds=bounds.idle_seconds,
+        ),
     )
     opened.append(leaving)
     return leaving.serve

@@ -69,6 +69,10 @@ class ByteStream(ABC):
         """
         return
 
+    def keep_alive(self, seconds: int) -> None:
+        """Notice within about `seconds` that the other side is gone without a word."""
+        return
+
     @abstractmethod
     def close(self) -> None:
         """Close now; what was sent is still delivered. Closing twice is fine."""
@@ -144,6 +148,18 @@ class SocketStream(ByteStream):
         option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
         if option is not None and self._socket.family != socket.AF_UNIX:
             self._socket.setsockopt(socket.IPPROTO_TCP, option, NOTSENT_BYTES)
+
+    def keep_alive(self, seconds: int) -> None:
+        sock = self._socket
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (
+            ("TCP_KEEPIDLE", seconds),
+            ("TCP_KEEPINTVL", max(1, seconds // 4)),
+            ("TCP_KEEPCNT", 4),
+            ("TCP_USER_TIMEOUT", seconds * 1000),
+        ):  # a system that lacks one does without it
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def receive_into(self, buffer: bytearray | memoryview) -> int | None:
         try:

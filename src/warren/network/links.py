@@ -320,6 +320,14 @@ class Link:
         self.turn.run()
 
 
+def _first(
+    errors: BaseExceptionGroup[LinkError | ProtocolError],
+) -> LinkError | ProtocolError:
+    """Return the first error of a group, however deep it lies."""
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
 class Links:
     """Own all links of a node: find the one to a peer, dial it, answer those who dial.
 
@@ -450,15 +458,16 @@ class Links:
         try:
             await link.run()
         except* (LinkError, ProtocolError) as errors:
-            link.error = link.error or errors.exceptions[0]
+            if link.error is None:
+                link.error = _first(errors)
             logger.debug("x link", link=repr(link), error=str(link.error))
         except* Exception:
             logger.exception("a bug on a link", link=repr(link))  # DOS-1: it costs this link
         finally:
             self._links.discard(link)
-            key = (link.protocol.peer_id, link.protocol.is_anonymous)
-            if self._by_peer.get(key) is link:
-                del self._by_peer[key]
+            peer_id = link.protocol.peer_id
+            if peer_id is not None and self._newest(peer_id, link) is link:
+                del self._by_peer[peer_id, link.protocol.is_anonymous]
 
     # ---- answering
 
@@ -555,7 +564,10 @@ class Links:
         peer_id = link.protocol.peer_id
         if peer_id is None or link.protocol.legs:
             return False
-        return self._by_peer.get((peer_id, link.protocol.is_anonymous)) is not link
+        return self._newest(peer_id, link) is not link
+
+    def _newest(self, peer_id: PeerId, link: Link) -> Link | None:
+        return self._by_peer.get((peer_id, link.protocol.is_anonymous))
 
     def close(self) -> None:
         """Close every link."""

@@ -77,7 +77,7 @@ class _Lookup:
 class _Share:
     """Limit the lookups of one circuit."""
 
-    slots: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(MOST_LOOKUPS_EACH))
+    slots: trio.Semaphore
     users: int = 0
 
 
@@ -114,7 +114,14 @@ class Resolver:
     Raises ConfigError when there is no server, or one that is not an IP address.
     """
 
-    def __init__(self, servers: Sequence[Address], *, rng: Chance | None = None) -> None:
+    def __init__(
+        self,
+        servers: Sequence[Address],
+        *,
+        rng: Chance | None = None,
+        most_lookups: int = MOST_LOOKUPS,
+        most_lookups_each: int = MOST_LOOKUPS_EACH,
+    ) -> None:
         if not servers:
             raise ConfigError("no DNS server to resolve names with: write some in exit.resolvers")
         for server in servers:
@@ -126,7 +133,8 @@ class Resolver:
         self._rng = rng or random.SystemRandom()
         self._cache = _Cache()
         self._running: dict[str, _Lookup] = {}
-        self._slots = trio.Semaphore(MOST_LOOKUPS)
+        self._slots = trio.Semaphore(most_lookups)
+        self._most_each = most_lookups_each
         self._shares: dict[Hashable, _Share] = {}
         self._lookups = self._from_cache = self._failed = 0
 
@@ -215,7 +223,7 @@ class Resolver:
             async with self._slots:
                 yield
             return
-        share = self._shares.setdefault(key, _Share())
+        share = self._shares.setdefault(key, _Share(trio.Semaphore(self._most_each)))
         share.users += 1
         try:
             async with share.slots, self._slots:

@@ -11,6 +11,7 @@ import errno
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -22,11 +23,15 @@ from warren.network.byte_streams import ByteStream, Network
 from warren.network.names import Resolver
 from warren.network.own_addresses import OwnAddresses
 from warren.network.streams import CircuitStream, splice
+from warren.protocol.circuit import RelayCircuit
 from warren.protocol.messages import Begin, BeginFlags, Connected
 from warren.roles.relay import PassingCircuit
 
 #: Addresses of one name that are tried (EXT-10).
 MOST_ATTEMPTS = 2
+#: After so long without an answer from a target's machine it counts as gone (EXT-10).
+SILENCE_SECONDS = 60
+_WATCH_SECONDS = 30.0
 #: Head start of the first attempt before the second begins (RFC 8305 §8).
 ATTEMPT_DELAY_SECONDS = 0.25
 
@@ -36,10 +41,40 @@ class ExitLimits:
     """Bound what clients can ask of an exit (EXT-10, EXT-11)."""
 
     streams_per_circuit: int = 512
+    begins_per_second: int = 2000
+    begin_burst: int = 4000
     pending_connects: int = 256
     pending_connects_per_circuit: int = 16
     streams_per_address: int = 4096
     connect_seconds: float = 8
+    idle_seconds: float = 600
+
+
+@dataclass
+class _Open:
+    """Remember how far an open stream was when something last moved on it."""
+
+    moved: int
+    since: float
+
+
+class _Bucket:
+    """Let so many through a second, and so many more at once."""
+
+    __slots__ = ("_burst", "_left", "_rate", "_then")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate, self._burst = rate, burst
+        self._left, self._then = burst, now
+
+    def take(self, now: float) -> bool:
+        """Take one; return False when there is none left."""
+        self._left = min(self._burst, self._left + (now - self._then) * self._rate)
+        self._then = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 class Exit:
@@ -71,6 +106,8 @@ class Exit:
         self._limits = limits or ExitLimits()
         self._connecting: Counter[int] = Counter()
         self._waiting: dict[int, trio.Event] = {}  # circuits with more to connect than may be
+        self._buckets: WeakKeyDictionary[RelayCircuit, _Bucket] = WeakKeyDictionary()
+        self._open: dict[CircuitStream, _Open] = {}
         self._targets: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
         self.connected = 0
@@ -88,9 +125,7 @@ class Exit:
             machine.destroy()  # EXT-8: an exit of one hop would be a plain proxy
             return
         try:
-            streams = machine.streams
-            if streams is not None and len(streams.streams) > self._limits.streams_per_circuit:
-                raise ExitError(EndReason.RESOURCE_LIMIT)
+            self._count_begin(machine)
             connection, ttl = await self._reach(id(machine), begin)
         except ExitError as error:
             self._refusals[error.reason.name.lower()] += 1
@@ -98,16 +133,43 @@ class Exit:
         if machine.is_closed or machine.streams is None or stream.is_ended:
             connection.close()
             return
+        connection.keep_alive(SILENCE_SECONDS)
         host = connection.remote.host
         self._targets[host] += 1
+        self._open[stream] = _Open(0, trio.current_time())
         self.connected += 1
         try:
             machine.streams.connected(stream.protocol, Connected(connection.remote, ttl))
             await splice(connection, stream)
         finally:
+            del self._open[stream]
             self._targets[host] -= 1
             if not self._targets[host]:
                 del self._targets[host]
+
+    async def watch(self) -> None:
+        """Reset streams on which nothing has moved for long (EXT-10); runs for ever."""
+        while True:
+            await trio.sleep(_WATCH_SECONDS)
+            now = trio.current_time()
+            for stream, known in tuple(self._open.items()):
+                moved = stream.protocol.written + stream.protocol.received
+                if moved != known.moved:
+                    known.moved, known.since = moved, now
+                elif now - known.since > self._limits.idle_seconds:
+                    stream.reset(EndReason.TIMEOUT)
+
+    def _count_begin(self, machine: RelayCircuit) -> None:
+        """Raise ExitError when a circuit begins more, or faster, than it may (EXT-11)."""
+        limits, now = self._limits, trio.current_time()
+        bucket = self._buckets.get(machine)
+        if bucket is None:
+            bucket = _Bucket(limits.begins_per_second, limits.begin_burst, now)
+            self._buckets[machine] = bucket
+        streams = machine.streams
+        is_full = streams is not None and len(streams.streams) > limits.streams_per_circuit
+        if is_full or not bucket.take(now):
+            raise ExitError(EndReason.RESOURCE_LIMIT)
 
     async def _reach(self, circuit: int, begin: Begin) -> tuple[ByteStream, int]:
         """Resolve, check and connect; return the connection and the name's time to live."""

@@ -179,27 +179,32 @@ class Relay:
                 if link is None:
                     machine.refuse_extend(ExtendStatus.UNKNOWN_PEER)
                     return
-                if machine.is_closed:
-                    return
-                extension = _Extension()
-                leg = link.create(machine.depth + 1, extend.suite, extend.message)
-                leg.user = extension
-                self._turn.run()
-                try:
-                    await extension.done.wait()
-                except BaseException:
-                    leg.destroy()
-                    raise
+                leg, message = await self._create(link, machine, extend)
         except (LinkError, trio.TooSlowError):
             machine.refuse_extend(ExtendStatus.UNREACHABLE)
             return
-        if machine.is_closed:
+        if machine.is_closed:  # the origin did not want to wait
             leg.destroy()
-        elif extension.message is None:
+        elif message is None:
             machine.refuse_extend(ExtendStatus.REFUSED)
         else:
             self.extended += 1
-            machine.extended(leg, extension.message)
+            machine.extended(leg, message)
+
+    async def _create(
+        self, link: Link, machine: RelayCircuit, extend: Extend
+    ) -> tuple[Leg, bytes | None]:
+        """Send the next hop its CREATE; return its leg and message 2, None when it refused."""
+        extension = _Extension()
+        leg = link.create(machine.depth + 1, extend.suite, extend.message)
+        leg.user = extension
+        self._turn.run()
+        try:
+            await extension.done.wait()
+        except BaseException:
+            leg.destroy()
+            raise
+        return leg, extension.message
 
     async def _find_link(self, peer_id: PeerId) -> Link | None:
         """Return a link to `peer_id`: one we have, or one to where a consensus says it is."""
