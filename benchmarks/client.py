@@ -1,105 +1,38 @@
-"""The measuring client: an application that speaks SOCKS5, and says how long things took.
+"""The measuring client: an application that says how long things took.
 
-It holds one route to the origin, opens streams over it, moves bytes either way, asks for one
-byte, or opens streams as fast as it can. What all of it costs the machine is kept small, because
-the client shares two cores with what it measures.
+It opens streams over a route, moves bytes either way, asks for one byte, or opens streams as
+fast as it can. What that costs the machine is kept small, because the client shares it with what
+it measures.
 """
 
+import ctypes
 import hashlib
-import itertools
+import multiprocessing
+import multiprocessing.sharedctypes
 import socket
-import struct
 import time
-from collections.abc import Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from benchmarks.origin import TURN_BYTES, digest, pattern
 from benchmarks.reactor import READABLE, WRITABLE, Reactor, Task, now, receive_exactly, send_all
+from benchmarks.route import (
+    PATIENCE_SECONDS,
+    Route,
+    RouteError,
+    introduce,
+    talk_in_turn,
+    wait_exactly,
+)
 
 Direction = Literal["down", "up"]
-Place = tuple[str, int]
 
-PATIENCE_SECONDS = 60.0
 _ENDLESS_BYTES = 1 << 50
 _RETRY_SECONDS = 0.005
+#: A bulk download has found its pace when this much has come.
+_FLOWING_BYTES = 4_000_000
 
-_numbers = itertools.count(1)
-
-
-class RouteError(Exception):
-    """Tell that a proxy refused, or that what came is not what was sent."""
-
-
-@dataclass(frozen=True)
-class Route:
-    """Hold how to reach the origin: directly, or through a SOCKS5 proxy, perhaps with a login.
-
-    Streams of different logins never share a circuit, where there are circuits.
-    """
-
-    target: Place
-    proxy: Place | None = None
-    login: str = ""
-
-    def alone(self) -> "Route":
-        """Return this route with a login that nobody had before."""
-        return replace(self, login=f"bench-{time.time_ns():x}-{next(_numbers)}")
-
-    def open(self) -> socket.socket:
-        """Return a blocking stream to the origin; raise RouteError or OSError."""
-        sock = socket.create_connection(self.proxy or self.target, timeout=PATIENCE_SECONDS)
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _talk(sock, _introduce(self))
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-
-
-#: Yields what to send and how many bytes to wait for, and gets them.
-_Talk = Generator[tuple[bytes, int], bytes, None]
-
-
-def _introduce(route: Route) -> _Talk:
-    """Speak the application's side of SOCKS5 (RFC 1928, RFC 1929) until the stream is open."""
-    if route.proxy is None:
-        return
-    method = b"\x02" if route.login else b"\x00"
-    if (yield b"\x05\x01" + method, 2) != b"\x05" + method:
-        raise RouteError("the proxy does not take this kind of login")
-    if route.login:
-        name = route.login.encode("ascii")
-        if (yield b"\x01" + bytes((len(name),)) + name + b"\x01x", 2) != b"\x01\x00":
-            raise RouteError("the proxy refused the login")
-    host, port = route.target
-    request = b"\x05\x01\x00\x01" + socket.inet_aton(host) + struct.pack("!H", port)
-    _, code, _, kind = yield request, 4
-    if code:
-        raise RouteError(f"the proxy answered with SOCKS5 code {code}, expected 0")
-    yield b"", (16 if kind == 4 else 4) + 2
-
-
-def _talk(sock: socket.socket, talk: _Talk) -> None:
-    """Hold `talk` over a blocking socket."""
-    try:
-        message, count = next(talk)
-        while True:
-            sock.sendall(message)
-            message, count = talk.send(_receive_exactly(sock, count))
-    except StopIteration:
-        pass
-
-
-def _receive_exactly(sock: socket.socket, count: int) -> bytes:
-    data = sock.recv(count)
-    while len(data) < count:
-        chunk = sock.recv(count - len(data))
-        if not chunk:
-            raise RouteError("the proxy closed the connection")
-        data += chunk
-    return data
+_scratch = memoryview(bytearray(TURN_BYTES))
 
 
 # ---- one byte
@@ -115,7 +48,7 @@ def first_byte_seconds(route: Route) -> float:
 
 def _ping(sock: socket.socket) -> None:
     sock.sendall(b"ping\n")
-    if _receive_exactly(sock, 5) != b"pong\n":
+    if wait_exactly(sock, 5) != b"pong\n":
         raise RouteError("the origin's answer was changed on its way")
 
 
@@ -193,7 +126,8 @@ def transfer(
     """Move `size` bytes in all over `streams` at once; return the seconds from asking to the end.
 
     The streams are open before the clock starts. With `is_checked` every byte is part of a
-    SHA-256 that is compared; otherwise bytes are counted.
+    SHA-256 that is compared; otherwise bytes are counted. Raises RouteError, StalledError or
+    OSError.
     """
     each = size // streams
     move = _download if direction == "down" else _upload
@@ -213,9 +147,6 @@ def transfer(
         reactor.close()
         for sock in socks:
             sock.close()
-
-
-_scratch = memoryview(bytearray(TURN_BYTES))
 
 
 def _download(sock: socket.socket, size: int, proof: str) -> Task:
@@ -243,43 +174,64 @@ def _upload(sock: socket.socket, size: int, proof: str) -> Task:
     view = memoryview(pattern())
     sent = 0
     while sent < size:
+        yield WRITABLE
         place = sent % len(view)
         try:
             sent += sock.send(view[place : place + min(size - sent, TURN_BYTES)])
         except BlockingIOError:
-            pass
-        yield WRITABLE
+            continue
     expected = (proof or str(size)).encode() + b"\n"
     answer = yield from receive_exactly(sock, len(expected))
     if answer != expected:
         raise RouteError(f"{size} bytes went up, and the origin found {answer!r}")
 
 
-def drain(route: Route, add: "Counter") -> None:
-    """Download without end, until the process is killed; `add` is told of every byte."""
+class Bulk:
+    """Own an endless download in a process of its own; a context manager, entered as it flows.
+
+    Another process, because two threads of one would wait for each other.
+    """
+
+    def __init__(self, route: Route) -> None:
+        self._moved = multiprocessing.sharedctypes.RawValue(ctypes.c_ulonglong, 0)
+        fork = multiprocessing.get_context("fork")
+        self._process = fork.Process(target=_drain, args=(route, self._moved), daemon=True)
+
+    def __enter__(self) -> "Bulk":
+        self._process.start()
+        deadline = now() + PATIENCE_SECONDS
+        while self.moved < _FLOWING_BYTES:
+            if now() > deadline or not self._process.is_alive():
+                self.__exit__()
+                raise RouteError("the bulk download did not begin to flow")
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.join()
+        self._process.close()
+
+    @property
+    def pid(self) -> int:
+        """Return its process id."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def moved(self) -> int:
+        """Return how many bytes have come."""
+        return self._moved.value
+
+
+def _drain(route: Route, moved: ctypes.c_ulonglong) -> None:
     with route.open() as sock:
         sock.sendall(b"send %d\n" % _ENDLESS_BYTES)
         while count := sock.recv_into(_scratch):
-            add(count)
+            moved.value += count
 
 
 # ---- many streams
-
-
-class Counter:
-    """Add up numbers where another process can see them."""
-
-    def __init__(self, cell: "Cell") -> None:
-        self._cell = cell
-
-    def __call__(self, count: int) -> None:
-        self._cell.value += count
-
-
-class Cell:
-    """Be a number in shared memory."""
-
-    value: int
 
 
 @dataclass
@@ -311,30 +263,17 @@ def _visit_again(reactor: Reactor, route: Route, end: float, visits: Visits) -> 
         reactor.add(sock, _visit(sock, reactor, route, end, visits))
 
 
-def _visit(
-    sock: socket.socket, reactor: Reactor, route: Route, end: float, visits: Visits
-) -> Task:
+def _visit(sock: socket.socket, reactor: Reactor, route: Route, end: float, visits: Visits) -> Task:
     with sock:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.connect_ex(route.proxy or route.target)
             yield WRITABLE
-            yield from _talk_in_turn(sock, _introduce(route))
+            yield from talk_in_turn(sock, introduce(route))
             yield from send_all(sock, b"ping\n")
             if (yield from receive_exactly(sock, 5)) != b"pong\n":
                 raise RouteError("the origin's answer was changed on its way")
-            visits.count += now() < end
+            visits.count += 1
         except (OSError, RouteError) as error:
             visits.failures.append(str(error))
     _visit_again(reactor, route, end, visits)
-
-
-def _talk_in_turn(sock: socket.socket, talk: _Talk) -> Task:
-    """Hold `talk` over a socket of a reactor."""
-    try:
-        message, count = next(talk)
-        while True:
-            yield from send_all(sock, message)
-            message, count = talk.send((yield from receive_exactly(sock, count)))
-    except StopIteration:
-        pass

@@ -81,7 +81,9 @@ FIGURES = {
         _rate("loaded-echo.bulk", "  the bulk download"),
         _delay("circuit", "circuit build, p50", 2.0, 1.0),
         _delay("identity", "first byte of a new identity, p50", 2.0, 1.0),
-        Figure("start.fresh", "fresh client until first answer", "s", goals=(Goal(0.5, 0.5, "tor"),)),
+        Figure(
+            "start.fresh", "fresh client until first answer", "s", goals=(Goal(0.5, 0.5, "tor"),)
+        ),
         Figure("start.cached", "  with a cached consensus", "s", goals=(Goal(1.0, 1.0),)),
         Figure("help", "the command's --help", "s", goals=(Goal(0.15, 0.15),)),
         Figure("idle", "1000 idle streams, growth of all", "MiB", goals=(Goal(40, 12),)),

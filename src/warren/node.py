@@ -97,6 +97,7 @@ async def _peer(
         window=network.parameters.circuit_window,
         budget=CreditBudget(cells),
         consensus=newest,
+        notice=archive.notice,
     )
     sockets = SocketNetwork()
     async with trio.open_nursery() as nursery:

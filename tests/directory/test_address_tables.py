@@ -133,6 +133,14 @@ def test_a_learned_nat64_opens_public_addresses_and_no_others() -> None:
     assert private == "a private network inside IPv6"
 
 
+def test_every_address_inside_counts_and_not_only_the_first() -> None:
+    ip = IPv6Address("2a00:db8:122:344::5efe:8.8.8.8")  # ISATAP and, behind a /64, 0.94.254.8
+    nat64 = [IPv6Network("2a00:db8:122:344::/64")]
+
+    assert denied_reason(ip) is None
+    assert denied_reason(ip, nat64) == "this network inside IPv6"
+
+
 @pytest.mark.parametrize("length", [32, 40, 48, 56, 64, 96])
 def test_the_prefix_of_a_nat64_is_learned_from_its_well_known_name(length: int) -> None:
     value = int(IPv6Address("2a00:db8:122:344::")) >> (128 - length) << (128 - length)

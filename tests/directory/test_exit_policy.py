@@ -179,6 +179,17 @@ def test_the_first_rule_that_matches_decides() -> None:
     assert policy.allows(ip("8.8.8.8"), 80)
 
 
+def test_of_two_rules_for_the_same_network_the_first_decides() -> None:
+    policy = ExitPolicy.parse(["reject 93.184.0.0/16:*", "accept 93.184.0.0/16:80", "accept *:80"])
+
+    assert not policy.allows(PUBLIC, 80)
+
+
+def test_what_a_rule_before_it_hides_makes_no_exit() -> None:
+    assert not ExitPolicy.parse(["reject *:*", "accept 1.2.3.4:80"]).is_exit
+    assert ExitPolicy.parse(["reject *4:*", "accept *:80"]).is_exit
+
+
 def test_a_port_that_is_open_for_few_addresses_is_not_for_names() -> None:
     policy = ExitPolicy.parse(["accept 93.184.216.0/24:80", "reject 1.0.0.0/8:443", "accept *:443"])
 

@@ -260,6 +260,20 @@ def test_guards_are_changed_after_their_lifetime() -> None:
     assert used not in guards.sample
 
 
+def test_a_guard_contacted_within_the_hour_is_not_forgotten_yet() -> None:  # PATH-2
+    guards, rng = fresh_guards(30), random.Random(3)
+    first = guards.sample[0]
+    end = NOON + 125 * DAY
+    guards.contacted(first, end - 60)
+
+    guards.update(network(30), end, rng)
+    now = guards.sample
+    guards.update(network(30), end + HOUR, rng)
+
+    assert now[0] == first
+    assert guards.sample[0] != first
+
+
 def test_the_sample_never_passes_sixty() -> None:
     guards, rng = GuardSet(), random.Random(3)
 

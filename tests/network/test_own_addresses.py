@@ -45,7 +45,7 @@ IPV6_ROUTE = "\n".join(
     for destination, bits, flags in [
         (ZERO, "00", "00000003"),
         ("20000000000000000000000000000000", "03", "00000003"),
-        ("2a0000010002030000000000000000ff", "80", "01000003"),  # remembered for one destination
+        ("2c000000000000000000000000000001", "80", "01000003"),  # remembered for one destination
         ("2a00000100020300" + "0" * 16, "40", "00000001"),
         ("2b000000000000000000000000000000", "20", "00000003"),
         ("2a000001000203000000000000000001", "80", "80200001"),
@@ -101,6 +101,7 @@ ROUTED = "a network with a route of its own"
         ("200.1.1.1", None),
         ("2a00:1:2:400::1", None),
         ("2606::1", None),
+        ("2c00::1", None),
     ],
 )
 def test_what_an_address_is_to_this_host(proc: Path, text: str, what: str | None) -> None:  # EXT-6

@@ -1,6 +1,7 @@
 """Three authorities wired in memory: a consensus each period, whatever one of them does."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -47,30 +48,35 @@ class City:
         self.hung: set[int] = set()
         self.unreachable: set[PeerId] = set()
         self.set_back = 0.0
+        #: By how much the clock of an authority is fast.
+        self.skew: dict[int, float] = {}
+        #: What gets lost on its way: (from, to, start of "METHOD /path").
+        self.lost: set[tuple[int, int, str]] = set()
         self.authorities: dict[int, Authority] = {}
         self.archives: dict[int, Archive] = {}
-        self.requests: list[tuple[int, str, str]] = []
         self._nursery = nursery
         self._path = path
         self._scopes: dict[int, trio.CancelScope] = {}
 
-    def now(self) -> float:
+    def now(self, number: int | None = None) -> float:
         """Return Unix seconds that go with trio's clock, with a fraction to be awkward."""
-        return NOW + 0.3 + trio.current_time() - self.set_back
+        skew = 0.0 if number is None else self.skew.get(number, 0.0)
+        return NOW + 0.3 + trio.current_time() - self.set_back + skew
 
     def folder(self, number: int) -> DataFolder:
         return DataFolder(self._path / str(number))
 
     async def start(self, number: int) -> None:
         folder = self.folder(number)
-        archive = self.archives[number] = Archive(self.network, folder, self.now)
+        clock = partial(self.now, number)
+        archive = self.archives[number] = Archive(self.network, folder, clock)
         authority = self.authorities[number] = Authority(
             authority_identity(number),
             archive,
             folder,
-            self._fetch,
+            partial(self._fetch, number),
             self._check,
-            now=self.now,
+            now=clock,
             country_of=lambda ip: "de" if ip.packed[2] == 2 else "??",
         )
         self.down.discard(number)
@@ -106,12 +112,17 @@ class City:
         with trio.CancelScope() as self._scopes[number]:
             await authority.run(task_status=task_status)
 
-    async def _fetch(self, hop: Hop, method: str, path: str, body: bytes, *, limit: int) -> bytes:
+    async def _fetch(
+        self, asker: int, hop: Hop, method: str, path: str, body: bytes, *, limit: int
+    ) -> bytes:
         hops = [authority.hop for authority in self.network.authorities]
         number = hops.index(hop)
-        self.requests.append((number, method, path))
         await trio.sleep(0.02)
-        if number in self.hung:
+        is_lost = any(
+            (asker, number) == (a, b) and f"{method} {path}".startswith(what)
+            for a, b, what in self.lost
+        )
+        if number in self.hung or is_lost:
             await trio.sleep_forever()
         if number in self.down or number not in self.authorities:
             raise LinkError("connection refused")
@@ -216,6 +227,96 @@ async def test_one_authority_hung_costs_no_consensus(
 
     assert city.valid_after(0) == city.valid_after(1) > city.now() - 5.1
     assert city.authorities[0].statistics()["consensuses_missed"] == 0
+
+
+PAIRS = [(a, b) for a in range(3) for b in range(3) if a != b]
+
+
+@pytest.mark.parametrize("what", ["POST /vote", "GET /vote", "POST /signature", "GET /signatures"])
+async def test_what_gets_lost_one_way_is_had_the_other_way(
+    city: City, autojump_clock: MockClock, what: str
+) -> None:
+    await founded(city)
+    city.lost = {(a, b, what) for a, b in PAIRS}
+
+    await trio.sleep(20)
+
+    assert {city.valid_after(n) >= city.now() - 5.1 for n in range(3)} == {True}
+    assert city.authorities[0].statistics()["consensuses_missed"] == 0
+
+
+async def test_two_that_cannot_talk_hear_of_each_other_from_the_third(
+    city: City, autojump_clock: MockClock
+) -> None:
+    await founded(city)
+    city.lost = {(0, 2, ""), (2, 0, "")}
+
+    await trio.sleep(20)
+
+    documents = {city.archives[n].document for n in range(3)}
+    assert len(documents) == 1
+    assert city.authorities[0].statistics()["consensuses_missed"] == 0
+    assert city.authorities[0]._ballots[-1].vote_of(authority_identity(2).peer_id) is not None
+
+
+async def test_who_missed_a_consensus_gets_it_from_the_others(
+    city: City, autojump_clock: MockClock
+) -> None:
+    await founded(city)
+    city.lost = {(a, 2, "POST /vote") for a in (0, 1)} | {(2, a, "GET /vote") for a in (0, 1)}
+
+    await trio.sleep(18)
+
+    assert city.valid_after(2) == city.valid_after(0) > city.now() - 5.1
+    assert city.authorities[2].statistics()["consensuses_missed"] >= 3
+
+
+async def test_a_signature_that_comes_late_still_makes_the_consensus(
+    city: City, autojump_clock: MockClock
+) -> None:
+    await founded(city)
+    city.lost = {(a, b, f"{how} /signature") for a, b in PAIRS for how in ("POST", "GET")}
+    valid_after = NOW + 10
+    await trio.sleep(valid_after - city.now() + 0.1)
+    missed = city.valid_after(0)
+
+    late = await city.authorities[1].handle("GET", f"/signatures/{valid_after}", b"")
+    await city.authorities[0].handle("POST", "/signature", late.body)
+
+    assert missed < valid_after == city.valid_after(0)
+
+
+async def test_all_restarted_at_once_still_know_their_relays(
+    city: City, autojump_clock: MockClock
+) -> None:
+    await founded(city)
+    for number in range(3):
+        city.kill(number)
+
+    await city.start_all()
+    await trio.sleep(12)
+
+    assert city.valid_after(0) > city.now() - 5.1
+    assert city.listed(0) == peers(1, 2, 3)
+
+
+async def test_a_clock_that_is_set_right_brings_an_authority_back(
+    city: City, autojump_clock: MockClock
+) -> None:  # DIR-9
+    city.skew[2] = 2 * 86400.0
+    await city.start_all()
+    for number in (0, 1):
+        await city.upload(1, 2, to=number)
+    await trio.sleep(10)
+    before = city.valid_after(2)
+
+    city.skew[2] = 0.0
+    await trio.sleep(25)
+    city.kill(1)
+    await trio.sleep(15)
+
+    assert before == 0
+    assert city.valid_after(2) == city.valid_after(0) > city.now() - 5.1
 
 
 async def test_two_authorities_down_stop_it_until_one_returns(

@@ -337,3 +337,10 @@ async def _echo(stream: ByteStream) -> None:
 
 async def _swallow(stream: ByteStream) -> None:
     await receive(stream)
+
+
+def tasks_in(nursery: trio.Nursery) -> int:
+    """Return the number of tasks below `nursery`, at any depth."""
+    return sum(
+        1 + sum(tasks_in(inner) for inner in task.child_nurseries) for task in nursery.child_tasks
+    )

@@ -42,9 +42,8 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     usable_hours: Annotated[int, msgspec.Meta(ge=1, le=7 * 24)] = 24
     #: How wrong a clock may be before documents from the future are refused (DIR-9).
     clock_tolerance_seconds: Annotated[int, msgspec.Meta(ge=0, le=DAY)] = HOUR // 2
-    #: Cells in flight on a circuit at its beginning, and the most it may widen to.
-    circuit_window: Annotated[int, msgspec.Meta(ge=8, le=1024)] = 64
-    circuit_window_most: Annotated[int, msgspec.Meta(ge=8, le=4096)] = 1024
+    #: Cells in flight on a circuit at its beginning.
+    circuit_window: Annotated[int, msgspec.Meta(ge=8, le=64)] = 64
     #: What a relay that nobody has measured counts for at most, whatever it declares (DIR-12).
     unmeasured_bandwidth: Annotated[int, msgspec.Meta(ge=1, le=1 << 40)] = 1_000_000
 

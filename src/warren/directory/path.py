@@ -42,7 +42,7 @@ class PathIndex:
         self._middles = self._pools(list(self._nodes.values()), rather_without=Flag.EXIT)
         by_policy: dict[ExitPolicy, list[Node]] = {}
         for node in self._nodes.values():
-            policy = _read_policy(node.entry.policy)
+            policy = read_policy(node.entry.policy)
             if policy is not None and Flag.EXIT in node.entry.flags:
                 by_policy.setdefault(policy, []).append(node)
         self._exits = list(by_policy.items())
@@ -146,7 +146,7 @@ class PathIndex:
         if node is None:
             raise DirectoryError(f"{exit_id!r}, which should be the exit, is not listed as running")
         if target is not None:
-            policy = _read_policy(node.entry.policy)
+            policy = read_policy(node.entry.policy)
             if policy is None or not _fits(policy, target):
                 raise DirectoryError(f"{exit_id!r}, which should be the exit, rejects {target}")
         return node
@@ -214,7 +214,7 @@ def _index_of(key: _Same) -> PathIndex:
 
 
 @lru_cache(maxsize=1024)
-def _read_policy(rules: tuple[str, ...]) -> ExitPolicy | None:
+def read_policy(rules: tuple[str, ...]) -> ExitPolicy | None:
     """Return the policy of a listed relay; one that cannot be read opens nothing for us."""
     try:
         return ExitPolicy.parse(rules) if rules else None

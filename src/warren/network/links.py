@@ -72,6 +72,10 @@ def _no_consensus() -> tuple[int, bytes]:
     return 0, bytes(32)
 
 
+def _not_noticed(peer_id: PeerId, valid_after: int, digest: bytes) -> None:
+    return
+
+
 @dataclass
 class LinkSettings:
     """Hold what all links of a node share."""
@@ -84,6 +88,8 @@ class LinkSettings:
     wall_clock: Callable[[], float] = time.time
     rng: Random = field(default_factory=SystemRandom)
     consensus: Callable[[], tuple[int, bytes]] = _no_consensus
+    #: Learns which consensus an authenticated peer says it holds (DIR-7).
+    notice: Callable[[PeerId, int, bytes], None] = _not_noticed
 
     def credentials(self) -> LinkCredentials:
         """Return what shows that this relay's link key is its own."""
@@ -450,8 +456,12 @@ class Links:
     def _register(self, link: Link) -> None:
         """Use `link` for new circuits from now on: its peer has proved who it is."""
         peer_id = link.protocol.peer_id
-        if peer_id is not None:
-            self._by_peer[peer_id, link.protocol.is_anonymous] = link
+        if peer_id is None:
+            return
+        self._by_peer[peer_id, link.protocol.is_anonymous] = link
+        ready = link.protocol.ready
+        if ready is not None and ready.relay is not None:
+            self.settings.notice(peer_id, ready.relay.valid_after, ready.relay.digest)
 
     async def _run(self, link: Link) -> None:
         self._links.add(link)

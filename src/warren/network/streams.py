@@ -7,6 +7,7 @@ task is only woken once per batch, and one task per stream is enough.
 """
 
 from itertools import islice
+from operator import index
 
 import trio
 
@@ -19,6 +20,26 @@ from warren.protocol.stream import StreamProtocol, StreamState
 # Bytes of applications and targets are read into this one buffer and copied out in the same step.
 _READ = memoryview(bytearray(128 * 1024))
 _MOST_PARTS = 128
+#: How long a closed stream waits for the other side to end as well.
+LINGER_SECONDS = 60.0
+
+
+class _OneAtATime:
+    """Let one task at a time do something."""
+
+    __slots__ = ("_is_busy", "_message")
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+        self._is_busy = False
+
+    def __enter__(self) -> None:
+        if self._is_busy:
+            raise trio.BusyResourceError(self._message)
+        self._is_busy = True
+
+    def __exit__(self, *_: object) -> None:
+        self._is_busy = False
 
 
 class CircuitStream(trio.abc.HalfCloseableStream):
@@ -36,7 +57,9 @@ class CircuitStream(trio.abc.HalfCloseableStream):
         self._sink: ByteStream | None = None
         self._sink_blocked = False
         self._sink_ended = False
-        self._sending = False
+        self._closed = False
+        self._sending = _OneAtATime("another task is sending on this stream")
+        self._receiving = _OneAtATime("another task is reading from this stream")
         protocol.on_news = self._on_news
         if protocol.incoming or protocol.eof_received:
             self._on_news()
@@ -62,6 +85,8 @@ class CircuitStream(trio.abc.HalfCloseableStream):
         """Pass on what arrived and wake whoever waits."""
         if self._sink is not None:
             self._deliver()
+        elif self._closed and self.protocol.incoming:
+            self.protocol.end(EndReason.MISC)  # nobody will read it, and the sender must know
         if self._news is not None:
             self._news.set()
             self._news = None
@@ -91,13 +116,8 @@ class CircuitStream(trio.abc.HalfCloseableStream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send `data`; wait for the other end's credit."""
-        if self._sending:
-            raise trio.BusyResourceError("another task is sending on this stream")
-        self._sending = True
-        try:
+        with self._sending:
             await trio.lowlevel.checkpoint()
-            if self.protocol.eof_due:
-                raise trio.ClosedResourceError("this stream was half-closed")
             rest = memoryview(bytes(data))
             while True:
                 await self._wait_room()
@@ -107,33 +127,31 @@ class CircuitStream(trio.abc.HalfCloseableStream):
                 self.turn.run()
                 if not rest:
                     return
-        finally:
-            self._sending = False
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until ``send_all`` takes something at once."""
-        if self._sending:
-            raise trio.BusyResourceError("another task is sending on this stream")
-        self._sending = True
-        try:
+        with self._sending:
             await trio.lowlevel.checkpoint()
             await self._wait_room()
-        finally:
-            self._sending = False
 
     async def _wait_room(self) -> None:
         protocol = self.protocol
-        while not self.is_ended and protocol.room <= 0:
+        while True:
+            if self._closed or protocol.eof_due:
+                raise trio.ClosedResourceError("this stream was closed, or half-closed")
+            if self.is_ended:
+                self._raise_ended()
+            if protocol.room > 0:
+                return
             protocol.waits_for_room = True
             await self.wait_news()
-        if self.is_ended:
-            self._raise_ended()
 
     async def send_eof(self) -> None:
         """Half-close: nothing more will be sent."""
-        if self._sending:
-            raise trio.BusyResourceError("another task is sending on this stream")
-        await trio.lowlevel.checkpoint()
+        with self._sending:
+            await trio.lowlevel.checkpoint()
+        if self._closed:
+            raise trio.ClosedResourceError("this stream was closed")
         if self.is_ended and not self.protocol.eof_due:
             self._raise_ended()
         self.protocol.write_eof()
@@ -141,16 +159,13 @@ class CircuitStream(trio.abc.HalfCloseableStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return bytes that arrived, b"" at the clean end."""
-        if max_bytes is not None and max_bytes < 1:
+        if max_bytes is not None and index(max_bytes) < 1:
             raise ValueError("max_bytes must be at least 1")
-        await trio.lowlevel.checkpoint()
-        protocol = self.protocol
-        while not protocol.incoming:
-            if protocol.eof_received and not self._was_reset:
+        with self._receiving:
+            await trio.lowlevel.checkpoint()
+            if not await self._wait_data():
                 return b""
-            if self.is_ended:
-                self._raise_ended()
-            await self.wait_news()
+        protocol = self.protocol
         part = protocol.incoming[0]
         if max_bytes is not None and len(part) > max_bytes:
             protocol.incoming[0] = part[max_bytes:]
@@ -161,16 +176,40 @@ class CircuitStream(trio.abc.HalfCloseableStream):
         self.turn.run()
         return bytes(part)
 
-    async def aclose(self) -> None:
-        """Close: cleanly when both directions have ended, with a reset otherwise."""
+    async def _wait_data(self) -> bool:
+        """Wait until something can be read; return False at the clean end."""
         protocol = self.protocol
-        if not protocol.eof_due and protocol.eof_received and not protocol.incoming:
-            protocol.write_eof()
-        if not (protocol.eof_due and protocol.eof_received and not protocol.incoming):
-            self.protocol.end(EndReason.MISC)
-        self._on_news()
-        self.turn.run()
+        while True:
+            if self._closed:
+                raise trio.ClosedResourceError("this stream was closed")
+            if protocol.incoming:
+                return True
+            if protocol.eof_received and not self._was_reset:
+                return False
+            if self.is_ended:
+                self._raise_ended()
+            await self.wait_news()
+
+    async def aclose(self) -> None:
+        """Close as TCP does: what was written is delivered, what still comes resets the stream.
+
+        So does what came and was not read. Whoever gives up in the middle of something that must
+        not look whole calls ``reset`` first (SID-4).
+        """
+        if not self._closed:
+            self._closed = True
+            self.protocol.write_eof()
+            self._on_news()
+            self.turn.run()
+            if not self.is_ended:
+                self.turn.nursery.start_soon(self._linger)
         await trio.lowlevel.checkpoint()
+
+    async def _linger(self) -> None:
+        with trio.move_on_after(LINGER_SECONDS):
+            await self.wait_ended()
+            return
+        self.reset()
 
     @property
     def _was_reset(self) -> bool:

@@ -15,7 +15,7 @@ import trio
 
 from warren.addresses import Address
 from warren.directory.exit_policy import ExitPolicy, denied_reason
-from warren.directory.path import choose_path
+from warren.directory.path import choose_path, read_policy
 from warren.directory.relays import RelayEntry
 from warren.errors import CircuitError, DirectoryError, EndReason, ExitError, LinkError
 from warren.identity import PeerId
@@ -98,7 +98,7 @@ class Client:
         failure: Exception = CircuitError("no circuit reached the target in time")
         avoid: set[PeerId] = set()
         refusals = 0
-        with trio.move_on_after(REQUEST_SECONDS):
+        with trio.CancelScope(deadline=trio.current_time() + REQUEST_SECONDS):
             for _ in range(MOST_ATTEMPTS):
                 slot = await self._slot_for(isolation, address, avoid)
                 try:
@@ -129,8 +129,11 @@ class Client:
             if early:
                 stream.protocol.write(early)
                 circuit.turn.run()
-            with trio.fail_after(CONNECT_SECONDS):
+            scope = trio.CancelScope(deadline=trio.current_time() + CONNECT_SECONDS)
+            with scope:
                 connected = await stream.wait_connected()
+            if scope.cancelled_caught:
+                raise trio.TooSlowError
         except BaseException:
             stream.reset()
             raise
@@ -204,7 +207,7 @@ class Client:
                 until = trio.current_time() + AVOID_SECONDS
                 self._avoided[path[error.hop].peer_id] = until
             raise
-        policy = ExitPolicy.parse(path[-1].policy)
+        policy = read_policy(path[-1].policy) or ExitPolicy(())
         slot = Slot(circuit, path, policy, trio.current_time())
         circuit.on_closed = lambda _: self._lost(slot)
         return slot

@@ -9,13 +9,15 @@ is what defeats a name whose answer changes (EXT-4).
 import contextlib
 import errno
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv6Network
 from weakref import WeakKeyDictionary
 
 import trio
 
 from warren.addresses import Address, IPAddress
+from warren.directory.address_tables import NAT64_NAME, learn_nat64
 from warren.directory.exit_policy import ExitPolicy, check_target, forbidden_name
 from warren.errors import EndReason, ExitError, LinkError
 from warren.identity import PeerId
@@ -104,6 +106,7 @@ class Exit:
         self._network_places = network_places
         self._allow_targets = frozenset(allow_targets)
         self._limits = limits or ExitLimits()
+        self._nat64: Sequence[IPv6Network] = ()
         self._connecting: Counter[int] = Counter()
         self._waiting: dict[int, trio.Event] = {}  # circuits with more to connect than may be
         self._buckets: WeakKeyDictionary[RelayCircuit, _Bucket] = WeakKeyDictionary()
@@ -149,6 +152,8 @@ class Exit:
 
     async def watch(self) -> None:
         """Reset streams on which nothing has moved for long (EXT-10); runs for ever."""
+        with contextlib.suppress(ExitError):  # without a NAT64 the name does not exist (EXT-5)
+            self._nat64 = learn_nat64((await self._resolver.resolve(NAT64_NAME)).addresses)
         while True:
             await trio.sleep(_WATCH_SECONDS)
             now = trio.current_time()
@@ -206,7 +211,7 @@ class Exit:
         reason = forbidden_name(address.host)
         if reason is not None:
             raise ExitError(EndReason.EXIT_POLICY, reason)  # EXT-2
-        if not self._policy.might_allow(address.port) and not self._allow_targets:
+        if not self._policy.opens(address.port) and not self._allow_targets:
             raise ExitError(EndReason.EXIT_POLICY)
         answer = await self._resolver.resolve(address.host, circuit)
         return answer.addresses, answer.ttl
@@ -225,7 +230,9 @@ class Exit:
             if target in self._network_places():
                 # EXT-9: back into the network. PROTOCOL is not retried elsewhere.
                 raise ExitError(EndReason.PROTOCOL, "the target is a relay of this network")
-            reason = check_target(ip, port, self._policy, self._own.contains, self._allow_targets)
+            reason = check_target(
+                ip, port, self._policy, self._own.contains, self._allow_targets, self._nat64
+            )
             if reason is None:
                 allowed.append(ip)
             else:
@@ -242,16 +249,17 @@ class Exit:
         targets = [t for t in targets if self._targets[t.host] < limit][:MOST_ATTEMPTS]
         if not targets:
             raise ExitError(EndReason.RESOURCE_LIMIT)
+        scope = trio.CancelScope(deadline=trio.current_time() + self._limits.connect_seconds)
         try:
-            with trio.fail_after(self._limits.connect_seconds):
+            with scope:
                 if len(targets) == 1:
                     connection = await self._network.dial(targets[0])
                 else:
                     connection = await self._race(targets)
-        except trio.TooSlowError:
-            raise ExitError(EndReason.TIMEOUT) from None
         except LinkError as error:
             raise ExitError(_reason_of(error), str(error)) from error
+        if scope.cancelled_caught:
+            raise ExitError(EndReason.TIMEOUT)
         if connection.local == connection.remote:  # EXT-4: a TCP connection to itself
             connection.reset()
             raise ExitError(EndReason.EXIT_POLICY, "a connection to itself")

@@ -1,0 +1,172 @@
+"""``scripts/bench``: start the systems, measure them in turn, print and write what was found."""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+
+from benchmarks import namespace
+from benchmarks.measures import MEASURES, QUICK, Scale
+from benchmarks.origin import raise_file_limit
+from benchmarks.peers import DEFAULT_PEERS, PEERS, what_is_missing
+from benchmarks.plot import draw
+from benchmarks.processes import ProcessError, Processes
+from benchmarks.report import print_report
+from benchmarks.results import Conditions, Results
+from benchmarks.schedule import FAILURES, Tell, measure_all
+from benchmarks.systems import Origin, System, WarrenLab
+
+HERE = Path(__file__).resolve().parent
+_ORIGIN_SECONDS = 20.0
+_NARROWEST = 150
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the benchmark; return 1 when something failed, 2 when it cannot be run."""
+    given = _read_arguments(arguments)
+    missing = what_is_missing(given.peers)
+    if missing:
+        sys.stderr.write(f"scripts/bench: {missing}\n")
+        return 2
+    # Processes of ours find this package wherever they are started.
+    paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    if namespace.is_inside():
+        namespace.set_up()
+    elif not given.no_namespace:
+        namespace.run_inside(arguments)
+    raise_file_limit()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    try:
+        results = _measure(given)
+    except FAILURES as error:
+        sys.stderr.write(f"scripts/bench: {error}\n")
+        return 1
+    print_report(results, _console())
+    for path in _write(given, results):
+        sys.stdout.write(f"written: {path}\n")
+    return 1 if results.errors else 0
+
+
+def _read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description="Measure Warren's lab, and with --peers what else there is, in the same run. "
+        "A complete run, neither --quick nor --only, is written to benchmarks/results.json and "
+        "benchmarks/results.svg.",
+    )
+    parser.add_argument("--quick", action="store_true", help="short: to see that it works")
+    parser.add_argument("--runs", type=int, metavar="N", help="runs to take the median of (5)")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=MEASURES,
+        default=list(MEASURES),
+        metavar="MEASURE",
+        help=f"only these: {', '.join(MEASURES)}",
+    )
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        choices=PEERS,
+        default=[],
+        metavar="PEER",
+        help=f"measure these too, in turn: {', '.join(PEERS)}; just --peers: "
+        f"{', '.join(DEFAULT_PEERS)}. Nothing is installed",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write results here, and a plot")
+    parser.add_argument(
+        "--no-namespace", action="store_true", help="stay on the machine's own loopback"
+    )
+    given = parser.parse_args(arguments)
+    given.is_complete = not given.quick and set(given.only) == set(MEASURES)
+    if given.runs is None:
+        given.runs = 2 if given.quick else 5
+    if given.runs < 1:
+        parser.error(f"--runs is {given.runs}, expected 1 or more")
+    if "--peers" in arguments and not given.peers:
+        given.peers = list(DEFAULT_PEERS)
+    return given
+
+
+def _measure(given: argparse.Namespace) -> Results:
+    tell = _teller()
+    conditions = Conditions.here(
+        is_private_network=namespace.is_inside(),
+        congestion_control=namespace.congestion_control(),
+        runs=given.runs,
+        is_quick=given.quick,
+    )
+    with contextlib.ExitStack() as running:
+        origin = running.enter_context(_running_origin())
+        systems: list[System] = []
+        for kind in (WarrenLab, *(PEERS[peer] for peer in given.peers)):
+            tell(f"starting {kind.name}")
+            systems.append(kind(origin))
+            running.callback(systems[-1].close)
+        results = Results(conditions, [system.name for system in systems])
+        measures = [measure for name, measure in MEASURES.items() if name in given.only]
+        measure_all(systems, measures, QUICK if given.quick else Scale(), results, tell)
+    return results
+
+
+@contextlib.contextmanager
+def _running_origin() -> Iterator[Origin]:
+    processes = Processes("origin")
+    try:
+        processes.start("origin", [sys.executable, "-P", "-m", "benchmarks.origin"])
+        output = processes.output_of("origin")
+        deadline = time.monotonic() + _ORIGIN_SECONDS
+        while not (text := output.read_text(encoding="ascii")).endswith("\n"):
+            processes.check()
+            if time.monotonic() > deadline:
+                raise ProcessError("the origin did not start")
+            time.sleep(0.01)
+        yield Origin(("127.0.0.1", int(text)), processes.pid_of("origin"))
+    finally:
+        processes.stop()
+
+
+def _write(given: argparse.Namespace, results: Results) -> Iterator[Path]:
+    """Write the results where they are wanted; yield the files."""
+    path = given.json or (HERE / "results.json" if given.is_complete else None)
+    if path is None:
+        return
+    path.write_text(json.dumps(results.as_json(), indent=1) + "\n", encoding="utf-8")
+    yield path
+    picture = path.with_suffix(".svg")
+    picture.write_text(draw(results), encoding="utf-8")
+    yield picture
+
+
+def _console() -> Console:
+    """Return a console that is wide enough, also where the output is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_NARROWEST)
+
+
+def _teller() -> Tell:
+    begun = time.monotonic()
+
+    def tell(text: str) -> None:
+        sys.stderr.write(f"{time.monotonic() - begun:5.0f} s  {text}\n")
+
+    return tell
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main(sys.argv[1:]))
