@@ -109,7 +109,8 @@ def _measure(given: argparse.Namespace) -> Results:
     with contextlib.ExitStack() as running:
         origin = running.enter_context(_running_origin())
         systems: list[System] = []
-        for kind in (WarrenLab, *(PEERS[peer] for peer in given.peers)):
+        kinds: list[type[System]] = [WarrenLab, *(PEERS[peer] for peer in given.peers)]
+        for kind in kinds:
             tell(f"starting {kind.name}")
             systems.append(kind(origin))
             running.callback(systems[-1].close)

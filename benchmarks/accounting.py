@@ -85,7 +85,8 @@ class Watch:
         cpu = {
             name: sum(map(cpu_seconds, with_descendants(pid))) for name, pid in self._pids.items()
         }
-        measuring = time.process_time() + sum(map(cpu_seconds, self._helpers))
+        # With the children that have ended: those that a measure starts and waits for.
+        measuring = sum(os.times()[:4]) + sum(map(cpu_seconds, self._helpers))
         return time.perf_counter(), busy_seconds(), measuring, cpu
 
 

@@ -110,7 +110,7 @@ class Summary:
     """Hold the runs of one figure, and beside each the machine's other load in cores."""
 
     values: tuple[float, ...]
-    loads: tuple[float, ...]
+    loads: tuple[float | None, ...]
 
     def __post_init__(self) -> None:
         assert self.values
@@ -132,9 +132,10 @@ class Summary:
         return max(self.values)
 
     @property
-    def load(self) -> float:
-        """Return the median of the other load, in cores."""
-        return statistics.median(self.loads)
+    def load(self) -> float | None:
+        """Return the median of the other load, in cores; None where nothing is known of it."""
+        known = [load for load in self.loads if load is not None]
+        return statistics.median(known) if known else None
 
 
 def ratio(ours: Summary, theirs: Summary) -> float | None:

@@ -71,10 +71,13 @@ QUICK = Scale(
 
 @dataclass(frozen=True)
 class Sample:
-    """Hold what one run of a measure found; `details` are by process."""
+    """Hold what one run of a measure found; `details` are by process.
+
+    `load` is None where it says nothing, as with a measure that takes no time.
+    """
 
     figures: Mapping[str, float]
-    load: float
+    load: float | None
     details: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
@@ -155,7 +158,9 @@ def _loaded_echo(system: System, scale: Scale) -> Sample:
 def _circuit(system: System, scale: Scale) -> Sample | None:
     with Watch(system.pids, [system.origin.pid]) as watch:
         taken = system.build_circuits(scale.circuits)
-    return taken and Sample({"circuit": percentile(taken, 50) * _MILLI}, watch.load) or None
+    if not taken:
+        return None
+    return Sample({"circuit": percentile(taken, 50) * _MILLI}, watch.load)
 
 
 def _identity(system: System, scale: Scale) -> Sample | None:
@@ -207,8 +212,7 @@ def _memory(system: System, scale: Scale) -> Sample | None:
     del scale
     if not system.pids:
         return None
-    with Watch(system.pids) as watch:
-        used = {name: memory(pid) for name, pid in system.pids.items()}
+    used = {name: memory(pid) for name, pid in system.pids.items()}
     figures = {
         "memory.relay": max(used[name].peak for name in system.relays),
         "memory.client": used["client"].peak,
@@ -216,7 +220,7 @@ def _memory(system: System, scale: Scale) -> Sample | None:
     }
     peaks = {name: each.peak for name, each in used.items()}
     current = {name: each.current for name, each in used.items()}
-    return Sample(figures, watch.load, {"peak MiB": peaks, "now MiB": current})
+    return Sample(figures, None, {"peak MiB": peaks, "now MiB": current})
 
 
 def _percentiles(name: str, seconds: list[float], *percents: int) -> dict[str, float]:

@@ -64,7 +64,7 @@ class Acknowledgements:
         self._is_quick = False
 
     def be_quick(self, is_quick: bool) -> None:
-        """Send acknowledgements at once, or delay them; on the machine's own loopback do nothing."""
+        """Send acknowledgements at once, or delay them; outside of the namespace do nothing."""
         program = shutil.which("ip")
         if not is_inside() or program is None or is_quick is self._is_quick:
             return

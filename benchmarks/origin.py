@@ -11,6 +11,7 @@ The pattern is noise in blocks of 64 KiB, each with its own number, so that a bl
 lost, doubled or moved is noticed; it begins again after 16 MiB.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -78,11 +79,8 @@ class Origin:
 
     def _meet(self, sock: socket.socket) -> Task:
         """Serve one connection; whatever goes wrong in it ends it alone."""
-        with sock:
-            try:
-                yield from self._converse(sock)
-            except (OSError, ValueError):
-                pass
+        with sock, contextlib.suppress(OSError, ValueError):
+            yield from self._converse(sock)
 
     def _converse(self, sock: socket.socket) -> Task:
         buffer = bytearray()
@@ -110,10 +108,8 @@ class Origin:
         while sent < size:
             place = sent % PATTERN_BYTES
             most = min(size - sent, PATTERN_BYTES - place, TURN_BYTES)
-            try:
+            with contextlib.suppress(BlockingIOError):
                 sent += os.sendfile(sock.fileno(), self._file, place, most)
-            except BlockingIOError:
-                pass
             yield WRITABLE
 
     def _count(self, sock: socket.socket, size: int, buffer: bytearray) -> Task:

@@ -142,12 +142,13 @@ class _Canvas:
     def finish(self, title: str, note: str) -> str:
         """Return the whole document."""
         width = _LEFT + _WIDTH + _RIGHT
+        size, box = f'width="{width}" height="{self._height}"', f"0 0 {width} {self._height}"
+        font = 'font-family="sans-serif" font-size="12"'
         return "\n".join(
             (
-                f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{self._height}" '
-                f'viewBox="0 0 {width} {self._height}" font-family="sans-serif" font-size="12">',
+                f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="{box}" {font}>',
                 f"<title>{escape(title)}</title>",
-                f'<rect width="{width}" height="{self._height}" fill="#fff"/>',
+                f'<rect {size} fill="#fff"/>',
                 f'<text x="12" y="22" font-size="16" fill="#222">{escape(title)}</text>',
                 f'<text x="12" y="40" fill="#666">{escape(note)}</text>',
                 *self._parts,

@@ -5,6 +5,7 @@ further, and yields what it waits for. So both ends of a transfer read from top 
 thousand of them need one loop and no threads.
 """
 
+import contextlib
 import select
 import socket
 import time
@@ -69,10 +70,8 @@ class Reactor:
         self._waiting[descriptor] = task, wanted
 
     def _leave(self, descriptor: int) -> None:
-        try:
+        with contextlib.suppress(OSError):
             self._epoll.unregister(descriptor)
-        except OSError:
-            pass
 
 
 def receive_exactly(sock: socket.socket, count: int) -> Generator[int, None, bytes]:

@@ -50,8 +50,13 @@ def _cells(runs: Summary | None) -> tuple[str, str]:
     if runs is None:
         return "-", ""
     spread = f" \\[{show(runs.least)}..{show(runs.most)}]" if len(runs.values) > 1 else ""
-    load = f"{runs.load:.2f}"
-    return show(runs.median) + spread, f"[red]{load}[/]" if runs.load > NOISY_LOAD else load
+    return show(runs.median) + spread, _show_load(runs.load)
+
+
+def _show_load(load: float | None) -> str:
+    if load is None:
+        return ""
+    return f"[red]{load:.2f}[/]" if load > NOISY_LOAD else f"{load:.2f}"
 
 
 def _judge(results: Results, figure: Figure) -> Iterator[str]:

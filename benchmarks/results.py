@@ -1,6 +1,6 @@
 """What was found: every run of every figure, under which conditions, and what went wrong."""
 
-import datetime
+import datetime as dt
 import os
 import platform
 import statistics
@@ -30,7 +30,7 @@ class Conditions:
     def here(cls, **given: Any) -> "Conditions":
         """Return the conditions on this machine, today."""
         return cls(
-            date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+            date=dt.datetime.now(dt.UTC).date().isoformat(),
             python=platform.python_version(),
             kernel=platform.release(),
             cores=len(os.sched_getaffinity(0)),
@@ -45,7 +45,7 @@ class Results:
     conditions: Conditions
     systems: Sequence[str]
     errors: list[str] = field(default_factory=list)
-    _values: dict[tuple[str, str], list[tuple[float, float]]] = field(
+    _values: dict[tuple[str, str], list[tuple[float, float | None]]] = field(
         default_factory=lambda: defaultdict(list)
     )
     _details: dict[tuple[str, str, str], list[Mapping[str, float]]] = field(

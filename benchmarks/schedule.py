@@ -62,4 +62,5 @@ def _describe(sample: Sample) -> str:
         for key, value in sample.figures.items()
         if key in FIGURES
     )
-    return f"{', '.join(figures)} (load {sample.load:.2f})"
+    load = "" if sample.load is None else f" (load {sample.load:.2f})"
+    return ", ".join(figures) + load

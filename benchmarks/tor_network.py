@@ -188,14 +188,8 @@ class TorNetwork(System):
         keys = self._folder(node.name) / "keys"
         keys.mkdir(mode=0o700)
         place = f"{node.host}:{node.directory_port}"
-        files = {
-            flag: str(keys / f"authority_{content}")
-            for flag, content in (
-                ("-i", "identity_key"),
-                ("-s", "signing_key"),
-                ("-c", "certificate"),
-            )
-        }
+        contents = {"-i": "identity_key", "-s": "signing_key", "-c": "certificate"}
+        files = {flag: str(keys / f"authority_{content}") for flag, content in contents.items()}
         options = [word for pair in files.items() for word in pair]
         certify = ["tor-gencert", "--create-identity-key", "-m", "12", "-a", place, *options]
         _output_of([*certify, "--passphrase-fd", "0"], entered=b"throw-away\n")

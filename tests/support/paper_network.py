@@ -408,8 +408,8 @@ class Rogue:
         while waiting:
             plain = b"".join(waiting[:MOST_RECORD_CELLS])
             del waiting[:MOST_RECORD_CELLS]
-            ciphertext = bytearray(len(plain) + TAG_LENGTH)
-            self.sealer.seal_into(self.sealer.next_nonce(), plain, None, ciphertext)
+            ciphertext = memoryview(bytearray(len(plain) + TAG_LENGTH))
+            self.sealer.seal(plain, ciphertext)
             records += len(ciphertext).to_bytes(2, "big") + ciphertext
         return records
 
@@ -418,18 +418,20 @@ class Rogue:
         records = self.seal(cells)
         assert self.link.receive(memoryview(records)) == len(records)
 
+    def hear_record(self) -> list[bytearray]:
+        """Return the cells of the next record that the honest side sends; [] when none is due."""
+        size = self.link.fill(_OUT[:MOST_RECORD])
+        if not size:
+            return []
+        plain = bytearray(size - 2 - TAG_LENGTH)
+        self.opener.open(_OUT[2:size], memoryview(plain))
+        return cut(plain)
+
     def hear(self) -> list[bytearray]:
         """Return the cells that the honest side has to send now."""
         cells: list[bytearray] = []
-        while size := self.link.fill(_OUT):
-            at = 0
-            while at < size:
-                length = int.from_bytes(_OUT[at : at + 2], "big")
-                plain = bytearray(length - TAG_LENGTH)
-                record = _OUT[at + 2 : at + 2 + length]
-                self.opener.open_into(self.opener.next_nonce(), record, None, plain)
-                cells += cut(plain)
-                at += 2 + length
+        while more := self.hear_record():
+            cells += more
         return cells
 
     def hear_headers(self) -> list[tuple[int, int]]:

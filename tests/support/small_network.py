@@ -112,13 +112,14 @@ class SmallNetwork:
         serve_exit: ServeExit | None = None,
         serve_directory: ServeDirectory | None = None,
         on_create: Callable[[Relay], OnCreate] | None = None,
+        suite: Suite = Suite.AESGCM,
     ) -> RelayPeer:
         """Start one more relay; it is an exit to every target unless `serve_exit` is given."""
         number = len(self.relays) + 1
         host, keys = f"5.5.{number}.5", SeededKeys((self.seed, number))
         identity = Identity(bytes([number]) * 32)
         link_key, onion_key = keys.key_pair(), keys.key_pair()
-        relay_keys = RelayKeys(identity, [link_key], [onion_key], (Suite.AESGCM,))
+        relay_keys = RelayKeys(identity, [link_key], [onion_key], (suite,))
         settings = self._settings(keys, relay_keys)
         turn = Turn(await self.nursery.start(_keep_nursery))
         network = self.memory.at(host)
@@ -275,7 +276,7 @@ class FarEnds:
     """Be an exit that says CONNECTED and leaves the stream to the test: ``await next()``."""
 
     def __init__(self) -> None:
-        self._put, self._get = trio.open_memory_channel[CircuitStream](64)
+        self._put, self._get = trio.open_memory_channel[CircuitStream](1000)
 
     async def __call__(self, circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> None:
         connect(circuit, stream, begin.address)

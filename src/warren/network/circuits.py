@@ -10,13 +10,13 @@ import trio
 
 from warren.addresses import Address
 from warren.errors import CircuitError, EndReason, LinkError, ProtocolError
-from warren.identity import Hop, Suite
+from warren.identity import Hop, PeerId, Suite
 from warren.network.links import Link
 from warren.network.streams import CircuitStream
 from warren.network.turn import Turn
 from warren.protocol.circuit import Closed, ExtendFailed, HopAdded, OriginCircuit
 from warren.protocol.handshake import CircuitInitiator
-from warren.protocol.messages import BeginFlags, ExtendStatus
+from warren.protocol.messages import ANY_FAMILY, BeginFlags, ExtendStatus
 from warren.protocol.multiplexer import MOST_STREAMS
 
 _STATUS = {
@@ -76,21 +76,25 @@ class Circuit:
             if isinstance(event, Closed) and self.on_closed is not None:
                 self.on_closed(self)
 
-    def open_stream(self, address: Address, flags: BeginFlags = BeginFlags(0)) -> CircuitStream:
-        """Begin a stream to `address`; raise CircuitError when the circuit is gone."""
-        if not self.is_open:
-            raise CircuitError("the circuit is gone")
+    def open_stream(self, address: Address, flags: BeginFlags = ANY_FAMILY) -> CircuitStream:
+        """Begin a stream to `address`; raise CircuitError when the circuit is gone or full."""
+        self._expect_room()
         stream = CircuitStream(self.machine.streams.begin(address, flags), self.turn)
         self.turn.run()
         return stream
 
     def open_directory(self) -> CircuitStream:
         """Begin a stream to the last hop's directory; raise CircuitError as above."""
-        if not self.is_open:
-            raise CircuitError("the circuit is gone")
+        self._expect_room()
         stream = CircuitStream(self.machine.streams.begin_directory(), self.turn)
         self.turn.run()
         return stream
+
+    def _expect_room(self) -> None:
+        if not self.is_open:
+            raise CircuitError("the circuit is gone")
+        if self.stream_count >= MOST_STREAMS:  # one more, and the far end destroys them all
+            raise CircuitError("the circuit carries as many streams as it may")
 
     def close(self) -> None:
         """End all streams, then destroy the circuit."""
@@ -129,12 +133,8 @@ async def build_circuit(
     without a known onion key is asked through its READY. Raises CircuitError with the position
     of the hop that failed, and LinkError when the link is gone.
     """
-    first = hops[0]
-    onion_key, suite = _first_key(link, first)
-    settings = link.settings
-    initiator = CircuitInitiator(
-        settings.network_id, first.peer_id, onion_key, 0, suite, settings.keys
-    )
+    onion_key, suite = _first_key(link, hops[0])
+    initiator = _initiate(link, hops[0].peer_id, onion_key, 0, suite)
     leg = link.create(0, suite, initiator.message)
     circuit = Circuit(link, hops, OriginCircuit(leg, initiator))
     if on_started is not None:
@@ -145,12 +145,7 @@ async def build_circuit(
         for depth, hop in enumerate(hops[1:], start=1):
             assert hop.onion_key is not None, "hops behind the first come from a consensus"
             suite = hop.suites[0]
-            try:
-                initiator = CircuitInitiator(
-                    settings.network_id, hop.peer_id, hop.onion_key, depth, suite, settings.keys
-                )
-            except ProtocolError as error:
-                raise CircuitError(f"hop {depth + 1}: {error}", hop=depth) from error
+            initiator = _initiate(link, hop.peer_id, hop.onion_key, depth, suite)
             if circuit.machine.is_closed:
                 raise CircuitError("the circuit was destroyed", hop=depth)
             circuit.machine.extend(hop.peer_id, suite, initiator)
@@ -161,6 +156,19 @@ async def build_circuit(
         link.turn.run()
         raise
     return circuit
+
+
+def _initiate(
+    link: Link, peer_id: PeerId, onion_key: bytes, depth: int, suite: Suite
+) -> CircuitInitiator:
+    """Make message 1 for a hop; raise CircuitError when its onion key is none (T53)."""
+    settings = link.settings
+    try:
+        return CircuitInitiator(
+            settings.network_id, peer_id, onion_key, depth, suite, settings.keys
+        )
+    except ProtocolError as error:
+        raise CircuitError(f"hop {depth + 1}: {error}", hop=depth) from error
 
 
 def _first_key(link: Link, hop: Hop) -> tuple[bytes, Suite]:

@@ -1,12 +1,12 @@
-"""Opening exchanges as generators, read from top to bottom.
+r"""Opening exchanges as generators, read from top to bottom.
 
 A pure generator yields what it wants next and is sent the bytes it asked for; whoever owns the
 socket drives it. Bytes that arrive beyond what was asked stay with the driver, so early data is
 never lost and no exchange reads past its own end::
 
     version, count = yield Receive(2)
-    name = yield ReceiveUntil(b"\\0", limit=256)
-    yield Send(b"\\x05\\x00")
+    name = yield ReceiveUntil(b"\0", limit=256)
+    yield Send(b"\x05\x00")
 """
 
 from collections.abc import Generator

@@ -66,7 +66,7 @@ _PLAIN = memoryview(bytearray(MOST_RECORD_CELLS * CELL_LENGTH))
 class RecordKey:
     """Hold one direction's key; REKEY comes before record 2^16·k, the counter goes on."""
 
-    __slots__ = ("_key", "_nonce", "_suite", "count", "open_into", "seal_into")
+    __slots__ = ("_aead", "_key", "_nonce", "_suite", "count")
 
     def __init__(self, suite: Suite, key: bytes) -> None:
         self._suite = suite
@@ -76,10 +76,22 @@ class RecordKey:
 
     def _use(self, key: bytes) -> None:
         self._key = key
-        aead = ciphers.make_aead(self._suite, key)
-        self.seal_into, self.open_into = aead.encrypt_into, aead.decrypt_into
+        self._aead = ciphers.make_aead(self._suite, key)
 
-    def next_nonce(self) -> bytes:
+    def seal(self, plain: bytes | memoryview, record: memoryview) -> None:
+        """Seal the next record's cells into `record`, 16 bytes longer."""
+        nonce = self._advance()  # first: it may change the key
+        self._aead.encrypt_into(nonce, plain, None, record)
+
+    def open(self, record: memoryview, plain: memoryview) -> None:
+        """Open the next record into `plain`, 16 bytes shorter; raise ProtocolError or succeed."""
+        nonce = self._advance()
+        try:
+            self._aead.decrypt_into(nonce, record, None, plain)
+        except InvalidTag:
+            refuse("a record that does not open")
+
+    def _advance(self) -> bytes:
         """Return the nonce of the next record, after a REKEY where one is due."""
         count = self.count
         if count and count % RECORDS_PER_KEY == 0:
@@ -411,9 +423,7 @@ class LinkProtocol:
             out[at] = size >> 8
             out[at + 1] = size & 0xFF
             plain = parts[0] if len(parts) == 1 else b"".join(parts)
-            self._sealer.seal_into(
-                self._sealer.next_nonce(), plain, None, out[at + 2 : at + 2 + size]
-            )
+            self._sealer.seal(plain, out[at + 2 : at + 2 + size])
             at += 2 + size
             self.cells_sent += count
         return at
@@ -491,11 +501,7 @@ class LinkProtocol:
             if end - at - 2 < size:
                 break
             plain = _PLAIN[: size - TAG_LENGTH]
-            opener = self._opener
-            try:
-                opener.open_into(opener.next_nonce(), data[at + 2 : at + 2 + size], None, plain)
-            except InvalidTag:
-                refuse("a record that does not open")
+            self._opener.open(data[at + 2 : at + 2 + size], plain)
             self._receive_cells(plain)
             at += 2 + size
         return at

@@ -22,8 +22,9 @@ from warren.protocol.messages import Begin, Connected, Extend, ExtendStatus
 
 logger = structlog.get_logger()
 
-#: How long a hop may take to answer CREATE, its link included.
-EXTEND_SECONDS = 15.0
+#: How long a hop may take to answer CREATE, its link included. Less than an origin waits for its
+#: circuit, or nobody would be there to hear which hop it was.
+EXTEND_SECONDS = 10.0
 
 FindHops = Callable[[PeerId], Iterable[Hop]]
 ServeDirectory = Callable[[CircuitStream], Awaitable[None]]
@@ -156,7 +157,9 @@ class Relay:
             return
         self.created += 1
         link.protocol.send_created(request.leg, message)
-        machine = RelayCircuit(request.leg, request.depth, secrets)
+        previous = link.protocol.peer_id
+        barred = [self._keys.identity.peer_id, *([previous] if previous is not None else [])]
+        machine = RelayCircuit(request.leg, request.depth, secrets, barred=barred)
         self._circuits.add(PassingCircuit(self, link, machine))
 
     def forget(self, circuit: PassingCircuit) -> None:
@@ -169,10 +172,6 @@ class Relay:
     async def extend(self, circuit: PassingCircuit, extend: Extend) -> None:
         """Find or dial the peer that EXTEND names, and join the circuit to it."""
         machine = circuit.machine
-        previous = circuit.previous_link.protocol
-        if extend.peer_id in (self._keys.identity.peer_id, previous.peer_id):
-            machine.destroy(ProtocolError("an EXTEND back to where it came from"))  # CIR-1
-            return
         try:
             with trio.fail_after(EXTEND_SECONDS):
                 link = await self._find_link(extend.peer_id)
@@ -195,6 +194,8 @@ class Relay:
         self, link: Link, machine: RelayCircuit, extend: Extend
     ) -> tuple[Leg, bytes | None]:
         """Send the next hop its CREATE; return its leg and message 2, None when it refused."""
+        if machine.is_closed:
+            raise LinkError("the origin gave up while the link was made")
         extension = _Extension()
         leg = link.create(machine.depth + 1, extend.suite, extend.message)
         leg.user = extension
@@ -227,7 +228,15 @@ class Relay:
     async def serve_stream(
         self, circuit: PassingCircuit, stream: CircuitStream, begin: Begin | None
     ) -> None:
-        """Serve a stream that ends here, until it is over."""
+        """Serve a stream that ends here, until it is over.
+
+        On a circuit of one hop only the directory is served: with an exit at its end it would be
+        a plain proxy, for whoever wants one and against whoever runs it (EXT-8).
+        """
+        if begin is not None and circuit.machine.depth == 0:
+            stream.reset(EndReason.EXIT_POLICY)
+            circuit.machine.destroy()
+            return
         try:
             if begin is None:
                 self._connect_directory(circuit, stream)
