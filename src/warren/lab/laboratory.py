@@ -107,8 +107,11 @@ async def _start(
         for child in children:
             await child.is_listening.wait()
     running = tuple(children.named(peer.name) for peer in peers)
+    # The proxy may be the first to learn of a new network. An exit that has not yet would refuse
+    # its streams, because it does not know who the relay before it is (EXT-8).
+    for child in running:
+        await child.is_usable.wait()
     proxy = running[-1]
-    await proxy.is_usable.wait()
     return Lab(directory, running, proxy.addresses[0], Address(ORIGIN_NAME, origin.port))
 
 
@@ -120,7 +123,12 @@ def _patience(children: Children) -> Iterator[None]:
             yield
     except trio.TooSlowError as error:
         silent = [child.name for child in children if not child.is_listening.is_set()]
-        what = f"{', '.join(silent)} did not listen" if silent else "the proxy had no circuit"
+        idle = [child.name for child in children if not child.is_usable.is_set()]
+        what = f"{', '.join(silent)} did not listen"
+        if not silent:
+            # The origin has nothing to wait for.
+            idle.remove("origin")
+            what = f"{', '.join(idle)} had no consensus or no circuit"
         logs = next(iter(children)).log.parent
         raise ChildError(f"{what} within {READY_SECONDS} s; logs with --dir, in {logs}") from error
 

@@ -80,7 +80,7 @@ class Circuit:
         """Begin a stream to `address`; raise CircuitError when the circuit is gone or full."""
         self._expect_room()
         stream = CircuitStream(self.machine.streams.begin(address, flags), self.turn)
-        self.turn.run()
+        self.turn.run_soon()
         return stream
 
     def open_directory(self) -> CircuitStream:

@@ -20,6 +20,8 @@ from warren.protocol.stream import StreamProtocol, StreamState
 # Bytes of applications and targets are read into this one buffer and copied out in the same step.
 _READ = memoryview(bytearray(128 * 1024))
 _MOST_PARTS = 128
+#: A read of less than this may wait for others of the same round, to leave with them.
+_SMALL_BYTES = 16 * 1024
 #: How long a closed stream waits for the other side to end as well.
 LINGER_SECONDS = 60.0
 
@@ -309,10 +311,13 @@ async def splice(byte_stream: ByteStream, stream: CircuitStream, early: bytes = 
             count = byte_stream.receive_into(_READ[:room])
             if count:
                 protocol.write(bytes(_READ[:count]))
-                turn.run()
+                if count < _SMALL_BYTES:
+                    turn.run_soon()
+                else:
+                    turn.run()
             elif count == 0:
                 protocol.write_eof()
-                turn.run()
+                turn.run_soon()
                 break
         await stream.wait_ended()
     except LinkError:

@@ -27,18 +27,32 @@ class Item(Protocol):
 class Turn:
     """Own the list of those that have something to do; one for each node."""
 
-    __slots__ = ("_items", "_running", "nursery")
+    __slots__ = ("_comes_soon", "_items", "_running", "nursery")
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.nursery = nursery  # for tasks that outlive the step that needs them
         self._items: deque[Item] = deque()
         self._running = False
+        self._comes_soon = False
 
     def add(self, item: Item) -> None:
         """Let `item` act at the end of this step; adding it twice is the same as once."""
         if not item.in_turn:
             item.in_turn = True
             self._items.append(item)
+
+    def run_soon(self) -> None:
+        """Run once the tasks that are ready now have had their say; the caller must wait next.
+
+        When many sockets become readable at once, what was read from all of them leaves together.
+        """
+        if self._items and not self._comes_soon:
+            self._comes_soon = True
+            self.nursery.start_soon(self._run_later)
+
+    async def _run_later(self) -> None:
+        self._comes_soon = False
+        self.run()
 
     def run(self) -> None:
         """Let everything act that was added, also meanwhile."""

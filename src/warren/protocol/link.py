@@ -84,7 +84,7 @@ class RecordKey:
         self._aead.encrypt_into(nonce, plain, None, record)
 
     def open(self, record: memoryview, plain: memoryview) -> None:
-        """Open the next record into `plain`, 16 bytes shorter; raise ProtocolError or succeed."""
+        """Open the next record into `plain`, 16 bytes shorter; raise ProtocolError if it fails."""
         nonce = self._advance()
         try:
             self._aead.decrypt_into(nonce, record, None, plain)
