@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import json
-import os
 import signal
 import sys
 import time
@@ -11,22 +10,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from rich.console import Console
-
 from benchmarks import namespace
 from benchmarks.measures import MEASURES, QUICK, Scale
 from benchmarks.origin import raise_file_limit
 from benchmarks.peers import DEFAULT_PEERS, PEERS, what_is_missing
 from benchmarks.plot import draw
-from benchmarks.processes import ProcessError, Processes
+from benchmarks.processes import ROOT
 from benchmarks.report import print_report
 from benchmarks.results import Conditions, Results
 from benchmarks.schedule import FAILURES, Tell, measure_all
-from benchmarks.systems import Origin, System, WarrenLab
+from benchmarks.systems import System, WarrenLab, running_origin
 
-HERE = Path(__file__).resolve().parent
-_ORIGIN_SECONDS = 20.0
-_NARROWEST = 150
+#: Where a complete run is written, with a plot beside it.
+KEPT = ROOT / "benchmarks" / "results.json"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -36,9 +32,6 @@ def main(arguments: Sequence[str]) -> int:
     if missing:
         sys.stderr.write(f"scripts/bench: {missing}\n")
         return 2
-    # Processes of ours find this package wherever they are started.
-    paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     if namespace.is_inside():
         namespace.set_up()
     elif not given.no_namespace:
@@ -51,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     except FAILURES as error:
         sys.stderr.write(f"scripts/bench: {error}\n")
         return 1
-    print_report(results, _console())
+    print_report(results)
     for path in _write(given, results):
         sys.stdout.write(f"written: {path}\n")
     return 1 if results.errors else 0
@@ -107,7 +100,7 @@ def _measure(given: argparse.Namespace) -> Results:
         is_quick=given.quick,
     )
     with contextlib.ExitStack() as running:
-        origin = running.enter_context(_running_origin())
+        origin = running.enter_context(running_origin())
         systems: list[System] = []
         kinds: list[type[System]] = [WarrenLab, *(PEERS[peer] for peer in given.peers)]
         for kind in kinds:
@@ -120,26 +113,9 @@ def _measure(given: argparse.Namespace) -> Results:
     return results
 
 
-@contextlib.contextmanager
-def _running_origin() -> Iterator[Origin]:
-    processes = Processes("origin")
-    try:
-        processes.start("origin", [sys.executable, "-P", "-m", "benchmarks.origin"])
-        output = processes.output_of("origin")
-        deadline = time.monotonic() + _ORIGIN_SECONDS
-        while not (text := output.read_text(encoding="ascii")).endswith("\n"):
-            processes.check()
-            if time.monotonic() > deadline:
-                raise ProcessError("the origin did not start")
-            time.sleep(0.01)
-        yield Origin(("127.0.0.1", int(text)), processes.pid_of("origin"))
-    finally:
-        processes.stop()
-
-
 def _write(given: argparse.Namespace, results: Results) -> Iterator[Path]:
     """Write the results where they are wanted; yield the files."""
-    path = given.json or (HERE / "results.json" if given.is_complete else None)
+    path = given.json or (KEPT if given.is_complete else None)
     if path is None:
         return
     path.write_text(json.dumps(results.as_json(), indent=1) + "\n", encoding="utf-8")
@@ -147,12 +123,6 @@ def _write(given: argparse.Namespace, results: Results) -> Iterator[Path]:
     picture = path.with_suffix(".svg")
     picture.write_text(draw(results), encoding="utf-8")
     yield picture
-
-
-def _console() -> Console:
-    """Return a console that is wide enough, also where the output is no terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_NARROWEST)
 
 
 def _teller() -> Tell:
@@ -169,5 +139,7 @@ def _end(number: int, _frame: object) -> NoReturn:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

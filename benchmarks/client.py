@@ -5,10 +5,7 @@ fast as it can. What that costs the machine is kept small, because the client sh
 it measures.
 """
 
-import ctypes
 import hashlib
-import multiprocessing
-import multiprocessing.sharedctypes
 import socket
 import time
 from dataclasses import dataclass, field
@@ -27,10 +24,7 @@ from benchmarks.route import (
 
 Direction = Literal["down", "up"]
 
-_ENDLESS_BYTES = 1 << 50
 _RETRY_SECONDS = 0.005
-#: A bulk download has found its pace when this much has come.
-_FLOWING_BYTES = 4_000_000
 
 _scratch = memoryview(bytearray(TURN_BYTES))
 
@@ -184,51 +178,6 @@ def _upload(sock: socket.socket, size: int, proof: str) -> Task:
     answer = yield from receive_exactly(sock, len(expected))
     if answer != expected:
         raise RouteError(f"{size} bytes went up, and the origin found {answer!r}")
-
-
-class Bulk:
-    """Own an endless download in a process of its own; a context manager, entered as it flows.
-
-    Another process, because two threads of one would wait for each other.
-    """
-
-    def __init__(self, route: Route) -> None:
-        self._moved = multiprocessing.sharedctypes.RawValue(ctypes.c_ulonglong, 0)
-        fork = multiprocessing.get_context("fork")
-        self._process = fork.Process(target=_drain, args=(route, self._moved), daemon=True)
-
-    def __enter__(self) -> "Bulk":
-        self._process.start()
-        deadline = now() + PATIENCE_SECONDS
-        while self.moved < _FLOWING_BYTES:
-            if now() > deadline or not self._process.is_alive():
-                self.__exit__()
-                raise RouteError("the bulk download did not begin to flow")
-            time.sleep(0.01)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.join()
-        self._process.close()
-
-    @property
-    def pid(self) -> int:
-        """Return its process id."""
-        assert self._process.pid is not None
-        return self._process.pid
-
-    @property
-    def moved(self) -> int:
-        """Return how many bytes have come."""
-        return self._moved.value
-
-
-def _drain(route: Route, moved: ctypes.c_ulonglong) -> None:
-    with route.open() as sock:
-        sock.sendall(b"send %d\n" % _ENDLESS_BYTES)
-        while count := sock.recv_into(_scratch):
-            moved.value += count
 
 
 # ---- many streams

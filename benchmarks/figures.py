@@ -73,18 +73,16 @@ FIGURES = {
         _delay("first-byte.p95", "  p95"),
         _delay("first-byte.p99", "  p99"),
         Figure("streams", "new streams, 50 workers", "/s", True, (Goal(0.4, 1.0, "tor"),)),
-        Figure("streams.cpu", "  CPU per new stream", "ms", goals=(Goal(1.5, 0.6),)),
+        Figure("streams.cpu", "  CPU per stream", "ms", goals=(Goal(1.5, 0.6),)),
         _delay("echo.p50", "echo on an open stream, p50"),
         _delay("echo.p99", "  p99"),
         _delay("loaded-echo.p50", "echo beside a bulk download, p50", 0.5, 0.5),
         _delay("loaded-echo.p99", "  p99", 0.5, 0.5),
-        _rate("loaded-echo.bulk", "  the bulk download"),
+        _rate("loaded-echo.bulk", "  that download"),
         _delay("circuit", "circuit build, p50", 2.0, 1.0),
         _delay("identity", "first byte of a new identity, p50", 2.0, 1.0),
-        Figure(
-            "start.fresh", "fresh client until first answer", "s", goals=(Goal(0.5, 0.5, "tor"),)
-        ),
-        Figure("start.cached", "  with a cached consensus", "s", goals=(Goal(1.0, 1.0),)),
+        Figure("start.fresh", "fresh client to first answer", "s", goals=(Goal(0.5, 0.5, "tor"),)),
+        Figure("start.cached", "client with a cached consensus", "s", goals=(Goal(1.0, 1.0),)),
         Figure("help", "the command's --help", "s", goals=(Goal(0.15, 0.15),)),
         Figure("idle", "1000 idle streams, growth of all", "MiB", goals=(Goal(40, 12),)),
         Figure("memory.relay", "peak of the largest relay", "MiB", goals=(Goal(80, 60),)),
@@ -138,18 +136,24 @@ class Summary:
         return statistics.median(known) if known else None
 
 
-def ratio(ours: Summary, theirs: Summary) -> float | None:
-    """Return `ours` as a multiple of `theirs`; None where theirs is not above zero.
+def ratios(ours: Summary, theirs: Summary) -> tuple[float, ...]:
+    """Return `ours` as multiples of `theirs`, run by run; nothing where one is not above zero.
 
-    Runs are paired when there are as many of each; otherwise the medians are compared.
+    Where there are not as many runs of each, the medians are compared.
     """
     if len(ours.values) == len(theirs.values):
         pairs = list(zip(ours.values, theirs.values, strict=True))
     else:
         pairs = [(ours.median, theirs.median)]
     if any(their <= 0 for _, their in pairs):
-        return None
-    return statistics.median(our / their for our, their in pairs)
+        return ()
+    return tuple(our / their for our, their in pairs)
+
+
+def ratio(ours: Summary, theirs: Summary) -> float | None:
+    """Return the median of ``ratios``, or None."""
+    found = ratios(ours, theirs)
+    return statistics.median(found) if found else None
 
 
 def advantage(figure: Figure, value: float) -> float | None:

@@ -12,8 +12,8 @@ from functools import partial
 from typing import Literal
 
 from benchmarks.accounting import Watch, memory
+from benchmarks.bulk import Bulk
 from benchmarks.client import (
-    Bulk,
     Direction,
     Echo,
     IdleStreams,

@@ -19,6 +19,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.processes import environment
+
 CONGESTION_CONTROL = "reno"
 
 _MARK = "WARREN_BENCH_NAMESPACE"
@@ -40,7 +42,7 @@ def run_inside(arguments: Sequence[str]) -> None:
     if subprocess.run([unshare, "-n", "true"], capture_output=True, check=False).returncode != 0:
         return
     again = [unshare, "-n", sys.executable, "-P", "-m", "benchmarks", *arguments]
-    os.execve(unshare, again, {**os.environ, _MARK: "1"})
+    os.execve(unshare, again, {**environment(), _MARK: "1"})
 
 
 def set_up() -> None:

@@ -7,14 +7,15 @@ diamond is the shadowsocks chain.
 """
 
 import math
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from benchmarks.figures import FIGURES, Figure, advantage, show
+from benchmarks.figures import FIGURES, Figure, Summary, advantage, ratio, ratios, show
 from benchmarks.results import Results
 
-_LEFT, _WIDTH, _RIGHT = 270, 420, 190
+_LEFT, _WIDTH, _RIGHT = 285, 420, 190
 _TOP, _ROW, _BOTTOM = 58, 22, 30
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 _GOOD, _BAD, _OTHER = "#2a7f62", "#b4553a", "#5b6b8c"
@@ -46,33 +47,37 @@ def make_rows(results: Results) -> Iterator[Row]:
         runs, base = results.summary(key, ours), results.summary(key, reference)
         if runs is None or base is None or base.median <= 0:
             continue
-        middle = results.ratio(key, reference) if reference != ours else 1.0
-        values = (middle or 0, runs.least / base.median, runs.most / base.median)
-        bar, *ends = (advantage(figure, value) for value in values)
-        if bar is None or None in ends:
+        found = ratios(runs, base) if reference != ours else _spread(runs)
+        bars = [bar for value in found if (bar := advantage(figure, value)) is not None]
+        if len(bars) < len(found) or not bars:
             continue
-        low, high = sorted(end for end in ends if end is not None)
         text = f"{show(runs.median)} {figure.unit}"
         if reference != ours:
             text += f", {reference} {show(base.median)}"
-        yield Row(_label(figure), text, bar, low, high, _chain(results, figure, reference))
+        bar, chain = statistics.median(bars), _chain(results, figure, reference)
+        yield Row(_label(figure), text, bar, min(bars), max(bars), chain)
+
+
+def _spread(runs: Summary) -> tuple[float, ...]:
+    """Return the runs as multiples of their own median."""
+    return tuple(value / runs.median for value in runs.values)
 
 
 def _label(figure: Figure) -> str:
     """Return a title that stands alone: an indented one continues the line above it."""
     if not figure.title.startswith(" "):
         return figure.title
-    head = FIGURES[min(key for key in FIGURES if key.startswith(figure.key.partition(".")[0]))]
-    return f"{head.title.strip().removesuffix(', p50')}, {figure.title.strip()}"
+    group = figure.key.partition(".")[0]
+    head = next(each for each in FIGURES.values() if each.key.partition(".")[0] == group)
+    return f"{head.title.removesuffix(', p50')}, {figure.title.strip()}"
 
 
 def _chain(results: Results, figure: Figure, reference: str) -> float | None:
     if reference == "chain":
         return None
     chain, base = results.summary(figure.key, "chain"), results.summary(figure.key, reference)
-    if chain is None or base is None or base.median <= 0:
-        return None
-    return advantage(figure, chain.median / base.median)
+    value = None if chain is None or base is None else ratio(chain, base)
+    return None if value is None else advantage(figure, value)
 
 
 def draw(results: Results) -> str:

@@ -1,26 +1,30 @@
 """Processes that end with us: started, watched, and stopped in the order that suits them.
 
 Each process gets SIGTERM from the kernel when the benchmark dies, however it died, so nothing
-stays behind on a machine that somebody wants to measure again.
+stays behind on a machine that somebody wants to measure again. (That takes ``setpriv``, which
+every Linux with util-linux has.)
 """
 
-import ctypes
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 #: From SIGTERM to SIGKILL. A lab ends within 5 s by itself.
 GRACE_SECONDS = 10.0
 _TAIL_BYTES = 1500
-_PR_SET_PDEATHSIG = 1
 
-_libc = ctypes.CDLL(None)
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for processes of ours: they find this package anywhere."""
+    before = os.environ.get("PYTHONPATH", "")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), before)))}
 
 
 class ProcessError(Exception):
@@ -34,19 +38,16 @@ class Processes:
         self.folder = Path(tempfile.mkdtemp(prefix=f"warren-bench-{prefix}-"))
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(
-        self, name: str, arguments: Sequence[str], *, environment: Mapping[str, str] | None = None
-    ) -> subprocess.Popen[bytes]:
+    def start(self, name: str, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
         """Start a process; what it prints goes to the file ``output_of(name)``."""
         assert name not in self._running
         with self.output_of(name).open("wb") as output, self.errors_of(name).open("wb") as errors:
             process = subprocess.Popen(
-                list(arguments),
+                [*_leash(), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
-                env={**os.environ, **(environment or {})},
-                preexec_fn=_end_with_parent,  # noqa: PLW1509  there are no threads here
+                env=environment(),
                 start_new_session=True,  # Ctrl-C is for us: we end them in good order
             )
         self._running[name] = process
@@ -99,8 +100,10 @@ def _bury(process: subprocess.Popen[bytes], deadline: float) -> None:
         process.wait()
 
 
-def _end_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _leash() -> list[str]:
+    """Return what makes a command end with us, where there is such a thing."""
+    program = shutil.which("setpriv")
+    return [] if program is None else [program, "--pdeathsig", "TERM"]
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -1,48 +1,55 @@
 """The results as a table: medians, spread, ratios, and how they stand to the goals."""
 
+import textwrap
 from collections.abc import Iterator
+from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.figures import FIGURES, Figure, Goal, Summary, show
-from benchmarks.results import Conditions, Results
+from benchmarks.results import Results
 
 _COLOURS = {"met": "green", "floor": "yellow", "missed": "red"}
 #: Above this many cores of other load a figure should not be trusted.
 NOISY_LOAD = 0.3
 
+_WIDEST, _LINE = 400, 100
 
-def print_report(results: Results, console: Console) -> None:
+
+def print_report(results: Results, output: TextIO | None = None) -> None:
     """Print the table, the memory of each process, the conditions and the errors."""
+    # A terminal that is narrower wraps lines by itself, and nothing is cut off.
+    console = Console(file=output, width=_WIDEST, highlight=False, soft_wrap=True)
     console.print(_table(results))
-    for system in results.systems:
-        if by_process := _memory(results, system):
-            console.print(f"{system}, MiB now (peak): {by_process}", highlight=False)
-    console.print(describe(results.conditions), highlight=False)
+    texts = [f"{system}, MiB now (peak): {_memory(results, system)}" for system in results.systems]
+    if results.by_process("memory", "now MiB", results.systems[0]):
+        console.print()
+        for text in texts:
+            console.print(textwrap.fill(text, _LINE, subsequent_indent="  "), markup=False)
+    console.print("\n" + textwrap.fill(describe(results), _LINE), markup=False)
     for error in results.errors:
-        console.print(f"failed: {error}", style="red", highlight=False, markup=False)
+        console.print(f"failed: {error}", style="red", markup=False)
 
 
 def _table(results: Results) -> Table:
-    ours, *peers = results.systems
-    table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
-    table.add_column("median \\[lowest..highest]", no_wrap=True)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("median \\[lowest..highest]")
     for system in results.systems:
-        table.add_column(system, justify="right", no_wrap=True)
-        table.add_column("load", justify="right", style="dim", no_wrap=True)
-    for peer in peers:
-        table.add_column(f"{ours} / {peer}", justify="right", no_wrap=True)
-    table.add_column("goals", no_wrap=True)
+        table.add_column(system, justify="right")
+        table.add_column("load", justify="right", style="dim")
+        if system != results.systems[0]:
+            table.add_column("ratio", justify="right", style="bold")
+    table.add_column("goals")
     for key in results.figures():
         figure = FIGURES[key]
         cells = [f"{figure.title}, {figure.unit}"]
         for system in results.systems:
             cells += _cells(results.summary(key, system))
-        ratios = (results.ratio(key, peer) for peer in peers)
-        cells += ["-" if value is None else f"{show(value)} ×" for value in ratios]
-        cells.append("; ".join(_judge(results, figure)))
-        table.add_row(*cells)
+            if system != results.systems[0]:
+                value = results.ratio(key, system)
+                cells.append("-" if value is None else f"{show(value)} ×")
+        table.add_row(*cells, "; ".join(_judge(results, figure)))
     return table
 
 
@@ -82,19 +89,22 @@ def describe_goal(figure: Figure, goal: Goal) -> str:
     return f"{sign} {', '.join(numbers)}" + (f" × {goal.peer}" if goal.peer else "")
 
 
-def describe(conditions: Conditions) -> str:
-    """Return a line about the conditions."""
-    where = (
-        "a network namespace of its own"
-        if conditions.is_private_network
-        else "the machine's own loopback"
-    )
-    return (
-        f"{conditions.date}, {conditions.cores} cores, Linux {conditions.kernel}, Python "
-        f"{conditions.python}; in {where}, TCP {conditions.congestion_control}; "
-        f"{conditions.runs} runs{', quick' if conditions.is_quick else ''}. Load: what the machine "
-        f"did besides, in cores; above {NOISY_LOAD} a figure is doubtful."
-    )
+def describe(results: Results) -> str:
+    """Return what a reader must know to judge the table."""
+    given = results.conditions
+    place = "a network namespace of its own" if given.is_private_network else "the host's loopback"
+    machine = f"{given.cores} cores, Linux {given.kernel}, Python {given.python}"
+    runs = f"{given.runs} runs{', quick' if given.is_quick else ''}"
+    load = "what the machine did besides the system and the measuring, in cores"
+    sentences = [
+        f"{given.date}, {machine}; in {place}, TCP {given.congestion_control}; {runs}.",
+        f"Load is {load}: above {NOISY_LOAD} a figure is doubtful.",
+    ]
+    if len(results.systems) > 1:
+        sentences.append(f"Ratios are {results.systems[0]} to the other, run by run.")
+    if not given.is_private_network and any(name.startswith("tor") for name in results.systems):
+        sentences.append("Outside of a namespace acknowledgements are delayed, which slows Tor.")
+    return " ".join(sentences)
 
 
 def _memory(results: Results, system: str) -> str:

@@ -82,7 +82,7 @@ class Results:
         """Return the median of each process in the details of a measure."""
         runs = self._details.get((measure, what, system), [])
         names = runs[0] if runs else {}
-        return {name: statistics.median(run[name] for run in runs) for name in names}
+        return {name: _short(statistics.median(run[name] for run in runs)) for name in names}
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -106,18 +106,23 @@ class Results:
             "is_more_better": figure.is_more_better,
             "systems": {
                 system: {
-                    "median": runs.median,
-                    "least": runs.least,
-                    "most": runs.most,
-                    "values": runs.values,
-                    "other_load": runs.loads,
+                    "median": _short(runs.median),
+                    "least": _short(runs.least),
+                    "most": _short(runs.most),
+                    "values": [_short(value) for value in runs.values],
+                    "other_load": [None if load is None else round(load, 2) for load in runs.loads],
                 }
                 for system, runs in found.items()
                 if runs is not None
             },
             "ratios": {
-                peer: value
+                peer: _short(value)
                 for peer in self.systems[1:]
                 if (value := self.ratio(key, peer)) is not None
             },
         }
+
+
+def _short(value: float) -> float:
+    """Return `value` with the four digits that can mean something."""
+    return float(f"{value:.4g}")

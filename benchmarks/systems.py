@@ -24,6 +24,7 @@ from warren.status.control import ask, find_socket
 #: A fresh client that has not answered by then is broken.
 ANSWER_SECONDS = 60.0
 _READY_SECONDS = 120.0
+_ORIGIN_SECONDS = 20.0
 _POLL_SECONDS = 0.02
 
 
@@ -33,6 +34,24 @@ class Origin:
 
     place: Place
     pid: int
+
+
+@contextlib.contextmanager
+def running_origin() -> Iterator[Origin]:
+    """Run an origin while inside; raise ProcessError when it does not start."""
+    processes = Processes("origin")
+    try:
+        processes.start("origin", [sys.executable, "-P", "-m", "benchmarks.origin"])
+        output = processes.output_of("origin")
+        deadline = time.monotonic() + _ORIGIN_SECONDS
+        while not (text := output.read_text(encoding="ascii")).endswith("\n"):
+            processes.check()
+            if time.monotonic() > deadline:
+                raise ProcessError(f"the origin did not start within {_ORIGIN_SECONDS:.0f} s")
+            time.sleep(_POLL_SECONDS)
+        yield Origin(("127.0.0.1", int(text)), processes.pid_of("origin"))
+    finally:
+        processes.stop()
 
 
 class System(abc.ABC):

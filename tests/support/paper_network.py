@@ -147,6 +147,8 @@ class PaperRelay:
 
     def _extend(self, circuit: RelayCircuit, event: ExtendRequested) -> None:
         assert self.network is not None
+        if circuit.is_closed:
+            return
         other = self.network.by_id.get(event.extend.peer_id)
         if other is None:
             circuit.refuse_extend(ExtendStatus.UNKNOWN_PEER)
@@ -163,7 +165,9 @@ class _Extending:
         self.circuit = circuit
 
     def receive_created(self, leg: Leg, message: bytes) -> None:
-        if not self.circuit.is_closed:
+        if self.circuit.is_closed:
+            leg.destroy()
+        else:
             self.circuit.extended(leg, message)
 
     def leg_lost(self, leg: Leg) -> None:
@@ -286,26 +290,44 @@ class PaperNetwork:
         wire = self.wire(source, target)
         (wire.responder if wire.relay is target else wire.initiator).tap = tap
 
+    def tap_origin(self, tap: Tap | None) -> None:
+        """Change what the origin sends from now on, over all its links."""
+        for wire in self.wires:
+            if wire.owner is None:
+                wire.responder.tap = tap
+
+    def step(self, number: int) -> bool:
+        """Let bytes pass along one wire, once each way; return whether anything moved."""
+        if number >= len(self.wires):
+            return False
+        wire = self.wires[number]
+        moved = wire.move()
+        wire.relay.act(wire.responder)
+        if wire.owner is not None:
+            wire.owner.act(wire.initiator)
+        return moved
+
     def settle(self) -> None:
         """Pass bytes along until nothing moves."""
         moved = True
         while moved:
             moved = False
-            for wire in list(self.wires):
-                moved |= wire.move()
-                wire.relay.act(wire.responder)
-                if wire.owner is not None:
-                    wire.owner.act(wire.initiator)
+            for number in range(len(self.wires)):
+                moved |= self.step(number)
 
-    def build(self, hops: int = 3) -> OriginCircuit:
-        """Build a circuit through the first `hops` relays, over the links there are."""
+    def start(self) -> OriginCircuit:
+        """Send a CREATE to the first relay, over the link there is or a new one."""
         first = self.relays[0]
         open_links = [w.initiator for w in self.wires if w.owner is None and w.error is None]
         link = open_links[0] if open_links else self.connect(None, first)
         initiator = CircuitInitiator(
             NETWORK_ID, first.peer_id, first.onion_key.public, 0, first.suite, KEYS
         )
-        circuit = OriginCircuit(link.create(0, first.suite, initiator.message), initiator)
+        return OriginCircuit(link.create(0, first.suite, initiator.message), initiator)
+
+    def build(self, hops: int = 3) -> OriginCircuit:
+        """Build a circuit through the first `hops` relays."""
+        circuit = self.start()
         self.settle()
         for relay in self.relays[1:hops]:
             self.extend(circuit, relay)

@@ -24,6 +24,7 @@ from warren.network.links import Links, LinkSettings, OnCreate, RelayKeys
 from warren.network.streams import CircuitStream, splice
 from warren.network.turn import Turn
 from warren.protocol.messages import Begin, Connected
+from warren.protocol.stream import StreamProtocol
 from warren.roles.relay import PassingCircuit, Relay, ServeDirectory, ServeExit
 
 NETWORK_ID = bytes(range(32))
@@ -91,6 +92,12 @@ class RelayPeer(Peer):
         """Return the one circuit there is."""
         (circuit,) = self.circuits
         return circuit
+
+    @property
+    def streams(self) -> list[StreamProtocol]:
+        """Return the streams that end here."""
+        ends = [circuit.machine.streams for circuit in self.circuits]
+        return [stream for end in ends if end is not None for stream in end.streams.values()]
 
 
 @dataclass

@@ -8,8 +8,9 @@ dial us.
 """
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random, SystemRandom
 
@@ -43,8 +44,9 @@ logger = structlog.get_logger()
 
 HANDSHAKE_SECONDS = 10.0
 PING_SECONDS = 10.0
-#: Silence after which a link counts as dead: a ping and two misses (security F).
+#: Silence after which a link counts as dead at the latest: a ping and two misses (security F).
 SILENCE_SECONDS = 25.0
+_WATCH_SECONDS = PING_SECONDS / 2
 IDLE_SECONDS = 180.0
 MOST_HANDSHAKES = 64
 MOST_SILENCED = 256
@@ -200,7 +202,7 @@ class Link:
     def check(self) -> None:
         """Ping, or give up on a peer that was silent for too long; called now and then."""
         now = trio.current_time()
-        if now - self.last_heard > SILENCE_SECONDS:
+        if now - self.last_heard > SILENCE_SECONDS - _WATCH_SECONDS:  # the next look is too late
             self.close(LinkError("the peer fell silent"))
         elif now - self.last_heard >= PING_SECONDS or now - self._ping_sent >= 6 * PING_SECONDS:
             self.ping()
@@ -237,7 +239,7 @@ class Link:
             if count == 0:
                 raise LinkError("the peer closed the link")
             if count is not None:
-                self.last_heard = protocol.now = trio.current_time()
+                protocol.now = trio.current_time()
                 self._receive(count)
 
     def _receive(self, count: int) -> None:
@@ -248,6 +250,8 @@ class Link:
         try:
             used = self.protocol.receive(_RECEIVE[:total])
             self._rest = bytes(_RECEIVE[used:total])
+            if used:  # a record proves life, and bytes that may never become one do not
+                self.last_heard = self.protocol.now
             if self.protocol.events:
                 self._act()
         finally:
@@ -285,6 +289,9 @@ class Link:
             self._send()
         except LinkError as error:
             self.close(error)
+        except Exception:  # cells may be lost now, and every layer counts them
+            logger.exception("a bug on a link", link=repr(self))  # DOS-1
+            self.close()
 
     def _send(self) -> None:
         stream, fill = self._stream, self.protocol.fill
@@ -334,6 +341,41 @@ def _first(
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
+class _Crowd:
+    """Own the connections that have proved nothing yet: at most `most`, each in a scope.
+
+    One more than that makes room for itself: the oldest goes, of whichever host has most of them,
+    so that one host cannot shut all others out (DOS-2).
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._hosts: dict[trio.CancelScope, str] = {}  # oldest first
+
+    @contextmanager
+    def enter(self, host: str) -> Iterator[trio.CancelScope]:
+        """Count a connection from `host` while inside; the scope is cancelled to make room."""
+        if len(self._hosts) >= self._most:
+            ((crowded, _),) = Counter(self._hosts.values()).most_common(1)
+            oldest = next(scope for scope, each in self._hosts.items() if each == crowded)
+            del self._hosts[oldest]
+            oldest.cancel()
+        with trio.CancelScope() as scope:
+            self._hosts[scope] = host
+            try:
+                yield scope
+            finally:
+                self._hosts.pop(scope, None)
+
+
+class _Dial:
+    """Share one dial among all who ask for the same peer; without a failure, it was given up."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.failure: LinkError | None = None
+
+
 class Links:
     """Own all links of a node: find the one to a peer, dial it, answer those who dial.
 
@@ -353,11 +395,10 @@ class Links:
         self._network = network
         self._on_create = on_create
         self._links: set[Link] = set()
-        self._by_peer: dict[tuple[PeerId, bool], Link] = {}
-        self._dialling: dict[tuple[PeerId, bool], trio.Event] = {}
-        self._failures: dict[tuple[PeerId, bool], LinkError] = {}
-        self._handshakes = 0
-        self._silenced: deque[trio.CancelScope] = deque()
+        self._by_peer: dict[tuple[PeerId, bool], list[Link]] = {}  # the newest comes last
+        self._dialling: dict[tuple[PeerId, bool], _Dial] = {}
+        self._handshaking = _Crowd(MOST_HANDSHAKES)
+        self._silenced = _Crowd(MOST_SILENCED)
         self.accepted = self.dialled = self.refused = 0
 
     def __iter__(self) -> Iterator[Link]:
@@ -365,8 +406,8 @@ class Links:
 
     def find(self, peer_id: PeerId, *, is_anonymous: bool = False) -> Link | None:
         """Return the newest authenticated link to `peer_id`, or None (LNK-6)."""
-        link = self._by_peer.get((peer_id, is_anonymous))
-        return link if link is not None and not link.is_closed else None
+        links = self._by_peer.get((peer_id, is_anonymous), ())
+        return next((link for link in reversed(links) if not link.is_closed), None)
 
     async def get(self, hop: Hop, *, is_anonymous: bool) -> Link:
         """Find or dial the link to `hop`; raise LinkError when it cannot be had.
@@ -379,17 +420,15 @@ class Links:
             if link is not None:
                 link.last_used = trio.current_time()
                 return link
-            dialling = self._dialling.get(key)
-            if dialling is None:
+            dial = self._dialling.get(key)
+            if dial is None:
                 return await self._dial(hop, key)
-            await dialling.wait()
-            failure = self._failures.pop(key, None)
-            if failure is not None:
-                raise failure
+            await dial.done.wait()
+            if dial.failure is not None:
+                raise LinkError(str(dial.failure)) from dial.failure
 
     async def _dial(self, hop: Hop, key: tuple[PeerId, bool]) -> Link:
-        done = self._dialling[key] = trio.Event()
-        self._failures.pop(key, None)
+        dial = self._dialling[key] = _Dial()
         link = None
         try:
             with trio.fail_after(HANDSHAKE_SECONDS):
@@ -399,13 +438,11 @@ class Links:
             if link is not None:
                 link.close()
             reason = "no answer in time" if isinstance(error, trio.TooSlowError) else str(error)
-            failure = LinkError(f"no link to {hop!r}: {reason}")
-            if done.statistics().tasks_waiting:
-                self._failures[key] = failure
-            raise failure from error
+            dial.failure = LinkError(f"no link to {hop!r}: {reason}")
+            raise dial.failure from error
         finally:
             del self._dialling[key]
-            done.set()
+            dial.done.set()
         self.dialled += 1
         return link
 
@@ -458,10 +495,18 @@ class Links:
         peer_id = link.protocol.peer_id
         if peer_id is None:
             return
-        self._by_peer[peer_id, link.protocol.is_anonymous] = link
+        self._by_peer.setdefault((peer_id, link.protocol.is_anonymous), []).append(link)
         ready = link.protocol.ready
         if ready is not None and ready.relay is not None:
             self.settings.notice(peer_id, ready.relay.valid_after, ready.relay.digest)
+
+    def _unregister(self, link: Link) -> None:
+        peer_id = link.protocol.peer_id
+        if peer_id is not None:
+            key = peer_id, link.protocol.is_anonymous
+            others = [each for each in self._by_peer.pop(key, ()) if each is not link]
+            if others:
+                self._by_peer[key] = others
 
     async def _run(self, link: Link) -> None:
         self._links.add(link)
@@ -475,9 +520,7 @@ class Links:
             logger.exception("a bug on a link", link=repr(link))  # DOS-1: it costs this link
         finally:
             self._links.discard(link)
-            peer_id = link.protocol.peer_id
-            if peer_id is not None and self._newest(peer_id, link) is link:
-                del self._by_peer[peer_id, link.protocol.is_anonymous]
+            self._unregister(link)
 
     # ---- answering
 
@@ -486,21 +529,18 @@ class Links:
         await listener.serve(self._accept, self.turn.nursery)
 
     async def _accept(self, stream: ByteStream) -> None:
+        link = None
         try:
-            if self._handshakes >= MOST_HANDSHAKES:
-                self.refused += 1
-                stream.close()
-                return
-            self._handshakes += 1
-            try:
+            with self._handshaking.enter(stream.remote.host) as scope:
                 link = await self._answer(stream)
-            finally:
-                self._handshakes -= 1
-            if link is None:
-                await self._stay_silent(stream)
-            else:
+            if link is not None:
                 self.accepted += 1
                 await self._run(link)
+                return
+            self.refused += 1
+            if not scope.cancelled_caught:
+                await self._stay_silent(stream)
+            stream.close()
         except LinkError:
             stream.close()
         except Exception:
@@ -527,7 +567,6 @@ class Links:
             with trio.fail_after(HANDSHAKE_SECONDS):
                 secrets = await stream.converse(exchange, rest)
         except (ProtocolError, trio.TooSlowError) as error:
-            self.refused += 1
             logger.debug("! handshake", error=str(error))
             return None
         is_anonymous = secrets.peer_id is None
@@ -535,27 +574,18 @@ class Links:
 
     async def _stay_silent(self, stream: ByteStream) -> None:
         """Read and say nothing for a while, so that a prober learns nothing (protocol §2)."""
-        scope = trio.CancelScope()
-        if len(self._silenced) >= MOST_SILENCED:
-            self._silenced.popleft().cancel()
-        self._silenced.append(scope)
-        scope.deadline = trio.current_time() + self.settings.rng.uniform(10, 60)
         waste = bytearray(4096)
-        try:
-            with scope:
-                while stream.receive_into(waste) != 0:
-                    await stream.wait_readable()
-        finally:
-            if scope in self._silenced:
-                self._silenced.remove(scope)
-            stream.close()
+        with self._silenced.enter(stream.remote.host) as scope:
+            scope.deadline = trio.current_time() + self.settings.rng.uniform(10, 60)
+            while stream.receive_into(waste) != 0:
+                await stream.wait_readable()
 
     # ---- upkeep
 
     async def watch(self) -> None:
         """Ping quiet links, give up dead ones, close those nobody uses; runs for ever."""
         while True:
-            await trio.sleep(PING_SECONDS / 2)
+            await trio.sleep(_WATCH_SECONDS)
             now = trio.current_time()
             for link in tuple(self._links):
                 if link.protocol.legs:
@@ -574,10 +604,7 @@ class Links:
         peer_id = link.protocol.peer_id
         if peer_id is None or link.protocol.legs:
             return False
-        return self._newest(peer_id, link) is not link
-
-    def _newest(self, peer_id: PeerId, link: Link) -> Link | None:
-        return self._by_peer.get((peer_id, link.protocol.is_anonymous))
+        return self.find(peer_id, is_anonymous=link.protocol.is_anonymous) is not link
 
     def close(self) -> None:
         """Close every link."""

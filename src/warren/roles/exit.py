@@ -1,9 +1,10 @@
 """The exit: opens the targets that others ask for, as far as its policy goes.
 
-The order of the checks is the order of security B, and each can only refuse: a circuit of one
-hop, the name, its resolution, every address found, the table, the policy, our own places, the
-network's own places, the limits. Then it connects to the numeric address that was checked, which
-is what defeats a name whose answer changes (EXT-4).
+The checks are those of security B, and each can only refuse: a circuit of one hop, the name, its
+resolution, and of every address found the network's own places, the table, the policy and our
+own places, then the limits. The network's places come before the policy, because of them a client
+must hear a reason after which it does not try elsewhere (EXT-9). Then it connects to the numeric
+address that was checked, which is what defeats a name whose answer changes (EXT-4).
 """
 
 import contextlib
@@ -129,7 +130,7 @@ class Exit:
             return
         try:
             self._count_begin(machine)
-            connection, ttl = await self._reach(id(machine), begin)
+            connection, ttl = await self._reach(id(machine), stream, begin)
         except ExitError as error:
             self._refusals[error.reason.name.lower()] += 1
             raise
@@ -176,15 +177,18 @@ class Exit:
         if is_full or not bucket.take(now):
             raise ExitError(EndReason.RESOURCE_LIMIT)
 
-    async def _reach(self, circuit: int, begin: Begin) -> tuple[ByteStream, int]:
+    async def _reach(
+        self, circuit: int, stream: CircuitStream, begin: Begin
+    ) -> tuple[ByteStream, int]:
         """Resolve, check and connect; return the connection and the name's time to live."""
-        async with self._turn(circuit):
+        async with self._turn(circuit, stream):
             addresses, ttl = await self._resolve(circuit, begin.address)
             allowed = self._allowed(addresses, begin)
+            _expect_wanted(stream)
             return await self._connect(allowed, begin.address.port), ttl
 
     @contextlib.asynccontextmanager
-    async def _turn(self, circuit: int) -> AsyncIterator[None]:
+    async def _turn(self, circuit: int, stream: CircuitStream) -> AsyncIterator[None]:
         """Wait until one more of the circuit's streams may connect (EXT-11).
 
         A page opens more connections at once than may be pending, so the others wait; what waits
@@ -193,6 +197,7 @@ class Exit:
         connecting, waiting = self._connecting, self._waiting
         while connecting[circuit] >= self._limits.pending_connects_per_circuit:
             await waiting.setdefault(circuit, trio.Event()).wait()
+            _expect_wanted(stream)
         if connecting.total() >= self._limits.pending_connects:
             raise ExitError(EndReason.RESOURCE_LIMIT)
         connecting[circuit] += 1
@@ -223,11 +228,12 @@ class Exit:
         """
         port = begin.address.port
         wanted = [ip for ip in addresses if _is_wanted(ip, begin.flags)]
+        places = self._network_places()
         allowed = []
         refusal = ExitError(EndReason.RESOLVE_FAILED, "no address of the wanted family")
         for ip in wanted:
-            target = Address(str(ip), port)
-            if target in self._network_places():
+            faces = (ip, *embedded_addresses(ip, self._nat64))
+            if any(Address(str(face), port) in places for face in faces):
                 # EXT-9: back into the network. PROTOCOL is not retried elsewhere.
                 raise ExitError(EndReason.PROTOCOL, "the target is a relay of this network")
             reason = check_target(
@@ -283,11 +289,16 @@ class Exit:
                 won.append(connection)
                 nursery.cancel_scope.cancel()
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(attempt, targets[0], nursery)
-            with trio.move_on_after(ATTEMPT_DELAY_SECONDS):
-                await failed.wait()
-            nursery.start_soon(attempt, targets[1], nursery)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(attempt, targets[0], nursery)
+                with trio.move_on_after(ATTEMPT_DELAY_SECONDS):
+                    await failed.wait()
+                nursery.start_soon(attempt, targets[1], nursery)
+        except BaseException:  # too late, by as little as it may be
+            for connection in won:
+                connection.close()
+            raise
         if not won:
             raise failures[0]
         return won[0]
@@ -300,6 +311,12 @@ class Exit:
             "connecting": self._connecting.total(),
             "refused": dict(self._refusals),
         }
+
+
+def _expect_wanted(stream: CircuitStream) -> None:
+    """Raise ExitError when the client is gone; a dead circuit's streams take no place here."""
+    if stream.is_ended:
+        raise ExitError(EndReason.MISC, "the stream ended before its target was reached")
 
 
 def _is_wanted(ip: IPAddress, flags: BeginFlags) -> bool:

@@ -1,0 +1,644 @@
+"""Links: who may have one, who shares one, and when one is over."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from random import Random
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.support.hand_link import (
+    FIRST_NUMBER,
+    READY,
+    HandLink,
+    create_cell,
+    credentials_of,
+    first_message,
+)
+from tests.support.memory_network import Line, MemoryStream, receive
+from tests.support.small_network import Origin, RelayPeer, SmallNetwork, small_network, tasks_in
+from warren.errors import LinkError
+from warren.identity import Hop, Identity
+from warren.network.links import (
+    HANDSHAKE_SECONDS,
+    IDLE_SECONDS,
+    MOST_HANDSHAKES,
+    MOST_SILENCED,
+    PING_SECONDS,
+    SILENCE_SECONDS,
+    Link,
+    OnCreate,
+)
+from warren.protocol.cells import Command, encode_ready, make_cell
+from warren.protocol.link import CreateRequested
+from warren.roles.relay import Relay
+
+STRANGER = "5.5.66.6"
+
+
+@dataclass
+class Pair:
+    """Hold two relays and an origin."""
+
+    net: SmallNetwork
+    origin: Origin
+
+    @property
+    def relay(self) -> RelayPeer:
+        return self.net.relays[0]
+
+    @property
+    def other(self) -> RelayPeer:
+        return self.net.relays[1]
+
+    async def dial(self, *, is_anonymous: bool = True) -> Link:
+        """Return the origin's link to the relay."""
+        return await self.origin.links.get(self.relay.hop, is_anonymous=is_anonymous)
+
+    async def knock(self, data: bytes = b"", host: str = STRANGER) -> MemoryStream:
+        """Connect to the relay as a stranger and send `data`."""
+        stream = await self.net.memory.at(host).dial(self.relay.hop.address)
+        stream.send_now(data)
+        return stream
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[Pair]:
+    async with small_network(relays=2) as net:
+        yield Pair(net, await net.add_origin())
+
+
+async def seconds_until_closed(stream: MemoryStream) -> float:
+    """Return how long the other side takes to close; it must say nothing before."""
+    start = trio.current_time()
+    assert await receive(stream) == b""
+    return trio.current_time() - start
+
+
+# ---- dialling
+
+
+async def test_an_anonymous_link_knows_the_relay_and_not_the_client(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    link = await pair.dial()
+    (theirs,) = pair.relay.links
+
+    assert link.protocol.peer_id == pair.relay.peer_id
+    assert theirs.protocol.peer_id is None
+    assert link.observed is not None
+    assert link.observed.host == pair.origin.host
+
+
+async def test_two_relays_know_each_other_and_share_the_link(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    link = await pair.relay.links.get(pair.other.hop, is_anonymous=False)
+    await wait_all_tasks_blocked()
+
+    back = await pair.other.links.get(pair.relay.hop, is_anonymous=False)
+
+    assert (link.protocol.peer_id, back.protocol.peer_id) == (
+        pair.other.peer_id,
+        pair.relay.peer_id,
+    )
+    assert len(pair.net.memory.dialled) == 1
+
+
+async def test_a_relay_that_browses_is_anonymous_too(pair: Pair, autojump_clock: MockClock) -> None:
+    named = await pair.relay.links.get(pair.other.hop, is_anonymous=False)
+
+    unnamed = await pair.relay.links.get(pair.other.hop, is_anonymous=True)
+    await wait_all_tasks_blocked()
+
+    assert named is not unnamed
+    assert pair.other.links.find(pair.relay.peer_id, is_anonymous=True) is None
+
+
+async def test_who_asks_at_the_same_time_shares_one_dial(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    links: list[Link] = []
+
+    async def ask() -> None:
+        links.append(await pair.dial())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(ask)
+
+    assert len(links) == 10
+    assert len(set(links)) == len(pair.net.memory.dialled) == 1
+
+
+async def test_who_asks_at_the_same_time_shares_the_failure(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    pair.net.memory.stall(pair.relay.host)
+    failures: list[str] = []
+
+    async def ask() -> None:
+        with pytest.raises(LinkError) as caught:
+            await pair.dial()
+        failures.append(str(caught.value))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(ask)
+
+    assert failures == [f"no link to {pair.relay.hop!r}: no answer in time"] * 10
+    assert trio.current_time() == HANDSHAKE_SECONDS
+    assert len(pair.net.memory.dialled) == 1
+
+
+async def test_a_dial_goes_on_when_the_first_who_asked_gives_up(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    pair.net.memory.dial_seconds[pair.relay.host] = 2
+    links: list[Link] = []
+
+    async def give_up() -> None:
+        with trio.move_on_after(1):
+            await pair.dial()
+
+    async def ask() -> None:
+        links.append(await pair.dial())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(give_up)
+        nursery.start_soon(ask)
+        nursery.start_soon(ask)
+
+    assert len(links) == 2
+    assert links[0] is links[1]
+
+
+async def test_a_failure_is_not_remembered(pair: Pair, autojump_clock: MockClock) -> None:
+    pair.net.memory.refuse(pair.relay.host)
+    with pytest.raises(LinkError, match="Connection refused"):
+        await pair.dial()
+
+    pair.net.memory.refusing.clear()
+
+    assert (await pair.dial()).protocol.ready is not None
+
+
+@pytest.mark.parametrize("wrong", ["link_key", "peer_id"])
+async def test_only_the_peer_that_was_asked_for_is_linked(
+    wrong: str, pair: Pair, autojump_clock: MockClock
+) -> None:
+    """LNK-3, T06: somebody else at its address learns nothing and is told nothing."""
+    stolen = {wrong: getattr(pair.other.hop, wrong)}
+    hop = replace(pair.relay.hop, **stolen)
+
+    with pytest.raises(LinkError, match="no answer in time"):
+        await pair.origin.links.get(hop, is_anonymous=True)
+
+    assert pair.origin.links.find(hop.peer_id, is_anonymous=True) is None
+
+
+async def test_a_link_key_that_is_none_is_a_link_error(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    hop = replace(pair.relay.hop, link_key=bytes(32))
+
+    with pytest.raises(LinkError):  # T53
+        await pair.origin.links.get(hop, is_anonymous=True)
+
+
+async def test_a_relay_is_no_peer_of_its_own(pair: Pair, autojump_clock: MockClock) -> None:
+    with pytest.raises(LinkError):  # LNK-2
+        await pair.relay.links.get(pair.relay.hop, is_anonymous=False)
+
+    assert pair.relay.links.find(pair.relay.peer_id) is None
+
+
+async def test_a_relay_accepts_its_previous_link_key(pair: Pair, autojump_clock: MockClock) -> None:
+    keys = pair.relay.settings.relay
+    assert keys is not None
+    keys.link_keys.insert(0, pair.origin.settings.keys.key_pair())
+
+    link = await pair.dial()
+
+    assert link.protocol.ready is not None
+
+
+async def test_giving_up_a_dial_leaves_no_socket(pair: Pair, autojump_clock: MockClock) -> None:
+    rng = Random(6)
+    pair.net.memory.line.latency = 0.1
+    tasks = tasks_in(pair.net.nursery)
+
+    for _ in range(20):
+        with trio.move_on_after(rng.uniform(0, 0.8)):
+            await pair.dial()
+    pair.origin.links.close()
+    await trio.sleep(200)
+
+    assert not pair.net.memory.streams
+    assert tasks_in(pair.net.nursery) == tasks
+
+
+# ---- authenticated or not
+
+
+async def test_a_replayed_first_message_changes_nothing(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    """LNK-6: who only repeats what another relay said is not that relay."""
+    genuine = await pair.other.links.get(pair.relay.hop, is_anonymous=False)
+    await wait_all_tasks_blocked()
+    known = pair.relay.links.find(pair.other.peer_id)
+    keys = pair.other.settings.relay
+    assert keys is not None
+    recording = first_message(pair.relay.hop, pair.other.settings.credentials())
+
+    replayed = await pair.knock(recording)
+    await trio.sleep(1)
+
+    assert known is not None
+    assert pair.relay.links.find(pair.other.peer_id) is known
+    assert len(list(pair.relay.links)) == 2
+    await trio.sleep(HANDSHAKE_SECONDS + PING_SECONDS)
+    assert list(pair.relay.links) == [known]
+    assert not genuine.is_closed
+    replayed.close()
+
+
+async def test_a_link_counts_once_its_first_record_has_opened(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    identity = Identity(bytes([99]) * 32)
+    network = pair.net.memory.at(STRANGER)
+    link = await HandLink.dial(network, pair.relay, credentials_of(identity), is_ready=False)
+    await wait_all_tasks_blocked()
+    before = pair.relay.links.find(identity.peer_id)
+
+    link.send(relay_ready(pair))
+    await wait_all_tasks_blocked()
+
+    assert before is None
+    assert pair.relay.links.find(identity.peer_id) is not None
+
+
+def relay_ready(pair: Pair) -> bytes:
+    """Return the READY that the other relay would send."""
+    ready = pair.other.settings.ready(pair.relay.hop.address, is_anonymous=False)
+    return make_cell(0, Command.READY, encode_ready(ready))
+
+
+async def drip(link: HandLink, record: bytes) -> None:
+    """Send a byte of `record` every few seconds."""
+    for byte in record:
+        if link.is_closed:
+            return
+        link.stream.send_now(bytes((byte,)))
+        await trio.sleep(HANDSHAKE_SECONDS / 3)
+
+
+@pytest.mark.parametrize("is_dripping", [False, True])
+async def test_a_link_without_ready_is_closed(
+    is_dripping: bool, pair: Pair, autojump_clock: MockClock
+) -> None:
+    """T47: a handshake that is never finished costs a socket for seconds only."""
+    link = await HandLink.dial(pair.net.memory.at(STRANGER), pair.relay, is_ready=False)
+
+    with trio.move_on_after(HANDSHAKE_SECONDS + PING_SECONDS):
+        if is_dripping:
+            await drip(link, link.seal(READY))
+        await trio.sleep_forever()
+
+    assert link.is_closed
+
+
+async def test_anything_before_ready_closes_the_link(pair: Pair, autojump_clock: MockClock) -> None:
+    link = await HandLink.dial(pair.net.memory.at(STRANGER), pair.relay, is_ready=False)
+
+    link.send(create_cell(pair.relay))
+    await wait_all_tasks_blocked()
+
+    assert link.is_closed
+    assert pair.relay.relay.created == 0
+
+
+# ---- silence
+
+
+def changed(message: bytes, at: int) -> bytes:
+    """Return `message` with the lowest bit of one byte flipped."""
+    return message[:at] + bytes((message[at] ^ 1,)) + message[at + 1 :]
+
+
+GARBAGE: dict[str, Callable[[Hop], bytes]] = {
+    "an unknown first byte": lambda hop: b"\xff" + bytes(2000),
+    "another protocol": lambda hop: b"GET / HTTP/1.1\r\n\r\n",
+    "a wrong length": lambda hop: changed(first_message(hop), 2),
+    "a flipped bit in the key": lambda hop: changed(first_message(hop), 10),
+    "a flipped bit in the tag": lambda hop: changed(first_message(hop), -1 % 1251),
+    "nothing": lambda hop: b"",
+    "half a message": lambda hop: first_message(hop)[:600],
+}
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+async def test_garbage_gets_no_answer_for_a_while(
+    kind: str, pair: Pair, autojump_clock: MockClock
+) -> None:
+    """Protocol §2: silence, then a close after 10 to 60 seconds, for whatever is wrong."""
+    waited = []
+    for _ in range(8):
+        stream = await pair.knock(GARBAGE[kind](pair.relay.hop))
+        waited.append(await seconds_until_closed(stream))
+
+    assert min(waited) >= 10
+    assert max(waited) <= 60 + HANDSHAKE_SECONDS
+    assert len(set(waited)) > 1
+
+
+async def test_who_goes_on_talking_is_not_answered_either(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    stream = await pair.knock(b"\xff")
+
+    async def talk() -> None:
+        with contextlib.suppress(LinkError):  # which comes with the close
+            while True:
+                await stream.send_all(bytes(10_000))
+                await trio.sleep(0.1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(talk)
+        assert await seconds_until_closed(stream) >= 10
+
+
+async def test_the_oldest_of_many_silent_ones_makes_room(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    streams = []
+    for _ in range(MOST_SILENCED):
+        streams.append(await pair.knock(b"\xff"))
+        await wait_all_tasks_blocked()
+    before = [stream for stream in streams if stream.peer and stream.peer.is_closed]
+
+    await pair.knock(b"\xff")
+    await wait_all_tasks_blocked()
+
+    assert before == []
+    assert [stream for stream in streams if stream.peer and stream.peer.is_closed] == streams[:1]
+
+
+async def test_those_who_say_nothing_do_not_shut_others_out(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    """T57: all places for handshakes are taken, and an honest peer gets its link at once."""
+    for _ in range(3 * MOST_HANDSHAKES):
+        await pair.knock()
+    await wait_all_tasks_blocked()
+
+    link = await pair.dial()
+
+    assert link.protocol.ready is not None
+    assert trio.current_time() == 0
+
+
+# ---- while it lives
+
+
+async def test_the_round_trip_is_measured(autojump_clock: MockClock) -> None:
+    async with small_network(relays=1, line=Line(latency=0.04)) as net:
+        origin = await net.add_origin()
+        link = await origin.links.get(net.hops[0], is_anonymous=True)
+
+        await trio.sleep(1)
+
+        assert link.protocol.round_trip == pytest.approx(0.08)
+
+
+async def test_a_quiet_link_stays_as_long_as_it_carries_a_circuit(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    circuit = await pair.origin.build(pair.net.hops)
+
+    await trio.sleep(3600)
+
+    assert circuit.is_open
+
+
+async def test_a_link_nobody_uses_is_closed(pair: Pair, autojump_clock: MockClock) -> None:
+    circuit = await pair.origin.build(pair.net.hops)
+    await trio.sleep(1000)
+    circuit.close()
+
+    await trio.sleep(IDLE_SECONDS - PING_SECONDS)
+    in_time = circuit.link.is_closed
+    await trio.sleep(3 * PING_SECONDS)
+
+    assert (in_time, circuit.link.is_closed) == (False, True)
+
+
+@pytest.mark.parametrize("delay", [0, 1, 2.5, 4, 4.9])
+async def test_a_silent_peer_is_given_up_within_25_seconds(
+    delay: float, pair: Pair, autojump_clock: MockClock
+) -> None:
+    """T32: a ping and two misses; a peer that is only slow is left alone."""
+    circuit = await pair.origin.build(pair.net.hops)
+    await trio.sleep(100 + delay)
+    start = trio.current_time()
+
+    given_up = trio.Event()
+    circuit.on_closed = lambda _: given_up.set()
+    pair.net.memory.stall(pair.relay.host)
+    await given_up.wait()
+
+    # It was last heard up to 15 seconds before it fell silent: that often it is asked.
+    assert 5 <= trio.current_time() - start <= SILENCE_SECONDS
+    assert circuit.link.is_closed
+
+
+async def test_a_pause_of_ten_seconds_is_survived(pair: Pair, autojump_clock: MockClock) -> None:
+    circuit = await pair.origin.build(pair.net.hops)
+
+    for _ in range(10):
+        pair.net.memory.stall(pair.relay.host)
+        await trio.sleep(9)
+        pair.net.memory.resume(pair.relay.host)
+        await trio.sleep(3)
+
+    assert circuit.is_open
+
+
+async def test_a_cut_link_tells_its_circuits(pair: Pair, autojump_clock: MockClock) -> None:
+    circuit = await pair.origin.build(pair.net.hops)
+
+    pair.net.memory.cut(pair.origin.host)
+    await wait_all_tasks_blocked()
+
+    assert not circuit.is_open
+    assert not pair.relay.circuits
+    assert not pair.other.circuits
+
+
+# ---- two links between one pair
+
+
+async def second_link(pair: Pair) -> tuple[Link, Link]:
+    """Let both relays have a link, then make a second one; return the answering side's ends."""
+    await pair.other.links.get(pair.relay.hop, is_anonymous=False)
+    await wait_all_tasks_blocked()
+    older = pair.relay.links.find(pair.other.peer_id)
+    pair.other.links._by_peer.clear()  # as if it had just started again
+    await pair.other.links.get(pair.relay.hop, is_anonymous=False)
+    await wait_all_tasks_blocked()
+    newer = pair.relay.links.find(pair.other.peer_id)
+    assert older is not None
+    assert newer is not None
+    assert newer is not older
+    return older, newer
+
+
+async def test_an_empty_link_gives_way_to_a_newer_one(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    older, newer = await second_link(pair)  # LNK-6
+
+    await trio.sleep(PING_SECONDS)
+
+    assert older.is_closed
+    assert not newer.is_closed
+
+
+async def test_a_superseded_link_stays_until_its_circuits_are_gone(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    circuit = await pair.origin.build([pair.other.hop, pair.relay.hop])
+    older, _ = await second_link(pair)
+    await trio.sleep(60)
+    while_used = older.is_closed
+
+    circuit.close()
+    await trio.sleep(PING_SECONDS)
+
+    assert (while_used, older.is_closed) == (False, True)
+
+
+async def test_the_older_link_is_used_again_when_the_newer_one_breaks(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    circuit = await pair.origin.build([pair.other.hop, pair.relay.hop])
+    older, newer = await second_link(pair)
+
+    newer.close()
+    await wait_all_tasks_blocked()
+
+    assert pair.relay.links.find(pair.other.peer_id) is older
+    assert circuit.is_open
+
+
+# ---- those who break the rules, and bugs
+
+
+async def test_a_cell_without_credit_closes_the_link(pair: Pair, autojump_clock: MockClock) -> None:
+    """T20: within one window, and nobody else is hurt."""
+    circuit = await pair.origin.build(pair.net.hops)
+    link = await HandLink.dial(pair.net.memory.at(STRANGER), pair.relay)
+    link.send(create_cell(pair.relay))
+    await link.receive()
+    cell = make_cell(FIRST_NUMBER, Command.RELAY, b"\x01" * 4088)
+
+    for _ in range(64):
+        link.send(cell)
+        await wait_all_tasks_blocked()
+    within_the_window = link.is_closed
+    link.send(cell)
+    await wait_all_tasks_blocked()
+
+    assert (within_the_window, link.is_closed) == (False, True)
+    assert circuit.is_open
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x00\x11" + bytes(15), b"\x10\x10" + bytes(4112)], ids=["length", "tag"]
+)
+async def test_a_bad_record_closes_the_link(
+    data: bytes, pair: Pair, autojump_clock: MockClock
+) -> None:
+    link = await HandLink.dial(pair.net.memory.at(STRANGER), pair.relay)
+
+    link.stream.send_now(data)
+    await wait_all_tasks_blocked()
+
+    assert link.is_closed
+    assert list(pair.relay.links) == []
+
+
+async def test_a_bug_in_on_create_costs_one_link(autojump_clock: MockClock) -> None:
+    """DOS-1: what a stranger's CREATE runs into hurts the stranger."""
+
+    def fail_for_strangers(relay: Relay) -> OnCreate:
+        def on_create(link: Link, request: CreateRequested) -> None:
+            if link.remote.host == STRANGER:
+                raise RuntimeError("a bug")
+            relay.create(link, request)
+
+        return on_create
+
+    async with small_network(relays=0) as net:
+        relay = await net.add_relay(on_create=fail_for_strangers)
+        await net.add_relay()
+        origin, stranger = await net.add_origin(), await net.add_origin(STRANGER)
+        circuit = await origin.build(net.hops)
+
+        with pytest.raises(Exception, match="hop 1"):
+            await stranger.build(net.hops)
+
+        assert circuit.is_open
+        assert len(list(relay.links)) == 2
+        assert (await origin.build(net.hops)).is_open
+        assert net.take_bugs() == ["a bug on a link"]
+
+
+async def test_a_bug_while_sending_costs_one_link(pair: Pair, autojump_clock: MockClock) -> None:
+    broken = await pair.dial()
+    stranger = await pair.net.add_origin(STRANGER)
+    circuit = await stranger.build(pair.net.hops)
+
+    def fail(out: memoryview) -> int:
+        raise RuntimeError("a bug")
+
+    broken.protocol.fill = fail  # type: ignore[method-assign]  # a bug cannot be had otherwise
+    with pytest.raises(Exception, match="destroyed"):
+        await pair.origin.build(pair.net.hops)
+    await wait_all_tasks_blocked()
+
+    assert broken.is_closed
+    assert circuit.is_open
+    assert pair.net.take_bugs() == ["a bug on a link"]
+
+
+async def test_closing_all_links_leaves_no_socket(pair: Pair, autojump_clock: MockClock) -> None:
+    circuit = await pair.origin.build(pair.net.hops)
+
+    for peer in (pair.origin, pair.relay, pair.other):
+        peer.links.close()
+    await wait_all_tasks_blocked()
+
+    assert not circuit.is_open
+    assert not pair.net.memory.streams
+
+
+async def test_the_numbers_add_up(pair: Pair, autojump_clock: MockClock) -> None:
+    circuit = await pair.origin.build(pair.net.hops)
+    await (await pair.knock(b"\xff")).wait_writable()
+    await wait_all_tasks_blocked()
+
+    numbers = pair.relay.links.statistics()
+
+    assert {name: numbers[name] for name in ("open", "accepted", "dialled", "refused")} == {
+        "open": 2,
+        "accepted": 1,
+        "dialled": 1,
+        "refused": 1,
+    }
+    assert numbers["circuits"] == 2
+    assert circuit.is_open

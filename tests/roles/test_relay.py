@@ -1,0 +1,348 @@
+"""The relay: circuits that others build through it, whoever they are and whatever they try."""
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, replace
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.support.hand_link import FIRST_NUMBER, HandLink, create_cell
+from tests.support.memory_network import receive
+from tests.support.small_network import Origin, SmallNetwork, small_network
+from warren.addresses import Address
+from warren.errors import CircuitError, EndReason, ExitError, LinkError
+from warren.identity import Hop, PeerId
+from warren.network.links import Link, OnCreate
+from warren.network.streams import CircuitStream
+from warren.protocol.cells import Command, make_cell
+from warren.protocol.link import CreateRequested
+from warren.protocol.messages import Begin
+from warren.roles.relay import EXTEND_SECONDS, PassingCircuit, Relay, refuse_streams
+
+TARGET = Address("5.6.0.1", 80)
+STRANGER = "5.5.66.6"
+
+
+@dataclass
+class Three:
+    """Hold three relays and an origin."""
+
+    net: SmallNetwork
+    origin: Origin
+
+    async def fail(self, hops: Iterable[Hop]) -> CircuitError:
+        """Build a circuit that must not come about; return why it did not."""
+        with pytest.raises(CircuitError) as caught:
+            await self.origin.build(hops)
+        await trio.sleep(1)
+        return caught.value
+
+
+@pytest.fixture
+async def three() -> AsyncIterator[Three]:
+    async with small_network() as net:
+        yield Three(net, await net.add_origin())
+
+
+# ---- extending
+
+
+@pytest.mark.parametrize("back_to", ["itself", "the hop before it", "nobody"])
+async def test_an_extend_back_destroys_the_circuit(
+    back_to: str, three: Three, autojump_clock: MockClock
+) -> None:
+    """CIR-1: and no answer tells which of them it was."""
+    first, second, third = three.net.hops
+    nobody = replace(third, peer_id=PeerId(bytes(32)))
+    last = {"itself": second, "the hop before it": first, "nobody": nobody}[back_to]
+
+    error = await three.fail([first, second, last])
+
+    assert str(error) == "hop 3 of 3: the circuit was destroyed"
+    assert not any(peer.circuits for peer in three.net.relays)
+
+
+async def test_an_extend_to_an_unknown_id_dials_nobody(
+    three: Three, autojump_clock: MockClock
+) -> None:
+    """T67, LNK-4: a client cannot make a relay dial what is in no consensus."""
+    unknown = replace(three.net.hops[2], peer_id=PeerId(bytes(range(32))))
+    before = len(three.net.memory.dialled)
+
+    error = await three.fail([three.net.hops[0], unknown])
+
+    assert str(error) == "hop 2 of 2: the hop before it does not know it"
+    assert len(three.net.memory.dialled) == before + 1  # the origin's own
+
+
+async def test_an_attached_peer_needs_no_consensus(three: Three, autojump_clock: MockClock) -> None:
+    first, _, third = three.net.relays
+    await third.links.get(first.hop, is_anonymous=False)
+    hops = [first.hop, third.hop]
+    three.net.relays.remove(third)  # now nobody knows where it is
+
+    circuit = await three.origin.build(hops)
+
+    assert circuit.is_open
+
+
+async def test_every_address_that_a_consensus_knows_is_tried(
+    three: Three, autojump_clock: MockClock
+) -> None:
+    moved = replace(three.net.hops[1], address=Address("5.5.77.7", 9000))
+    real = three.net.find_hops
+    three.net.relays[0].relay._find_hops = lambda peer_id: [moved, *real(peer_id)]
+
+    circuit = await three.origin.build(three.net.hops)
+
+    assert circuit.is_open
+    assert moved.address in three.net.memory.dialled
+
+
+def instead(answer: Callable[[Link, CreateRequested], None]) -> Callable[[Relay], OnCreate]:
+    """Let a relay answer CREATE with `answer` instead of as it should."""
+    return lambda relay: answer
+
+
+def say_nothing(link: Link, request: CreateRequested) -> None:
+    return
+
+
+def refuse(link: Link, request: CreateRequested) -> None:
+    request.leg.destroy()
+
+
+async def test_a_next_hop_that_hangs_is_given_up_in_time(autojump_clock: MockClock) -> None:
+    async with small_network(relays=1) as net:
+        last = await net.add_relay(on_create=instead(say_nothing))
+        three = Three(net, await net.add_origin())
+
+        error = await three.fail(net.hops)
+
+        assert str(error) == "hop 2 of 2: the hop before it could not reach it"
+        assert EXTEND_SECONDS <= trio.current_time() <= EXTEND_SECONDS + 2
+        assert [link.protocol.legs for link in last.links] == [{}]
+
+
+async def test_a_next_hop_that_refuses_is_reported(autojump_clock: MockClock) -> None:
+    async with small_network(relays=1) as net:
+        await net.add_relay(on_create=instead(refuse))
+        three = Three(net, await net.add_origin())
+
+        assert str(await three.fail(net.hops)) == "hop 2 of 2: it refused"
+
+
+async def test_a_next_hop_that_changes_its_mind_is_not_joined(autojump_clock: MockClock) -> None:
+    """CREATED and DESTROY in one record: the circuit must not hang on a leg that is gone."""
+
+    def accept_and_refuse(relay: Relay) -> OnCreate:
+        def on_create(link: Link, request: CreateRequested) -> None:
+            relay.create(link, request)
+            request.leg.destroy()
+
+        return on_create
+
+    async with small_network(relays=1) as net:
+        await net.add_relay(on_create=accept_and_refuse)
+        three = Three(net, await net.add_origin())
+
+        assert str(await three.fail(net.hops)) == "hop 2 of 2: it refused"
+
+
+async def test_a_next_hop_that_speaks_too_soon_is_not_joined(autojump_clock: MockClock) -> None:
+    def answer_and_go_on(relay: Relay) -> OnCreate:
+        def on_create(link: Link, request: CreateRequested) -> None:
+            relay.create(link, request)
+            cell = make_cell(request.leg.number, Command.RELAY, b"\x01" * 4088)
+            request.leg.enqueue(memoryview(cell))
+
+        return on_create
+
+    async with small_network(relays=1) as net:
+        await net.add_relay(on_create=answer_and_go_on)
+        three = Three(net, await net.add_origin())
+
+        assert str(await three.fail(net.hops)) == "hop 2 of 2: it refused"
+        assert not any(peer.circuits for peer in net.relays)
+
+
+async def test_an_origin_that_leaves_takes_its_extension_with_it(
+    three: Three, autojump_clock: MockClock
+) -> None:
+    three.net.memory.dial_seconds[three.net.relays[1].host] = 5
+
+    with trio.move_on_after(1):
+        await three.origin.build(three.net.hops)
+    await trio.sleep(10)
+
+    assert three.net.relays[0].circuits == []
+    assert three.net.relays[1].relay.created == 0
+
+
+# ---- circuits of strangers
+
+
+async def test_a_circuit_destroyed_as_it_is_created_leaves_nothing(
+    three: Three, autojump_clock: MockClock
+) -> None:
+    relay = three.net.relays[0]
+    link = await HandLink.dial(three.net.memory.at(STRANGER), relay)
+
+    for number in range(FIRST_NUMBER, FIRST_NUMBER + 20):
+        link.send(create_cell(relay, number), make_cell(number, Command.DESTROY))
+        await link.receive()
+
+    assert relay.circuits == []
+    assert [len(each.protocol.legs) for each in relay.links] == [0]
+
+
+async def test_a_create_for_other_keys_is_destroyed_and_nothing_else(
+    three: Three, autojump_clock: MockClock
+) -> None:
+    relay, other = three.net.relays[:2]
+    link = await HandLink.dial(three.net.memory.at(STRANGER), relay)
+
+    link.send(create_cell(other, FIRST_NUMBER), create_cell(relay, FIRST_NUMBER + 1))
+    cells = await link.receive()
+
+    answers = {(number, command) for number, command, _ in cells if number}
+    assert answers == {(FIRST_NUMBER, Command.DESTROY), (FIRST_NUMBER + 1, Command.CREATED)}
+    assert (relay.relay.created, relay.relay.refused) == (1, 1)
+
+
+async def test_a_lost_link_takes_its_circuits_with_it(
+    three: Three, autojump_clock: MockClock
+) -> None:
+    kept = await three.origin.build(three.net.hops)
+    stranger = await three.net.add_origin(STRANGER)
+    await stranger.build(three.net.hops)
+
+    three.net.memory.cut(STRANGER)
+    await wait_all_tasks_blocked()
+
+    assert [len(peer.circuits) for peer in three.net.relays] == [1, 1, 1]
+    assert kept.is_open
+
+
+async def test_a_stream_begun_as_its_circuit_dies_is_not_served(
+    autojump_clock: MockClock,
+) -> None:
+    served: list[CircuitStream] = []
+
+    async def serve_directory(stream: CircuitStream) -> None:
+        served.append(stream)
+
+    async with small_network(relays=0) as net:
+        relay = await net.add_relay(serve_directory=serve_directory)
+        origin = await net.add_origin()
+        circuit = await origin.build(net.hops)
+
+        circuit.machine.streams.begin_directory()
+        net.memory.stall(relay.host)
+        circuit.turn.run()
+        circuit.machine.destroy()
+        circuit.turn.run()
+        net.memory.resume(relay.host)
+        await wait_all_tasks_blocked()
+
+        assert served == []
+        assert relay.circuits == []
+
+
+# ---- streams
+
+
+async def test_a_relay_that_is_no_exit_refuses_streams(autojump_clock: MockClock) -> None:
+    async with small_network(serve_exit=refuse_streams) as net:
+        origin = await net.add_origin()
+        circuit = await origin.build(net.hops)
+
+        with pytest.raises(ExitError) as caught:
+            await circuit.open_stream(TARGET).wait_connected()
+
+        assert caught.value.reason is EndReason.EXIT_POLICY
+        assert circuit.is_open
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ExitError(EndReason.RESOLVE_FAILED), EndReason.RESOLVE_FAILED),
+        (LinkError("gone"), EndReason.MISC),
+        (trio.BrokenResourceError("gone"), EndReason.MISC),
+    ],
+)
+async def test_what_goes_wrong_at_the_exit_becomes_a_reason(
+    error: Exception, reason: EndReason, autojump_clock: MockClock
+) -> None:
+    async def fail(circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> None:
+        raise error
+
+    async with small_network(serve_exit=fail) as net:
+        origin = await net.add_origin()
+        circuit = await origin.build(net.hops)
+
+        with pytest.raises(ExitError) as caught:
+            await circuit.open_stream(TARGET).wait_connected()
+
+        assert caught.value.reason is reason
+        assert circuit.is_open
+
+
+async def test_a_bug_in_one_circuit_hurts_no_other(autojump_clock: MockClock) -> None:
+    """DOS-1."""
+
+    async def fail_at_port_13(circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> None:
+        if begin.address.port == 13:
+            raise RuntimeError("a bug")
+        await exit_of_the_second(circuit, stream, begin)
+
+    async with small_network(relays=2, serve_exit=fail_at_port_13) as net:
+        exit_of_the_second = (await net.add_relay()).relay._serve_exit
+        origin = await net.add_origin()
+        sound, broken = [await origin.build(net.hops[:2]) for _ in range(2)]
+        application = await origin.browse(sound, net.echo())
+
+        with pytest.raises(ExitError):
+            await broken.open_stream(Address("5.6.0.1", 13)).wait_connected()
+        await wait_all_tasks_blocked()
+        await application.send_all(b"still there?")
+
+        assert await receive(application, 12) == b"still there?"
+        assert (sound.is_open, broken.is_open) == (True, False)
+        assert net.take_bugs() == ["a bug in a circuit"]
+
+
+async def test_a_bug_while_extending_hurts_no_other(
+    three: Three, autojump_clock: MockClock
+) -> None:
+    kept = await three.origin.build(three.net.hops)
+
+    def fail(peer_id: PeerId) -> list[Hop]:
+        raise RuntimeError("a bug")
+
+    relay = three.net.relays[2].relay
+    relay._find_hops = fail
+    error = await three.fail([three.net.hops[2], three.net.hops[0]])
+
+    assert str(error) == "hop 2 of 2: the circuit was destroyed"
+    assert kept.is_open
+    assert three.net.take_bugs() == ["a bug in a circuit"]
+
+
+async def test_the_numbers_count_what_passed(three: Three, autojump_clock: MockClock) -> None:
+    circuit = await three.origin.build(three.net.hops)
+    middle = three.net.relays[1].relay
+    application = await three.origin.browse(circuit, three.net.source(400_000))
+    await receive(application)
+    circuit.close()
+    await wait_all_tasks_blocked()
+
+    numbers = middle.statistics()
+
+    assert (numbers["circuits"], numbers["created"], numbers["extended"]) == (0, 1, 1)
+    cells = numbers["cells"]
+    assert isinstance(cells, dict)
+    assert cells["backward"] >= 400_000 / 4096
+    assert 1 <= cells["forward"] < cells["backward"]

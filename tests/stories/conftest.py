@@ -1,0 +1,31 @@
+"""What the stories share: one target and one network, both up until the last of them is told.
+
+A story that kills peers runs a network of its own.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.labs import RunningLab, running_lab
+from tests.support.web_origin import NAME, Origin, running_origin
+
+
+@pytest.fixture(scope="session")
+def origin() -> Iterator[Origin]:
+    with running_origin() as origin:
+        yield origin
+
+
+@pytest.fixture(scope="session")
+def lab_options(origin: Origin) -> list[str]:
+    """Return the options for a lab whose exits reach the origin, by its name."""
+    targets = [word for each in origin.addresses for word in ("--allow-target", str(each))]
+    names = [f"{NAME}=127.0.0.1", "inside.origin.example=10.0.0.1"]
+    return targets + [word for name in names for word in ("--host", name)]
+
+
+@pytest.fixture(scope="session")
+def lab(lab_options: list[str]) -> Iterator[RunningLab]:
+    with running_lab(*lab_options) as running:
+        yield running
