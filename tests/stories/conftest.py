@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.handmade import HandmadeNetwork, running_handmade_network
 from tests.support.labs import RunningLab, running_lab
 from tests.support.web_origin import NAME, Origin, running_origin
 
@@ -29,3 +30,9 @@ def lab_options(origin: Origin) -> list[str]:
 def lab(lab_options: list[str]) -> Iterator[RunningLab]:
     with running_lab(*lab_options) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def handmade(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HandmadeNetwork]:
+    with running_handmade_network(tmp_path_factory.mktemp("handmade"), origin) as network:
+        yield network

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import trio
 
 from warren.addresses import Address, IPAddress
-from warren.directory.address_tables import NAT64_NAME, learn_nat64
+from warren.directory.address_tables import NAT64_NAME, embedded_addresses, learn_nat64
 from warren.directory.exit_policy import ExitPolicy, check_target, forbidden_name
 from warren.errors import EndReason, ExitError, LinkError
 from warren.identity import PeerId
