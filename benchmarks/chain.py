@@ -30,8 +30,7 @@ class Chain(System):
         self._names: list[str] = []
         with self._closing_on_error():
             self._start()
-            wait_for_answer(self.route, ANSWER_SECONDS)
-            self.check()
+            wait_for_answer(self.route, ANSWER_SECONDS, self.check)
 
     def _start(self) -> None:
         keys = [secrets.token_hex(16) for _ in range(HOPS)]

@@ -8,6 +8,7 @@ it measures.
 import hashlib
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -46,13 +47,17 @@ def _ping(sock: socket.socket) -> None:
         raise RouteError("the origin's answer was changed on its way")
 
 
-def wait_for_answer(route: Route, seconds: float) -> None:
-    """Ask until the origin answers; raise RouteError when it has not after `seconds`."""
+def wait_for_answer(route: Route, seconds: float, check: Callable[[], None]) -> None:
+    """Ask until the origin answers; raise RouteError when it has not after `seconds`.
+
+    Whenever there was no answer, `check` may raise its reason not to go on.
+    """
     deadline = now() + seconds
     while True:
         try:
             first_byte_seconds(route)
         except (OSError, RouteError) as error:
+            check()
             if now() > deadline:
                 raise RouteError(f"no answer within {seconds:.0f} s: {error}") from error
             time.sleep(_RETRY_SECONDS)

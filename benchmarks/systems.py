@@ -119,7 +119,7 @@ class System(abc.ABC):
         begun = now()
         self.processes.start(name, arguments)
         try:
-            wait_for_answer(route, ANSWER_SECONDS)
+            wait_for_answer(route, ANSWER_SECONDS, self.processes.check)
             return now() - begun
         finally:
             self.processes.stop_one(name)
@@ -157,7 +157,7 @@ class WarrenLab(System):
             lab = [self._program, "lab", "--json", "--allow-target", target]
             self.processes.start("lab", lab)
             self._ready = self._wait_until_ready()
-            wait_for_answer(self.route, ANSWER_SECONDS)
+            wait_for_answer(self.route, ANSWER_SECONDS, self.check)
 
     @property
     def route(self) -> Route:

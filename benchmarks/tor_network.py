@@ -108,7 +108,7 @@ class TorNetwork(System):
                 self._run(node.name, self._node_settings(node))
             self._wait_until_settled()
             self._run("client", self._client_settings("client", self._socks, self._control))
-            wait_for_answer(self.route, ANSWER_SECONDS)
+            wait_for_answer(self.route, ANSWER_SECONDS, self.check)
 
     @property
     def route(self) -> Route:

@@ -19,6 +19,7 @@ from benchmarks.client import (
     wait_for_answer,
 )
 from benchmarks.origin import pattern
+from benchmarks.processes import ProcessError
 from benchmarks.route import Route, RouteError
 from benchmarks.systems import running_origin
 
@@ -123,4 +124,15 @@ def test_waiting_for_an_answer_has_an_end() -> None:
         nobody.bind(("127.0.0.1", 0))
 
         with pytest.raises(RouteError, match="no answer within"):
-            wait_for_answer(Route(nobody.getsockname()), 0.02)
+            wait_for_answer(Route(nobody.getsockname()), 0.02, lambda: None)
+
+
+def test_waiting_for_an_answer_ends_when_there_can_be_none() -> None:
+    def check() -> None:
+        raise ProcessError("the proxy has died")
+
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+
+        with pytest.raises(ProcessError):
+            wait_for_answer(Route(nobody.getsockname()), 60, check)

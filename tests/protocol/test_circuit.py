@@ -127,6 +127,11 @@ def test_bytes_go_through_windows_of_any_size(window: int) -> None:
     near, far = network.open_stream(network.build(3))
 
     assert send(network, far, near, 200 * KIB) == BYTES[: 200 * KIB]
+    assert send(network, near, far, 200 * KIB) == BYTES[: 200 * KIB]
+    for wire in network.wires:
+        for leg in (*wire.initiator.legs.values(), *wire.responder.legs.values()):
+            assert (leg.window.held, leg.queued, leg.own) == (0, 0, 0)
+            assert leg.window.outstanding + leg.window.owed == leg.window.size == window
 
 
 def test_windows_grow_and_give_back_what_they_took() -> None:

@@ -128,6 +128,16 @@ def test_a_window_widens_only_when_it_went_through_in_two_round_trips(
     assert (window.size > 64) is widened
 
 
+def test_a_window_is_timed_from_when_the_one_before_had_gone_through() -> None:
+    window = ReceiveWindow(64, CreditBudget(5000))
+
+    carry(window, 64, now=100.0)
+    assert window.size == 64
+    carry(window, 64, now=100.1)
+
+    assert window.size == 128
+
+
 def test_a_window_does_not_widen_while_its_cells_wait_here() -> None:
     window = ReceiveWindow(64, CreditBudget(5000))
     window.received(64)

@@ -850,11 +850,11 @@ def test_a_violation_on_one_circuit_destroys_that_circuit_only() -> None:
 def test_no_credit_is_given_for_a_circuit_that_was_destroyed() -> None:
     rogue = client()
     user = accept(rogue)
-    user.passes_on = True
     rogue.say(*[relay_cell(FIRST)] * WINDOW)
+    user.leg.passed(WINDOW // 4)
 
     user.leg.destroy()
-    user.leg.passed(1)
+    user.leg.passed(WINDOW)
 
     assert rogue.hear_headers() == [(FIRST, Command.DESTROY)]
 

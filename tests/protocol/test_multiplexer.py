@@ -292,6 +292,33 @@ def test_the_last_data_shares_its_cell_with_its_eof() -> None:
     assert say(pair.lanes[0]) == [(Message.DATA, 1, b"last"), (Message.EOF, 1, b"")]
 
 
+def test_an_end_shares_its_cell_with_the_last_acknowledgement() -> None:
+    pair = Pair()
+    near, far = pair.open()
+    near.write_eof()
+    far.write(b"answer")
+    far.write_eof()
+    pair.settle()
+
+    read_all(near)
+
+    assert commands(pair.lanes[0]) == [Message.CREDIT, Message.END]
+
+
+@pytest.mark.parametrize("size", range(27, 120))
+def test_no_data_overtakes_the_begin_of_its_stream(size: int) -> None:
+    pair = Pair()
+    for number in range(6):
+        pair.near.begin(TARGET).write(bytes(7 * number))
+
+    while pair.near.has_something:
+        payload = memoryview(bytearray(size))
+        assert pair.near.write_payload(payload)
+        pair.far.receive(payload)
+
+    assert [stream.received for stream, _ in pair.far.opened] == [0, 7, 14, 21, 28, 35]
+
+
 def test_small_messages_of_many_streams_share_a_cell() -> None:
     pair = Pair()
     streams = [pair.open()[0] for _ in range(20)]

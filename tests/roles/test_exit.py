@@ -432,6 +432,24 @@ async def test_two_addresses_race_with_a_head_start(
     assert all(each.peer and each.peer.is_closed for each in loser.streams)
 
 
+async def test_of_two_that_answer_in_one_moment_one_is_kept(
+    scene: Scene, autojump_clock: MockClock
+) -> None:
+    targets = [scene.listen(V4), scene.listen(V6)]
+    scene.resolver.names["both.example"] = (V4, V6)
+    scene.net.memory.stalled |= {V4, V6}
+    stream = scene.circuit.open_stream(Address("both.example", 80))
+    await trio.sleep(1)
+
+    scene.net.memory.stalled.discard(V6)
+    scene.net.memory.resume(V4)
+    await stream.wait_connected()
+    await wait_all_tasks_blocked()
+
+    ends = [each for target in targets for each in target.streams]
+    assert sorted(bool(each.peer and each.peer.is_closed) for each in ends) == [False, True]
+
+
 async def test_a_quick_refusal_lets_the_second_begin_at_once(
     scene: Scene, autojump_clock: MockClock
 ) -> None:
@@ -567,16 +585,17 @@ async def test_the_streams_of_a_circuit_that_died_take_no_place(
 ) -> None:
     """T61: a circuit begins many streams to where nobody answers, and goes away."""
     async with exit_scene(limits=ExitLimits(pending_connects_per_circuit=4)) as scene:
-        scene.net.memory.stall(V4)
+        scene.resolver.names["slow.example"] = (V4,)
+        scene.resolver.seconds = 3
         for _ in range(100):
-            scene.circuit.open_stream(Address(V4, 80))
+            scene.circuit.open_stream(Address("slow.example", 80))
         await wait_all_tasks_blocked()
 
         scene.circuit.close()
-        await trio.sleep(9)
+        await trio.sleep(4)
 
         assert scene.exit.statistics()["connecting"] == 0
-        assert len(scene.dialled) == 4
+        assert (len(scene.resolver.asked), scene.dialled) == (4, [])
 
 
 async def test_a_stream_that_ended_while_its_name_was_asked_is_not_connected(

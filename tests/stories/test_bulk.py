@@ -21,6 +21,7 @@ from tests.support.journeys import (
     request,
     statistics,
     through,
+    wait_until,
     watching_memory,
 )
 from tests.support.labs import RunningLab
@@ -34,6 +35,8 @@ GIGABYTE = 1_000_000_000
 MOST_GROWTH = 64 * MIB
 STREAM_WINDOW = 4 * MIB  # protocol §6
 WAYS: list[Scheme] = ["socks5", "http"]
+#: A machine that does other things, too, may need more than one to show the true times.
+ROUNDS = 12
 ESTABLISHED = "01"  # in /proc/net/tcp
 
 
@@ -178,27 +181,32 @@ def test_a_stream_that_nobody_reads_does_not_hold_up_its_siblings(
     lab: RunningLab, origin: Origin
 ) -> None:
     """T17."""
-    user = "one circuit"
     alone, beside = [], []
-    for _ in range(3):
-        alone.append(seconds_for_seven(lab, origin, user))
-        with through(lab.proxy, web(origin), user=user) as stalled:
+    for _ in range(ROUNDS):
+        alone.append(seconds_for_seven(lab, origin))
+        with through(lab.proxy, web(origin), user="one circuit") as stalled:
             request(stalled, f"/bytes/{GIGABYTE}")
-            beside.append(seconds_for_seven(lab, origin, user))
-            assert circuits_with_streams(lab) == [1]
-    print(alone, beside)
-
-    # 90 % on a quiet machine; what else runs on this one is not ours to choose.
-    assert min(beside) <= min(alone) * 1.5
+            beside.append(seconds_for_seven(lab, origin, others=1))
+        if min(beside) <= min(alone) / 0.9:
+            return
+    pytest.fail(f"seven streams took {alone} s alone and {beside} s beside a stalled one")
 
 
-def seconds_for_seven(lab: RunningLab, origin: Origin, user: str) -> float:
+def seconds_for_seven(lab: RunningLab, origin: Origin, others: int = 0) -> float:
+    """Download over seven streams of one circuit that has so many `others`; return the time."""
     size = 10_000_000
-    begun = time.monotonic()
-    with ThreadPoolExecutor(7) as pool:
-        found = pool.map(lambda _: download(lab, origin, size, user), range(7))
-        assert set(found) == {digest(size)}
-    return time.monotonic() - begun
+    with contextlib.ExitStack() as stack:
+        streams = [
+            stack.enter_context(through(lab.proxy, web(origin), user="one circuit"))
+            for _ in range(7)
+        ]
+        wait_until(lambda: circuits_with_streams(lab) == [7 + others], 10, "one circuit for all")
+        begun = time.monotonic()
+        for sock in streams:
+            request(sock, f"/bytes/{size}")
+        with ThreadPoolExecutor(7) as pool:
+            assert set(pool.map(read_answer, streams)) == {(digest(size), size)}
+        return time.monotonic() - begun
 
 
 def circuits_with_streams(lab: RunningLab) -> list[int]:

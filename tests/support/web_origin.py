@@ -250,10 +250,10 @@ class _Raw(socketserver.StreamRequestHandler):
     server: _Server
 
     def handle(self) -> None:
-        order, number = self.rfile.readline().decode().split()
+        order, _, number = self.rfile.readline().decode().partition(" ")
         if order == "drain":
             self._drain()
-        for block in content(int(number)):
+        for block in content(int(number or 0)):
             self.wfile.write(block)
         self.connection.shutdown(socket.SHUT_WR)
         if order == "send":

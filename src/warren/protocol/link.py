@@ -199,10 +199,7 @@ class Leg:
             count = len(run) // CELL_LENGTH
             self.queued -= count
             if self.own:
-                own = min(self.own, count)
-                self.own -= own
-                if self.feeder is not None and count > own:
-                    self.feeder.passed(count - own)
+                self.own -= count  # a run is from one maker, so all of this one was made here
             elif self.feeder is not None:
                 self.feeder.passed(count)
         elif self.source is not None and self.source.has_something:

@@ -1,0 +1,198 @@
+"""Rows of the security plan that only real peers can show: what an exit refuses, and deaths.
+
+What can be shown on paper, in memory or against a single role is tested there.
+"""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from python_socks import ProxyError
+
+from tests.support.handmade import AUTHORITIES, HandmadeNetwork
+from tests.support.journeys import (
+    read_answer,
+    read_rest,
+    request,
+    statistics,
+    through,
+    wait_until,
+)
+from tests.support.labs import RunningLab, running_lab
+from tests.support.web_origin import NAME, Origin
+from warren.addresses import Address
+from warren.directory.consensus import read_consensus
+from warren.directory.network_file import parse_network_file
+from warren.directory.relays import RelayEntry
+from warren.errors import EndReason, ExitError
+from warren.identity import PeerId
+from warren.lab.origin import digest
+from warren.network.byte_streams import SocketNetwork
+from warren.network.circuits import Circuit, build_circuit
+from warren.network.links import Links, LinkSettings
+from warren.network.turn import Turn
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
+
+TRIES = 20
+
+
+# ---- T13: an exit is no proxy of one hop
+
+
+@asynccontextmanager
+async def links_of_a_client(lab: RunningLab) -> AsyncIterator[Links]:
+    """Give the links of a client that knows the network file and keeps no rule."""
+    network = parse_network_file((Path(lab.ready["dir"]) / "network.toml").read_text())
+    async with trio.open_nursery() as nursery:
+        yield Links(SocketNetwork(), LinkSettings(network.network_id), Turn(nursery))
+        nursery.cancel_scope.cancel()
+
+
+def entry_of(lab: RunningLab, peer: dict[str, Any]) -> RelayEntry:
+    """Return what the consensus of the lab says of `peer`."""
+    folder = Path(lab.ready["dir"])
+    network = parse_network_file((folder / "network.toml").read_text())
+    consensus = read_consensus((folder / "proxy" / "consensus").read_bytes(), network)
+    entry = consensus.get(PeerId.parse(peer["id"]))
+    assert entry is not None
+    return entry
+
+
+async def refusal_of(circuit: Circuit, target: Address) -> EndReason:
+    """Ask for `target` on `circuit`, with a first message; return why the exit refuses."""
+    stream = circuit.open_stream(target)
+    stream.protocol.write(b"drain 0\n")
+    with pytest.raises(ExitError) as refusal:
+        await stream.wait_connected()
+    return refusal.value.reason
+
+
+async def test_a_client_that_links_straight_to_an_exit_reaches_nothing(
+    lab: RunningLab, origin: Origin
+) -> None:
+    """T13."""
+    last = lab.of_role("exit")[0]
+    hop = entry_of(lab, last).hop
+    targets = [origin.raw, Address(NAME, origin.raw.port)]
+    with through(lab.proxy, targets[1]):
+        pass  # over three hops it is reached
+    before = origin.accepted
+    connected = statistics(lab, last["name"])["exit"]["connected"]
+
+    with trio.fail_after(60):
+        async with links_of_a_client(lab) as links:
+            for target in targets * TRIES:
+                link = await links.get(hop, is_anonymous=True)
+                circuit = await build_circuit(link, [hop])
+                closed = trio.Event()
+                circuit.on_closed = lambda _, closed=closed: closed.set()
+                assert await refusal_of(circuit, target) is EndReason.EXIT_POLICY
+                await closed.wait()
+
+    assert origin.accepted == before
+    assert statistics(lab, last["name"])["exit"]["connected"] == connected
+
+
+# ---- T14: no way back into the network
+
+
+def test_no_stream_leads_back_into_the_network(handmade: HandmadeNetwork) -> None:
+    """T14."""
+    peers = [*AUTHORITIES, "relay1", "relay2", "relay3", "exit"]
+    literals = [handmade.addresses[name] for name in peers]
+    names = [Address(f"{name}.peer.example", handmade.addresses[name].port) for name in peers]
+    proxy = str(handmade.addresses["proxy"])
+    with through(proxy, Address(NAME, handmade.origin.raw.port)):
+        pass  # the exit is well, and so is its resolver
+    before = {name: handmade.statistics(name) for name in [*peers, "proxy"]}
+
+    for target in (*literals, *names):
+        with pytest.raises(ProxyError) as refusal:
+            through(proxy, target)
+        assert refusal.value.error_code == 1
+
+    after = {name: handmade.statistics(name) for name in [*peers, "proxy"]}
+    asked = len(literals) + len(names)
+    assert after["exit"]["exit"]["refused"]["protocol"] == asked
+    assert after["exit"]["exit"]["connected"] == before["exit"]["exit"]["connected"]
+    # Once each: the exit gives a reason for which nobody tries another one (EXT-9).
+    assert after["proxy"]["retried"] == before["proxy"]["retried"]
+    for name in peers:  # whoever connects and is no peer fails the handshake
+        assert after[name]["links"]["refused"] == before[name]["links"]["refused"]
+
+
+# ---- T29 and friends: the death of a relay is never a clean end
+
+
+def begin_unending(lab: RunningLab, origin: Origin, user: str) -> socket.socket:
+    """Begin a download whose end only the end of the connection tells."""
+    sock = through(lab.proxy, Address(NAME, origin.http.port), user=user)
+    request(sock, "/unending")
+    assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+    return sock
+
+
+def read_until_reset(sock: socket.socket) -> None:
+    """Read on; fail if what comes is a clean end."""
+    with sock, pytest.raises(ConnectionResetError):
+        read_rest(sock)
+
+
+def paths_in_use(lab: RunningLab) -> list[list[str]]:
+    """Return the paths of the circuits with streams, as the names of their relays."""
+    names = {each["id"]: each["name"] for each in lab.of_role("relay") + lab.of_role("exit")}
+    circuits = statistics(lab, "proxy")["circuits"]
+    return [
+        [names[peer_id] for peer_id in circuit["path"]]
+        for circuit in circuits
+        if circuit["streams"]
+    ]
+
+
+def kill(lab: RunningLab, name: str) -> None:
+    [pid] = [each["pid"] for each in lab.ready["processes"] if each["name"] == name]
+    os.kill(pid, signal.SIGKILL)
+
+
+def fetch(lab: RunningLab, origin: Origin, user: str) -> str:
+    with through(lab.proxy, Address(NAME, origin.http.port), user=user) as sock:
+        request(sock, "/bytes/100000")
+        return read_answer(sock)[0]
+
+
+def test_the_death_of_an_exit_is_a_reset_for_the_application(
+    origin: Origin, lab_options: list[str]
+) -> None:
+    """T29."""
+    with running_lab("--relays", "6", "--exits", "3", *lab_options) as lab:
+        downloads = [begin_unending(lab, origin, f"user {number}") for number in range(6)]
+        exits = {path[-1] for path in paths_in_use(lab)}
+
+        for name in exits:
+            kill(lab, name)
+
+        assert exits
+        for sock in downloads:
+            read_until_reset(sock)
+
+
+def test_the_next_page_comes_when_a_middle_dies(origin: Origin, lab_options: list[str]) -> None:
+    with running_lab("--relays", "6", "--exits", "2", *lab_options) as lab:
+        download = begin_unending(lab, origin, "user")
+        [[_, middle, _]] = paths_in_use(lab)
+
+        kill(lab, middle)
+
+        read_until_reset(download)  # resuming is to come
+        wait_until(lambda: not paths_in_use(lab), 5, "the end of the circuit")
+        begun = time.monotonic()
+        assert fetch(lab, origin, "user") == digest(100_000)
+        assert time.monotonic() - begun < 10
