@@ -38,7 +38,7 @@ def test_only_strict_literals_are_addresses_and_none_hides_in_a_name(host: str) 
     [
         "", ".", "a..b", ".a", "a.", "-a.org", "a-.org", "a b.org", "a/b", "a@b.org", "a:b", "a%b",
         "ä.org", "a\0.org", "org\n", "*.org", "a" * 64 + ".org", ".".join(["a" * 60] * 5), "a.12",
-        "a.0x1f", "a.0x", "[::1]", "1.2.3.4.5",
+        "a.0x1f", "a.0x", "[::1]", "1.2.3.4.5", "\N{KELVIN SIGN}elvin.org",
     ],
 )  # fmt: skip
 def test_what_is_no_host_name_is_refused(host: str) -> None:  # EXT-2

@@ -41,7 +41,7 @@ def parse_ip(text: str) -> IPAddress | None:
 
 def _canonical_name(host: str) -> str:
     """Return the name `host` in its one spelling; raise ValueError when it is none."""
-    name = host.lower()
+    name = host.lower() if host.isascii() else ""  # some letters have an ASCII lower case
     labels = name.split(".")
     if len(name) > 253 or not all(_LABEL.match(label) for label in labels):
         raise ValueError(f"{host[:64]!r} is neither an IP address nor a host name")
