@@ -92,17 +92,18 @@ def describe_goal(figure: Figure, goal: Goal) -> str:
 def describe(results: Results) -> str:
     """Return what a reader must know to judge the table."""
     given = results.conditions
-    place = "a network namespace of its own" if given.is_private_network else "the host's loopback"
+    is_private = given.is_private_network
+    place = "in a network namespace of its own" if is_private else "on the host's loopback"
     machine = f"{given.cores} cores, Linux {given.kernel}, Python {given.python}"
-    runs = f"{given.runs} runs{', quick' if given.is_quick else ''}"
+    runs = f"{given.runs} run{'s' * (given.runs > 1)}{', quick' if given.is_quick else ''}"
     load = "what the machine did besides the system and the measuring, in cores"
     sentences = [
-        f"{given.date}, {machine}; in {place}, TCP {given.congestion_control}; {runs}.",
+        f"{given.date}, {machine}; {place}, TCP {given.congestion_control}; {runs}.",
         f"Load is {load}: above {NOISY_LOAD} a figure is doubtful.",
     ]
     if len(results.systems) > 1:
         sentences.append(f"Ratios are {results.systems[0]} to the other, run by run.")
-    if not given.is_private_network and any(name.startswith("tor") for name in results.systems):
+    if not is_private and any(name.startswith("tor") for name in results.systems):
         sentences.append("Outside of a namespace acknowledgements are delayed, which slows Tor.")
     return " ".join(sentences)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 import platformdirs
 
-from warren.addresses import Address, parse_ip
+from warren.addresses import Address
 from warren.config_errors import explain
 from warren.directory.exit_policy import ExitPolicy, configured_policy
 from warren.directory.network_file import NetworkFile, parse_network_file
@@ -43,7 +43,6 @@ else:
     RangeText.register(ipaddress.IPv6Network)
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
 
 def is_loopback(address: Address) -> bool:
@@ -100,16 +99,11 @@ class ProxyConfig(Section, frozen=True):
                 )
         _check_targets(self.allow_targets)
 
-    def allows_client(self, client: Address) -> bool:
-        """Tell whether `client` may use the proxy: this machine, or one of ``allow_clients``."""
-        ranges = (*LOOPBACK, *self.allow_clients)
-        return client.ip is not None and any(client.ip in known for known in ranges)
-
 
 class RelayLimits(Section, frozen=True):
     """Bound what clients can ask of a relay (EXT-10, EXT-11)."""
 
-    streams_per_circuit: Positive = 512
+    streams_per_circuit: Annotated[int, msgspec.Meta(ge=1, le=512)] = 512
     begins_per_second: Positive = 2000
     begin_burst: Positive = 4000
     pending_connects: Positive = 256
@@ -264,16 +258,6 @@ def check_testing(config: Config, network: NetworkFile) -> None:
 def state_directory(config: Config, role: Role) -> Path:
     """Return where a process of `role` keeps its state: as configured, or the XDG directory."""
     return config.state or platformdirs.user_state_path("warren") / role
-
-
-def system_resolvers(text: str) -> tuple[Address, ...]:
-    """Return the name servers of a resolv.conf; its search domains and options do not count.
-
-    EXT-3: an exit asks these servers itself.
-    """
-    words = [line.split() for line in text.splitlines()]
-    hosts = [line[1] for line in words if line[:1] == ["nameserver"] and line[1:]]
-    return tuple(Address(host, 53) for host in hosts if parse_ip(host) is not None)
 
 
 def _read_file(path: Path, kind: str) -> str:

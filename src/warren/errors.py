@@ -36,9 +36,7 @@ class CircuitError(WarrenError):
     ``is_its_fault`` tells whether that relay is better avoided for a while.
     """
 
-    def __init__(
-        self, message: str, *, hop: int | None = None, is_its_fault: bool = True
-    ) -> None:
+    def __init__(self, message: str, *, hop: int | None = None, is_its_fault: bool = True) -> None:
         super().__init__(message)
         self.hop = hop
         self.is_its_fault = is_its_fault

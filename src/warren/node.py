@@ -273,7 +273,7 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
         async with _peer(folder, network, keys=keys, relay=make_relay) as peer:
 
             async def check(hop: Hop) -> bool:
-                await peer.links.get(hop, is_anonymous=True)
+                await peer.links.probe(hop)
                 return True
 
             authority = Authority(

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,14 @@ from benchmarks.processes import ROOT, ProcessError, Processes, environment, fre
 from tests.support.labs import is_alive, wait_until_dead
 
 SLEEP = ["sleep", "60"]
+
+
+def wait_until_runs(pid: int, name: str) -> None:
+    """Wait until the process `pid` has become the program `name`."""
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}/comm").read_text().strip() != name:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def test_stopping_ends_all_and_removes_the_folder() -> None:
@@ -60,6 +69,7 @@ def test_children_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     with parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
+        wait_until_runs(child, "sleep")
         parent.send_signal(signal.SIGKILL)
 
     assert wait_until_dead([child]) == []

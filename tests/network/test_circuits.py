@@ -47,7 +47,7 @@ def legs(net: SmallNetwork) -> int:
 
 
 @pytest.mark.parametrize("suite", Suite)
-@pytest.mark.parametrize("hops", [2, 3, 5])
+@pytest.mark.parametrize("hops", [2, 3, 4, 5])
 async def test_a_circuit_reaches_its_last_hop(
     hops: int, suite: Suite, autojump_clock: MockClock
 ) -> None:

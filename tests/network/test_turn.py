@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import structlog.testing
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from warren.network.turn import Turn
 
@@ -103,3 +104,40 @@ async def test_a_bug_in_one_item_is_logged_and_stops_no_other(nursery: trio.Nurs
 
     assert log == ["broken", "sound", "later"]
     assert [(entry["log_level"], entry["item"]) for entry in logged] == [("error", "<broken>")]
+
+
+async def test_what_comes_in_one_round_leaves_together(nursery: trio.Nursery) -> None:
+    turn, log = Turn(nursery), list[str]()
+
+    async def bring(name: str) -> None:
+        turn.add(Recorder(log, name))
+        turn.run_soon()
+        log.append(f"{name} is here")
+
+    async with trio.open_nursery() as round_of_tasks:
+        for name in "ab":
+            round_of_tasks.start_soon(bring, name)
+    await wait_all_tasks_blocked()
+
+    assert sorted(log[:2]) == ["a is here", "b is here"]
+    assert sorted(log[2:]) == ["a", "b"]
+
+
+async def test_what_cannot_wait_leaves_before_the_round_is_over(nursery: trio.Nursery) -> None:
+    turn, log = Turn(nursery), list[str]()
+
+    turn.add(Recorder(log, "a"))
+    turn.run_soon()
+    turn.run()
+    at_once = list(log)
+    await wait_all_tasks_blocked()
+
+    assert at_once == log == ["a"]
+
+
+async def test_with_nothing_to_do_nothing_is_started(nursery: trio.Nursery) -> None:
+    turn = Turn(nursery)
+
+    turn.run_soon()
+
+    assert not nursery.child_tasks

@@ -7,9 +7,9 @@ from hashlib import sha256
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tests.support import reference_noise
 from tests.support.paper import FixedKeys, Side, converse
-
 from warren.addresses import Address
 from warren.errors import ProtocolError
 from warren.identity import Hop, Identity, KeyPair, PeerId, Suite, SystemKeys

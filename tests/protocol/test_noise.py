@@ -12,9 +12,9 @@ from noise.connection import (  # type: ignore[import-untyped]  # it has no type
     Keypair,
     NoiseConnection,
 )
+
 from tests.support import reference_noise
 from tests.support.paper import FixedKeys
-
 from warren.errors import ProtocolError
 from warren.identity import KemKey, KeyPair, KeySource, Suite, SystemKeys
 from warren.protocol.ciphers import make_aead, nonce_maker

@@ -17,7 +17,7 @@ from warren.directory.address_tables import NAT64_NAME
 from warren.directory.exit_policy import ExitPolicy
 from warren.errors import EndReason, ExitError, LinkError
 from warren.network.circuits import Circuit
-from warren.network.names import Answer, Resolver
+from warren.network.names import Answer, Resolver, ResolverStatistics
 from warren.network.own_addresses import OwnAddresses
 from warren.network.streams import CircuitStream
 from warren.protocol.messages import ANY_FAMILY, BeginFlags
@@ -37,6 +37,9 @@ class FakeResolver:
     asked: list[str] = field(default_factory=list)
     failure: EndReason = EndReason.RESOLVE_FAILED
     seconds: float = 0.0
+
+    def statistics(self) -> ResolverStatistics:
+        return ResolverStatistics(len(self.asked), 0, 0, 0, 0)
 
     async def resolve(self, host: str, key: Hashable = None) -> Answer:
         self.asked.append(host)
@@ -663,4 +666,5 @@ async def test_the_numbers_name_no_target(scene: Scene, autojump_clock: MockCloc
         "open": 1,
         "connecting": 0,
         "refused": {"exit_policy": 1, "connect_refused": 1},
+        "names": {"lookups": 0, "from_cache": 0, "failed": 0, "cached": 0, "running": 0},
     }

@@ -248,7 +248,7 @@ async def test_a_consensus_from_the_cache_needs_no_request(
 
     assert world.asked == []
     assert directory.current == archive.current
-    assert directory.usable_consensuses == (archive.current,)
+    assert archive.usable == (archive.current,)
     assert directory.statistics()["relays_listed"] == 3
 
 

@@ -93,13 +93,13 @@ def test_ten_streams_at_once_are_not_mixed_up(lab: RunningLab, origin: Origin) -
     assert list(down) == list(up) == [digest(size) for size in sizes]
 
 
-# ---- half-close (T30)
+# ---- half-close
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_an_application_may_end_first_and_then_read(
     lab: RunningLab, origin: Origin, way: Scheme
-) -> None:
+) -> None:  # T30
     for number in range(50):
         size = 10_000_000 if number == 0 else 1000 * number
         with through(lab.proxy, origin_raw(origin), scheme=way) as sock:
@@ -112,7 +112,9 @@ def test_an_application_may_end_first_and_then_read(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_target_may_end_first_and_then_read(lab: RunningLab, origin: Origin, way: Scheme) -> None:
+def test_a_target_may_end_first_and_then_read(
+    lab: RunningLab, origin: Origin, way: Scheme
+) -> None:  # T30
     for number in range(50):
         size = 10_000_000 if number == 0 else 1000 * number
         with through(lab.proxy, origin_raw(origin), scheme=way) as sock:
@@ -132,8 +134,9 @@ def origin_raw(origin: Origin) -> Address:
 # ---- who does not read keeps nobody else waiting
 
 
-def test_an_upload_to_a_target_that_does_not_read_waits(lab: RunningLab, origin: Origin) -> None:
-    """T18."""
+def test_an_upload_to_a_target_that_does_not_read_waits(
+    lab: RunningLab, origin: Origin
+) -> None:  # T18
     body = memoryview(b"".join(content(100_000_000)))
     origin.gate.clear()
     with through(lab.proxy, web(origin)) as sock:
@@ -179,8 +182,7 @@ def bytes_in_sockets(application: socket.socket, target: Address) -> int:
 
 def test_a_stream_that_nobody_reads_does_not_hold_up_its_siblings(
     lab: RunningLab, origin: Origin
-) -> None:
-    """T17."""
+) -> None:  # T17
     alone, beside = [], []
     for _ in range(ROUNDS):
         alone.append(seconds_for_seven(lab, origin))

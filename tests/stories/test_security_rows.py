@@ -18,6 +18,7 @@ from python_socks import ProxyError
 
 from tests.support.handmade import AUTHORITIES, HandmadeNetwork
 from tests.support.journeys import (
+    Scheme,
     read_answer,
     read_rest,
     request,
@@ -42,6 +43,8 @@ from warren.network.turn import Turn
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 
 TRIES = 20
+WAYS: list[Scheme] = ["socks5", "http"]
+REFUSED = {EndReason.EXIT_POLICY, EndReason.DESTROY}
 
 
 # ---- T13: an exit is no proxy of one hop
@@ -67,9 +70,8 @@ def entry_of(lab: RunningLab, peer: dict[str, Any]) -> RelayEntry:
 
 
 async def refusal_of(circuit: Circuit, target: Address) -> EndReason:
-    """Ask for `target` on `circuit`, with a first message; return why the exit refuses."""
+    """Ask for `target` on `circuit`; return why the exit refuses."""
     stream = circuit.open_stream(target)
-    stream.protocol.write(b"drain 0\n")
     with pytest.raises(ExitError) as refusal:
         await stream.wait_connected()
     return refusal.value.reason
@@ -77,13 +79,13 @@ async def refusal_of(circuit: Circuit, target: Address) -> EndReason:
 
 async def test_a_client_that_links_straight_to_an_exit_reaches_nothing(
     lab: RunningLab, origin: Origin
-) -> None:
-    """T13."""
+) -> None:  # T13
     last = lab.of_role("exit")[0]
     hop = entry_of(lab, last).hop
     targets = [origin.raw, Address(NAME, origin.raw.port)]
-    with through(lab.proxy, targets[1]):
-        pass  # over three hops it is reached
+    with through(lab.proxy, targets[1]) as sock:  # over three hops it is reached
+        sock.sendall(b"send 3\n")
+        assert len(sock.recv(3, socket.MSG_WAITALL)) == 3
     before = origin.accepted
     connected = statistics(lab, last["name"])["exit"]["connected"]
 
@@ -94,7 +96,8 @@ async def test_a_client_that_links_straight_to_an_exit_reaches_nothing(
                 circuit = await build_circuit(link, [hop])
                 closed = trio.Event()
                 circuit.on_closed = lambda _, closed=closed: closed.set()
-                assert await refusal_of(circuit, target) is EndReason.EXIT_POLICY
+                # The circuit goes at once, and on a busy link the END goes with it.
+                assert await refusal_of(circuit, target) in REFUSED
                 await closed.wait()
 
     assert origin.accepted == before
@@ -104,8 +107,7 @@ async def test_a_client_that_links_straight_to_an_exit_reaches_nothing(
 # ---- T14: no way back into the network
 
 
-def test_no_stream_leads_back_into_the_network(handmade: HandmadeNetwork) -> None:
-    """T14."""
+def test_no_stream_leads_back_into_the_network(handmade: HandmadeNetwork) -> None:  # T14
     peers = [*AUTHORITIES, "relay1", "relay2", "relay3", "exit"]
     literals = [handmade.addresses[name] for name in peers]
     names = [Address(f"{name}.peer.example", handmade.addresses[name].port) for name in peers]
@@ -132,10 +134,18 @@ def test_no_stream_leads_back_into_the_network(handmade: HandmadeNetwork) -> Non
 # ---- T29 and friends: the death of a relay is never a clean end
 
 
-def begin_unending(lab: RunningLab, origin: Origin, user: str) -> socket.socket:
-    """Begin a download whose end only the end of the connection tells."""
-    sock = through(lab.proxy, Address(NAME, origin.http.port), user=user)
-    request(sock, "/unending")
+def begin_unending(
+    lab: RunningLab, origin: Origin, user: str, way: Scheme = "socks5"
+) -> socket.socket:
+    """Begin a download whose end only the end of the connection tells; over plain HTTP, too."""
+    if way == "http":
+        host, _, port = lab.proxy.partition(":")
+        sock = socket.create_connection((host, int(port)), 60)
+        head = f"GET {origin.url('/unending')} HTTP/1.0\r\nTor-Stream-Isolation: {user}\r\n\r\n"
+        sock.sendall(head.encode())
+    else:
+        sock = through(lab.proxy, Address(NAME, origin.http.port), scheme=way, user=user)
+        request(sock, "/unending")
     assert sock.recv(65536).startswith(b"HTTP/1.1 200")
     return sock
 
@@ -170,16 +180,19 @@ def fetch(lab: RunningLab, origin: Origin, user: str) -> str:
 
 def test_the_death_of_an_exit_is_a_reset_for_the_application(
     origin: Origin, lab_options: list[str]
-) -> None:
-    """T29."""
+) -> None:  # T29
     with running_lab("--relays", "6", "--exits", "3", *lab_options) as lab:
-        downloads = [begin_unending(lab, origin, f"user {number}") for number in range(6)]
-        exits = {path[-1] for path in paths_in_use(lab)}
+        downloads = [
+            begin_unending(lab, origin, f"user {number}", way)
+            for number in range(3)
+            for way in WAYS
+        ]
+        paths = paths_in_use(lab)
 
-        for name in exits:
+        for name in {path[-1] for path in paths}:
             kill(lab, name)
 
-        assert exits
+        assert len(paths) == len(downloads)
         for sock in downloads:
             read_until_reset(sock)
 

@@ -36,6 +36,7 @@ PARAMETERS = {
     "subnet_v4_prefix": 24,
 }
 USABLE_SECONDS = 60
+WARREN = (sys.executable, "-m", "warren")
 
 
 def edited(example: str, values: Mapping[str, str], *, more: str = "") -> str:
@@ -58,7 +59,7 @@ def quoted(addresses: Iterable[Address]) -> str:
 class HandmadeNetwork:
     """Own the folder and the processes of a network; its exit reaches `origin`, by name.
 
-    Peers are named at ``add_relay`` and ``add_proxy``; ``NAME.peer.example`` is the name of each.
+    ``addresses`` has every peer by its name; exits know each as ``NAME.peer.example``.
     """
 
     def __init__(self, folder: Path, origin: Origin) -> None:
@@ -135,8 +136,8 @@ class HandmadeNetwork:
         """Return the peer id of the relay `name`."""
         return str(self.statistics(name)["id"])
 
-    def has_consensus(self, name: str, relays: int) -> bool:
-        """Tell whether the peer `name` has a consensus that lists so many relays."""
+    def lists(self, name: str, relays: int) -> bool:
+        """Tell whether the peer `name` has a consensus that lists so many relays, or more."""
         assert self._processes[name].poll() is None, (self.folder / f"{name}.log").read_text()
         with contextlib.suppress(ConfigError):  # it is not up yet
             return int(self.statistics(name)["directory"]["relays_listed"]) >= relays
@@ -144,12 +145,12 @@ class HandmadeNetwork:
 
     def wait_until_known(self, relays: int) -> None:
         """Wait until every peer but the authorities has a consensus with so many relays."""
-        for name in self._processes.keys() - set(AUTHORITIES):
-            self._wait_until_known(name, relays)
-
-    def _wait_until_known(self, name: str, relays: int) -> None:
-        what = f"a consensus with {relays} relays at {name}"
-        wait_until(lambda: self.has_consensus(name, relays), USABLE_SECONDS, what)
+        others = self._processes.keys() - set(AUTHORITIES)
+        wait_until(
+            lambda: all(self.lists(name, relays) for name in others),
+            USABLE_SECONDS,
+            f"a consensus with {relays} relays at each of {sorted(others)}",
+        )
 
     def close(self) -> None:
         """End every process."""
@@ -160,9 +161,6 @@ class HandmadeNetwork:
                 process.wait(8)
             process.kill()
             process.wait()
-
-
-WARREN: tuple[str, ...] = (sys.executable, "-m", "warren")
 
 
 def state_of(name: str) -> dict[str, str]:

@@ -170,11 +170,6 @@ class Link:
         return self._stream.remote
 
     @property
-    def local(self) -> Address:
-        """Return our own address of the socket."""
-        return self._stream.local
-
-    @property
     def observed(self) -> Address | None:
         """Return the address the other side says it sees us at, a hint (LNK-7)."""
         ready = self.protocol.ready
@@ -426,6 +421,25 @@ class Links:
             await dial.done.wait()
             if dial.failure is not None:
                 raise LinkError(str(dial.failure)) from dial.failure
+
+    async def probe(self, hop: Hop) -> None:
+        """Dial `hop` afresh and close again; raise LinkError unless it is what `hop` says.
+
+        An open link would only show where the peer was when it was made.
+        """
+        link = None
+        try:
+            with trio.fail_after(HANDSHAKE_SECONDS):
+                link = await self._open(hop, is_anonymous=True)
+                await link.wait_ready()
+        except (ProtocolError, trio.TooSlowError) as error:
+            raise LinkError(f"no link to {hop!r}: {error}") from error
+        finally:
+            if link is not None:
+                link.close()
+        ready = link.protocol.ready
+        if ready is None or ready.relay is None or ready.relay.onion_key != hop.onion_key:
+            raise LinkError(f"{hop!r} has another onion key than it published")
 
     async def _dial(self, hop: Hop, key: tuple[PeerId, bool]) -> Link:
         dial = self._dialling[key] = _Dial()

@@ -6,8 +6,7 @@ what was sent with its opening is kept until then. Which circuit a stream may us
 ``roles.pool``, which path a circuit takes in ``directory.path``.
 """
 
-import time
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Collection, Hashable
 from random import Random, SystemRandom
 
 import structlog
@@ -34,6 +33,8 @@ REQUEST_SECONDS = 60.0
 MOST_ATTEMPTS = 5
 #: Attempts where the exit gave the same kind of answer: another one may know better, once.
 MOST_REFUSALS = 2
+#: Before an exit that refused is asked again because there is no other.
+ASK_AGAIN_SECONDS = 0.5
 MOST_BUILDS = 8
 #: How long a relay that failed as a hop is not chosen again.
 AVOID_SECONDS = 300.0
@@ -68,7 +69,6 @@ class Client:
         own: PeerId | None = None,
         allow_targets: Collection[Address] = (),
         rng: Random | None = None,
-        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._links = links
         self._directory = directory
@@ -77,7 +77,6 @@ class Client:
         self._own = own
         self._allow_targets = frozenset(allow_targets)
         self._rng = rng or SystemRandom()
-        self._wall_clock = wall_clock
         self._pool = Pool(exempt=self._allow_targets.__contains__)
         self._avoided: dict[PeerId, float] = {}
         self._building: dict[Hashable, trio.Event] = {}
@@ -100,7 +99,14 @@ class Client:
         refusals = 0
         with trio.CancelScope(deadline=trio.current_time() + REQUEST_SECONDS):
             for _ in range(MOST_ATTEMPTS):
-                slot = await self._slot_for(isolation, address, avoid)
+                try:
+                    slot = await self._slot_for(isolation, address, avoid)
+                except DirectoryError:
+                    if not avoid:
+                        raise
+                    avoid.clear()  # a small network has no other exit: ask the same again
+                    await trio.sleep(ASK_AGAIN_SECONDS)
+                    continue
                 try:
                     return await self._connect(slot, address, early)
                 except ExitError as error:

@@ -11,7 +11,7 @@ import contextlib
 import errno
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from ipaddress import IPv6Network
 from weakref import WeakKeyDictionary
 
@@ -310,6 +310,7 @@ class Exit:
             "open": self._targets.total(),
             "connecting": self._connecting.total(),
             "refused": dict(self._refusals),
+            "names": asdict(self._resolver.statistics()),
         }
 
 

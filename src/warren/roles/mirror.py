@@ -82,11 +82,6 @@ class Directory:
         """Return the newest consensus if it is usable now."""
         return self.archive.current
 
-    @property
-    def usable_consensuses(self) -> tuple[Consensus, ...]:
-        """Return all consensuses that are usable now, newest first (LNK-4)."""
-        return self.archive.usable
-
     async def wait_for_consensus(self) -> Consensus:
         """Wait until there is a usable consensus and return it; the caller sets a deadline."""
         return await self.archive.wait_for_consensus()

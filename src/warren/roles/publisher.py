@@ -55,6 +55,7 @@ class Publisher:
         self._now = now
         self._rng = rng
         self._counter = 0
+        self._listed_since: dict[Rotating, float] = {}
         self._changed = trio.Event()
         self.uploads = self.failures = 0
 
@@ -114,9 +115,12 @@ class Publisher:
             age = now - held.since
             if age > LIFETIME_SECONDS[name]:
                 pairs[:] = self._files.rotate(name, now).pairs
+                self._listed_since.pop(name, None)
                 self.publish_soon()
-            elif held.previous is not None and age > OVERLAP_SECONDS and self._is_listed(name):
-                pairs[:] = self._files.retire(name, now).pairs
+            elif held.previous is not None and self._is_listed(name):
+                # After a restart the two days begin again: an old key too long is harmless.
+                if now - self._listed_since.setdefault(name, now) > OVERLAP_SECONDS:
+                    pairs[:] = self._files.retire(name, now).pairs
         except WarrenError as error:  # a full disk: the old key goes on
             logger.warning("a key could not be changed", key=name, error=str(error))
 

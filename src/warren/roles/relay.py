@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import structlog
 import trio
 
+from warren.addresses import Address
 from warren.errors import EndReason, ExitError, LinkError, ProtocolError
 from warren.identity import Hop, PeerId
 from warren.network.links import Link, Links, LinkSettings
@@ -25,6 +26,9 @@ logger = structlog.get_logger()
 #: How long a hop may take to answer CREATE, its link included. Less than an origin waits for its
 #: circuit, or nobody would be there to hear which hop it was.
 EXTEND_SECONDS = 10.0
+
+#: Where the directory is. Our own address of the link might be one inside our own network.
+_HERE = Connected(Address("0.0.0.0", 0))
 
 FindHops = Callable[[PeerId], Iterable[Hop]]
 ServeDirectory = Callable[[CircuitStream], Awaitable[None]]
@@ -254,8 +258,7 @@ class Relay:
     @staticmethod
     def _connect_directory(circuit: PassingCircuit, stream: CircuitStream) -> None:
         if circuit.machine.streams is not None:
-            here = Connected(circuit.previous_link.local)
-            circuit.machine.streams.connected(stream.protocol, here)
+            circuit.machine.streams.connected(stream.protocol, _HERE)
 
     def statistics(self) -> dict[str, object]:
         """Return counters; cells count those that passed or ended here on circuits."""

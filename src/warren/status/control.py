@@ -39,7 +39,7 @@ async def serve_control(folder: Path, statistics: Statistics) -> AsyncIterator[P
     """Answer questions at the control socket of the state folder `folder` while inside.
 
     A socket that an earlier process left behind is replaced; whoever calls holds the folder
-    (``service.holding_folder``), so it cannot be a living one's. Gives the socket's path.
+    (``node.holding_state``), so it cannot be a living one's. Gives the socket's path.
     """
 
     async def answer(stream: trio.SocketStream) -> None:
