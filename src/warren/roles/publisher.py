@@ -117,12 +117,19 @@ class Publisher:
                 pairs[:] = self._files.rotate(name, now).pairs
                 self._listed_since.pop(name, None)
                 self.publish_soon()
-            elif held.previous is not None and self._is_listed(name):
-                # After a restart the two days begin again: an old key too long is harmless.
-                if now - self._listed_since.setdefault(name, now) > OVERLAP_SECONDS:
-                    pairs[:] = self._files.retire(name, now).pairs
+            elif held.previous is not None and self._has_been_listed(name, now):
+                pairs[:] = self._files.retire(name, now).pairs
         except WarrenError as error:  # a full disk: the old key goes on
             logger.warning("a key could not be changed", key=name, error=str(error))
+
+    def _has_been_listed(self, name: Rotating, now: float) -> bool:
+        """Tell whether consensuses have listed the current key for two days.
+
+        After a restart the two days begin again: an old key kept too long is harmless.
+        """
+        if not self._is_listed(name):
+            return False
+        return now - self._listed_since.setdefault(name, now) > OVERLAP_SECONDS
 
     def _is_listed(self, name: Rotating) -> bool:
         consensus: Consensus | None = self._archive.current
