@@ -240,6 +240,51 @@ async def test_giving_up_a_dial_leaves_no_socket(pair: Pair, autojump_clock: Moc
     assert tasks_in(pair.net.nursery) == tasks
 
 
+# ---- probing
+
+
+async def test_a_probe_dials_afresh_and_leaves_nothing(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    link = await pair.dial()
+
+    await pair.origin.links.probe(pair.relay.hop)
+    found = pair.origin.links.find(pair.relay.peer_id, is_anonymous=True)
+    await wait_all_tasks_blocked()
+
+    assert len(pair.net.memory.dialled) == 2
+    assert found is link
+    assert list(pair.origin.links) == [link]
+
+
+@pytest.mark.parametrize("wrong", ["link_key", "onion_key", "peer_id"])
+async def test_a_probe_fails_where_something_else_is(
+    wrong: str, pair: Pair, autojump_clock: MockClock
+) -> None:
+    await pair.dial()
+    hop = replace(pair.relay.hop, **{wrong: getattr(pair.other.hop, wrong)})
+
+    with pytest.raises(LinkError):
+        await pair.origin.links.probe(hop)
+
+
+async def test_nobody_else_is_given_the_link_of_a_probe(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    found: list[Link | None] = []
+
+    async def look() -> None:
+        for _ in range(100):
+            found.append(pair.origin.links.find(pair.relay.peer_id, is_anonymous=True))
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look)
+        await pair.origin.links.probe(pair.relay.hop)
+
+    assert found == [None] * 100
+
+
 # ---- authenticated or not
 
 

@@ -84,7 +84,7 @@ async def test_a_client_that_links_straight_to_an_exit_reaches_nothing(
     hop = entry_of(lab, last).hop
     targets = [origin.raw, Address(NAME, origin.raw.port)]
     with through(lab.proxy, targets[1]) as sock:  # over three hops it is reached
-        sock.sendall(b"send 3\n")
+        sock.sendall(b"send 3 way\n")
         assert len(sock.recv(3, socket.MSG_WAITALL)) == 3
     before = origin.accepted
     connected = statistics(lab, last["name"])["exit"]["connected"]

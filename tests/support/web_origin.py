@@ -7,9 +7,9 @@
     PUT  /sink         answers with the SHA-256 of what it got
     PUT  /stalled      the same, but reads nothing of the body until ``gate`` is open
 
-The raw server reads one line and does what it says: ``drain N`` reads up to the end and then
-sends N bytes, ``send N`` sends N bytes, ends, and then reads up to the end. What it read stands
-in ``drained``, in hex. Its client and it half-close in either order (SID-5).
+The raw server reads one line and does what it says: ``drain N NAME`` reads up to the end and
+then sends N bytes, ``send N NAME`` sends N bytes, ends, and then reads up to the end. What it
+read stands in ``drained[NAME]``, in hex. It and its client half-close in either order (SID-5).
 
 It runs in threads of the test, so a test sees at once what arrived. Each server keeps the
 connections it has accepted in ``accepted``.
@@ -18,7 +18,6 @@ connections it has accepted in ``accepted``.
 import contextlib
 import hashlib
 import http.server
-import queue
 import socket
 import socketserver
 import ssl
@@ -59,7 +58,7 @@ class Origin:
         self.ca = trustme.CA()
         self.files: dict[str, tuple[str, bytes]] = {"/": ("text/html", PAGE)}
         self.requests: list[Seen] = []
-        self.drained: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.drained: dict[str, str] = {}
         self.gate = threading.Event()
         self._web = _Server(_Web, self)
         self._secure = _Server(_Web, self, self._context())
@@ -250,17 +249,17 @@ class _Raw(socketserver.StreamRequestHandler):
     server: _Server
 
     def handle(self) -> None:
-        order, _, number = self.rfile.readline().decode().partition(" ")
+        order, number, name = self.rfile.readline().decode().split()
         if order == "drain":
-            self._drain()
-        for block in content(int(number or 0)):
+            self._drain(name)
+        for block in content(int(number)):
             self.wfile.write(block)
         self.connection.shutdown(socket.SHUT_WR)
         if order == "send":
-            self._drain()
+            self._drain(name)
 
-    def _drain(self) -> None:
+    def _drain(self, name: str) -> None:
         total = hashlib.sha256()
         while block := self.rfile.read1(BLOCK_BYTES):
             total.update(block)
-        self.server.origin.drained.put(total.hexdigest())
+        self.server.origin.drained[name] = total.hexdigest()

@@ -122,6 +122,7 @@ def _ignore(_: "Link") -> None:
 
 
 OnCreate = Callable[["Link", CreateRequested], None]
+OnReady = Callable[["Link"], None]
 
 
 class Link:
@@ -137,7 +138,7 @@ class Link:
         turn: Turn,
         settings: LinkSettings,
         *,
-        on_ready: Callable[["Link"], None] = _ignore,
+        on_ready: OnReady = _ignore,
         on_create: OnCreate | None = None,
         rest: bytes = b"",
     ) -> None:
@@ -430,7 +431,7 @@ class Links:
         link = None
         try:
             with trio.fail_after(HANDSHAKE_SECONDS):
-                link = await self._open(hop, is_anonymous=True)
+                link = await self._open(hop, is_anonymous=True, on_ready=_ignore)
                 await link.wait_ready()
         except (ProtocolError, trio.TooSlowError) as error:
             raise LinkError(f"no link to {hop!r}: {error}") from error
@@ -460,7 +461,7 @@ class Links:
         self.dialled += 1
         return link
 
-    async def _open(self, hop: Hop, *, is_anonymous: bool) -> Link:
+    async def _open(self, hop: Hop, *, is_anonymous: bool, on_ready: OnReady | None = None) -> Link:
         settings = self.settings
         stream = await self._network.dial(hop.address)
         try:
@@ -471,7 +472,14 @@ class Links:
         except BaseException:
             stream.close()
             raise
-        link = self._make(stream, secrets, bytes(rest), is_initiator=True, anonymous=is_anonymous)
+        link = self._make(
+            stream,
+            secrets,
+            bytes(rest),
+            is_initiator=True,
+            anonymous=is_anonymous,
+            on_ready=on_ready or self._register,
+        )
         self.turn.nursery.start_soon(self._run, link)
         return link
 
@@ -483,6 +491,7 @@ class Links:
         *,
         is_initiator: bool,
         anonymous: bool,
+        on_ready: OnReady,
     ) -> Link:
         stream.keep_send_queue_short()
         ready = self.settings.ready(stream.remote, is_anonymous=is_initiator and anonymous)
@@ -499,7 +508,7 @@ class Links:
             protocol,
             self.turn,
             self.settings,
-            on_ready=self._register,
+            on_ready=on_ready,
             on_create=self._on_create,
             rest=rest,
         )
@@ -584,7 +593,14 @@ class Links:
             logger.debug("! handshake", error=str(error))
             return None
         is_anonymous = secrets.peer_id is None
-        return self._make(stream, secrets, bytes(rest), is_initiator=False, anonymous=is_anonymous)
+        return self._make(
+            stream,
+            secrets,
+            bytes(rest),
+            is_initiator=False,
+            anonymous=is_anonymous,
+            on_ready=self._register,
+        )
 
     async def _stay_silent(self, stream: ByteStream) -> None:
         """Read and say nothing for a while, so that a prober learns nothing (protocol §2)."""
