@@ -6,6 +6,7 @@ what was sent with its opening is kept until then. Which circuit a stream may us
 ``roles.pool``, which path a circuit takes in ``directory.path``.
 """
 
+from collections import deque
 from collections.abc import Collection, Hashable
 from random import Random, SystemRandom
 
@@ -83,6 +84,7 @@ class Client:
         self._needs_spares = trio.Event()
         self.is_usable = trio.Event()
         self.built = self.failed = self.opened = self.retried = 0
+        self._build_seconds: deque[float] = deque(maxlen=64)
 
     # ---- streams
 
@@ -205,7 +207,9 @@ class Client:
         try:
             with trio.fail_after(BUILD_SECONDS):
                 link = await self._link_to(guard)
+                started = trio.current_time()
                 circuit = await build_circuit(link, [entry.hop for entry in path])
+                self._build_seconds.append(trio.current_time() - started)
         except trio.TooSlowError:
             raise CircuitError("the circuit took too long to build") from None
         except CircuitError as error:
@@ -305,6 +309,7 @@ class Client:
             "failed": self.failed,
             "opened": self.opened,
             "retried": self.retried,
+            "build_seconds": [round(seconds, 6) for seconds in self._build_seconds],
             "circuits": [_describe(slot) for slot in self._pool],
         }
 
