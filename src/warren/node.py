@@ -37,7 +37,8 @@ from warren.key_files import KeyFiles
 from warren.network.byte_streams import Listener, SocketNetwork
 from warren.network.directory_http import Handler, serve
 from warren.network.fetch import fetch
-from warren.network.links import Links, LinkSettings, RelayKeys
+from warren.network.link import LinkSettings, RelayKeys
+from warren.network.links import Links
 from warren.network.turn import Turn
 from warren.protocol.ciphers import make_aead, nonce_maker
 from warren.protocol.credit import CreditBudget

@@ -13,7 +13,7 @@ from warren.addresses import Address
 from warren.errors import CircuitError, EndReason, ExitError, LinkError
 from warren.identity import Suite
 from warren.network.circuits import Circuit
-from warren.network.links import Link, OnCreate
+from warren.network.link import Link, OnCreate
 from warren.protocol.link import CreateRequested
 from warren.protocol.multiplexer import MOST_STREAMS
 from warren.roles.client import BUILD_SECONDS

@@ -13,7 +13,7 @@ from tests.support.small_network import Origin, SmallNetwork, small_network
 from warren.addresses import Address
 from warren.errors import CircuitError, EndReason, ExitError, LinkError
 from warren.identity import Hop, PeerId
-from warren.network.links import Link, OnCreate
+from warren.network.link import Link, OnCreate
 from warren.network.streams import CircuitStream
 from warren.protocol.cells import Command, make_cell
 from warren.protocol.link import CreateRequested

@@ -37,7 +37,8 @@ from warren.identity import PeerId
 from warren.lab.origin import digest
 from warren.network.byte_streams import SocketNetwork
 from warren.network.circuits import Circuit, build_circuit
-from warren.network.links import Links, LinkSettings
+from warren.network.link import LinkSettings
+from warren.network.links import Links
 from warren.network.turn import Turn
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]

@@ -20,7 +20,8 @@ from warren.errors import EndReason, ExitError, LinkError
 from warren.identity import Hop, Identity, KemKey, KeyPair, PeerId, Suite, SystemKeys
 from warren.network.byte_streams import ByteStream
 from warren.network.circuits import Circuit, build_circuit
-from warren.network.links import Links, LinkSettings, OnCreate, RelayKeys
+from warren.network.link import LinkSettings, OnCreate, RelayKeys
+from warren.network.links import Links
 from warren.network.streams import CircuitStream, splice
 from warren.network.turn import Turn
 from warren.protocol.messages import Begin, Connected

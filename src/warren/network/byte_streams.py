@@ -248,7 +248,7 @@ class SocketListener(Listener):
             except OSError as error:
                 if self._socket.fileno() < 0:
                     return
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                if error.errno != errno.ECONNABORTED:
                     await trio.sleep(0.1)  # DOS-8: out of descriptors; what closes makes room
                 continue
             try:

@@ -11,7 +11,7 @@ import trio
 from warren.addresses import Address
 from warren.errors import CircuitError, EndReason, LinkError, ProtocolError
 from warren.identity import Hop, PeerId, Suite
-from warren.network.links import Link
+from warren.network.link import Link
 from warren.network.streams import CircuitStream
 from warren.network.turn import Turn
 from warren.protocol.circuit import Closed, ExtendFailed, HopAdded, OriginCircuit

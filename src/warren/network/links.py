@@ -1,332 +1,37 @@
-"""Links: the encrypted connections to other peers, one reader and one writer task each.
+"""Links: find the link to a peer or dial it, answer those who dial us, look after all of them.
 
-A ``Link`` moves bytes between its socket and its ``LinkProtocol``. The reader takes what the
-socket has in one call, lets the machine work through it, and ends the turn; what that turn made
-to send leaves at once, without a task being woken, as long as the socket takes it. Only what did
-not fit is the writer's. ``Links`` finds the link to a peer or dials it, and answers those who
-dial us.
+A dial and its failure are shared by all who ask at once. A peer that dials us and does not know
+how to open is met with silence; one that can open is registered once it has proved who it is.
 """
 
-import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from random import Random, SystemRandom
 
 import structlog
 import trio
 
-from warren.addresses import Address
 from warren.errors import LinkError, ProtocolError
-from warren.identity import Hop, Identity, KeyPair, KeySource, PeerId, Suite, SystemKeys
+from warren.identity import Hop, PeerId
 from warren.network.byte_streams import ByteStream, Listener, Network
+from warren.network.link import (
+    WATCH_SECONDS,
+    Link,
+    LinkSettings,
+    OnCreate,
+    OnReady,
+    ignore,
+)
 from warren.network.turn import Turn
-from warren.protocol.cells import LINK_VERSION, Ready, RelayReady
-from warren.protocol.credit import CreditBudget
-from warren.protocol.handshake import (
-    LinkCredentials,
-    LinkSecrets,
-    accept_link,
-    certify_link_key,
-    initiate_link,
-)
-from warren.protocol.link import (
-    MOST_RECORD,
-    CreateRequested,
-    Leg,
-    LinkProtocol,
-    PongReceived,
-    ReadyReceived,
-)
+from warren.protocol.handshake import LinkSecrets, accept_link, initiate_link
+from warren.protocol.link import LinkProtocol
 
 logger = structlog.get_logger()
 
 HANDSHAKE_SECONDS = 10.0
-PING_SECONDS = 10.0
-#: Silence after which a link counts as dead at the latest: a ping and two misses (security F).
-SILENCE_SECONDS = 25.0
-_WATCH_SECONDS = PING_SECONDS / 2
 IDLE_SECONDS = 180.0
 MOST_HANDSHAKES = 64
 MOST_SILENCED = 256
-_ROUND_TRIPS = 8
-_CERTIFICATE_SECONDS = 30 * 24 * 3600
-#: Bytes sent without asking the socket whether it is writable (TCP_NOTSENT_LOWAT counts then).
-_DIRECT_BYTES = 256 * 1024
-
-# Read into and sealed in one step each, so one pair of buffers serves all links of the process.
-_RECEIVE = memoryview(bytearray(256 * 1024 + MOST_RECORD))
-_SEND = memoryview(bytearray(4 * MOST_RECORD))
-
-
-@dataclass
-class RelayKeys:
-    """Hold the keys by which a relay or authority is reached; current ones come first."""
-
-    identity: Identity
-    link_keys: list[KeyPair]
-    onion_keys: list[KeyPair]
-    suites: tuple[Suite, ...]
-
-
-def _no_consensus() -> tuple[int, bytes]:
-    return 0, bytes(32)
-
-
-def _not_noticed(peer_id: PeerId, valid_after: int, digest: bytes) -> None:
-    return
-
-
-@dataclass
-class LinkSettings:
-    """Hold what all links of a node share."""
-
-    network_id: bytes
-    keys: KeySource = field(default_factory=SystemKeys)
-    relay: RelayKeys | None = None
-    window: int = 64
-    budget: CreditBudget = field(default_factory=lambda: CreditBudget(256 * 1024))
-    wall_clock: Callable[[], float] = time.time
-    rng: Random = field(default_factory=SystemRandom)
-    consensus: Callable[[], tuple[int, bytes]] = _no_consensus
-    #: Learns which consensus an authenticated peer says it holds (DIR-7).
-    notice: Callable[[PeerId, int, bytes], None] = _not_noticed
-
-    def credentials(self) -> LinkCredentials:
-        """Return what shows that this relay's link key is its own."""
-        assert self.relay is not None, "a client has nothing to show"
-        expiry = int(self.wall_clock()) + _CERTIFICATE_SECONDS
-        return certify_link_key(
-            self.relay.identity, self.network_id, self.relay.link_keys[0], expiry
-        )
-
-    def ready(self, remote: Address, *, is_anonymous: bool) -> Ready:
-        """Return the READY to send; an anonymous client says nothing of itself."""
-        if is_anonymous or self.relay is None:
-            return Ready((LINK_VERSION,), self.window)
-        valid_after, digest = self.consensus()
-        relay = RelayReady(
-            self.relay.onion_keys[0].public,
-            self.relay.suites,
-            int(self.wall_clock()),
-            remote,
-            valid_after,
-            digest,
-        )
-        return Ready((LINK_VERSION,), self.window, relay)
-
-
-def _ignore(_: "Link") -> None:
-    return
-
-
-OnCreate = Callable[["Link", CreateRequested], None]
-OnReady = Callable[["Link"], None]
-
-
-class Link:
-    """Own one link: its socket, its machine, its two tasks.
-
-    ``run`` must be running; it returns when the link is gone, and every circuit on it was told.
-    """
-
-    def __init__(
-        self,
-        stream: ByteStream,
-        protocol: LinkProtocol,
-        turn: Turn,
-        settings: LinkSettings,
-        *,
-        on_ready: OnReady = _ignore,
-        on_create: OnCreate | None = None,
-        rest: bytes = b"",
-    ) -> None:
-        self.protocol = protocol
-        self.turn = turn
-        self.settings = settings
-        self.in_turn = False
-        self.is_ready = trio.Event()
-        self.error: LinkError | ProtocolError | None = None
-        self.is_closed = False
-        self.last_heard = self.last_used = trio.current_time()
-        self._stream = stream
-        self._on_ready, self._on_create = on_ready, on_create
-        self._rest = rest  # the beginning of a record that has not come whole
-        self._unsent: memoryview | None = None  # sealed bytes that did not fit: sent as they are
-        self._direct = 0
-        self._blocked = trio.Event()
-        self._scope = trio.CancelScope()
-        self._ping_sent = 0.0
-        self._pings = 0
-        self._round_trips: deque[float] = deque(maxlen=_ROUND_TRIPS)
-        protocol.wake = self._wake
-
-    def __repr__(self) -> str:
-        return f"<Link to {self.protocol.peer_id!r}, {len(self.protocol.legs)} circuits>"
-
-    @property
-    def remote(self) -> Address:
-        """Return the address at the other end of the socket."""
-        return self._stream.remote
-
-    @property
-    def observed(self) -> Address | None:
-        """Return the address the other side says it sees us at, a hint (LNK-7)."""
-        ready = self.protocol.ready
-        return ready.relay.observed if ready is not None and ready.relay is not None else None
-
-    async def run(self) -> None:
-        """Read and write until the link is gone."""
-        try:
-            with self._scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._write)
-                    self._wake()
-                    self.turn.run()
-                    await self._read()
-        finally:
-            self._gone()
-
-    def close(self, error: LinkError | ProtocolError | None = None) -> None:
-        """Close the link; its circuits are told at once."""
-        if self.error is None:
-            self.error = error
-        self._scope.cancel()
-        self._gone()
-
-    def check(self) -> None:
-        """Ping, or give up on a peer that was silent for too long; called now and then."""
-        now = trio.current_time()
-        if now - self.last_heard > SILENCE_SECONDS - _WATCH_SECONDS:  # the next look is too late
-            self.close(LinkError("the peer fell silent"))
-        elif now - self.last_heard >= PING_SECONDS or now - self._ping_sent >= 6 * PING_SECONDS:
-            self.ping()
-
-    def ping(self) -> None:
-        """Ask for a sign of life and measure the round trip."""
-        if self.protocol.ready is not None:
-            self._pings += 1
-            if self.protocol.ping(self._pings.to_bytes(8, "big")):
-                self._ping_sent = trio.current_time()
-
-    def create(self, depth: int, suite: Suite, message: bytes) -> Leg:
-        """Ask the peer for a circuit; raise LinkError when the link is gone or full."""
-        if self.is_closed:
-            raise LinkError("the link is gone")
-        self.last_used = trio.current_time()
-        return self.protocol.create(depth, suite, message)
-
-    async def wait_ready(self) -> None:
-        """Wait for the other side's READY; raise what broke the link otherwise."""
-        await self.is_ready.wait()
-        if self.protocol.ready is None:
-            raise LinkError(f"the link did not come up: {self.error or 'the peer closed it'}")
-
-    # ---- reading
-
-    async def _read(self) -> None:
-        stream, protocol = self._stream, self.protocol
-        if self._rest:
-            self._receive(0)
-        while True:
-            await stream.wait_readable()
-            count = stream.receive_into(_RECEIVE[len(self._rest) :])
-            if count == 0:
-                raise LinkError("the peer closed the link")
-            if count is not None:
-                protocol.now = trio.current_time()
-                self._receive(count)
-
-    def _receive(self, count: int) -> None:
-        """Work through the bytes of one read, then let everything leave that this made."""
-        rest = self._rest
-        total = len(rest) + count
-        _RECEIVE[: len(rest)] = rest
-        try:
-            used = self.protocol.receive(_RECEIVE[:total])
-            self._rest = bytes(_RECEIVE[used:total])
-            if used:  # a record proves life, and bytes that may never become one do not
-                self.last_heard = self.protocol.now
-            if self.protocol.events:
-                self._act()
-        finally:
-            self.turn.run()
-
-    def _act(self) -> None:
-        events, self.protocol.events = self.protocol.events, []
-        for event in events:
-            if isinstance(event, CreateRequested):
-                self.last_used = self.last_heard
-                if self._on_create is None:
-                    event.leg.destroy()
-                else:
-                    self._on_create(self, event)
-            elif isinstance(event, PongReceived):
-                self._round_trips.append(trio.current_time() - self._ping_sent)
-                self.protocol.round_trip = min(self._round_trips)
-            else:
-                assert isinstance(event, ReadyReceived)
-                self._on_ready(self)
-                self.is_ready.set()
-                self.ping()
-
-    # ---- writing
-
-    def _wake(self) -> None:
-        if not self.in_turn and not self.is_closed:
-            self.turn.add(self)
-
-    def flush(self) -> None:
-        """Send what there is, unless the socket is full: then the writer does it."""
-        if self._blocked.is_set() or self.is_closed:
-            return
-        try:
-            self._send()
-        except LinkError as error:
-            self.close(error)
-        except Exception:  # cells may be lost now, and every layer counts them
-            logger.exception("a bug on a link", link=repr(self))  # DOS-1
-            self.close()
-
-    def _send(self) -> None:
-        stream, fill = self._stream, self.protocol.fill
-        while True:
-            pending = self._unsent
-            if pending is None:
-                size = fill(_SEND)
-                if not size:
-                    return
-                pending = _SEND[:size]
-            sent = stream.send_now(pending)
-            self._direct += sent
-            if sent < len(pending):
-                self._unsent = memoryview(bytes(pending[sent:]))
-                self._blocked.set()
-                return
-            self._unsent = None
-            if self._direct >= _DIRECT_BYTES:
-                self._blocked.set()  # ask the socket first, so that the queue stays ours
-                return
-
-    async def _write(self) -> None:
-        while True:
-            await self._blocked.wait()
-            await self._stream.wait_writable()
-            self._direct = 0
-            self._blocked = trio.Event()
-            self.protocol.now = trio.current_time()
-            self._send()
-            self.turn.run()
-
-    def _gone(self) -> None:
-        if self.is_closed:
-            return
-        self.is_closed = True
-        self._stream.close()
-        self.protocol.close()
-        self.is_ready.set()
-        self.turn.run()
 
 
 def _first(
@@ -431,7 +136,7 @@ class Links:
         link = None
         try:
             with trio.fail_after(HANDSHAKE_SECONDS):
-                link = await self._open(hop, is_anonymous=True, on_ready=_ignore)
+                link = await self._open(hop, is_anonymous=True, on_ready=ignore)
                 await link.wait_ready()
         except (ProtocolError, trio.TooSlowError) as error:
             raise LinkError(f"no link to {hop!r}: {error}") from error
@@ -615,7 +320,7 @@ class Links:
     async def watch(self) -> None:
         """Ping quiet links, give up dead ones, close those nobody uses; runs for ever."""
         while True:
-            await trio.sleep(_WATCH_SECONDS)
+            await trio.sleep(WATCH_SECONDS)
             now = trio.current_time()
             for link in tuple(self._links):
                 if link.protocol.legs:

@@ -20,7 +20,8 @@ from warren.directory.relays import RelayEntry
 from warren.errors import CircuitError, DirectoryError, EndReason, ExitError, LinkError
 from warren.identity import PeerId
 from warren.network.circuits import Circuit, build_circuit
-from warren.network.links import Link, Links
+from warren.network.link import Link
+from warren.network.links import Links
 from warren.network.streams import CircuitStream
 from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.mirror import Directory

@@ -17,7 +17,7 @@ from warren.directory.parameters import DAY
 from warren.errors import WarrenError
 from warren.identity import Hop, KeyPair
 from warren.key_files import KeyFiles, Rotating
-from warren.network.links import RelayKeys
+from warren.network.link import RelayKeys
 from warren.roles.archive import Archive
 from warren.roles.backoff import Backoff
 from warren.roles.mirror import Fetch

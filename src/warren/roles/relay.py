@@ -13,7 +13,8 @@ import trio
 from warren.addresses import Address
 from warren.errors import EndReason, ExitError, LinkError, ProtocolError
 from warren.identity import Hop, PeerId
-from warren.network.links import Link, Links, LinkSettings
+from warren.network.link import Link, LinkSettings
+from warren.network.links import Links
 from warren.network.streams import CircuitStream
 from warren.network.turn import Turn
 from warren.protocol.circuit import Closed, ExtendRequested, RelayCircuit
