@@ -246,6 +246,17 @@ async def test_a_closed_stream_refuses_everything_but_another_end(pair: Pair) ->
 # ---- dialling and listening
 
 
+async def test_two_closed_streams_can_be_waited_for_one_after_the_other(world: World) -> None:
+    for _ in range(2):  # a closed socket's number is the same for all of them
+        near, far = await world.pair()
+        near.close()
+        far.close()
+
+        for wait in (near.wait_readable, near.wait_writable):
+            with pytest.raises(LinkError):
+                await wait()
+
+
 async def test_a_port_nobody_listens_at_refuses(world: World) -> None:
     listener = world.network.listen(world.address)
     listener.close()

@@ -1,15 +1,21 @@
 """What the stories share: one target and one network, both up until the last of them is told.
 
-A story that kills peers runs a network of its own.
+A story that kills peers runs a network of its own. When all is told, no peer may have logged a
+bug, or what somebody asked for.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.handmade import HandmadeNetwork, running_handmade_network
+from tests.support.journeys import check_logs
 from tests.support.labs import RunningLab, running_lab
 from tests.support.web_origin import NAME, Origin, running_origin
+
+#: What the applications of the stories ask for is no business of any log.
+SECRETS = (NAME, "inside.origin.example", "peer.example")
 
 
 @pytest.fixture(scope="session")
@@ -30,9 +36,11 @@ def lab_options(origin: Origin) -> list[str]:
 def lab(lab_options: list[str]) -> Iterator[RunningLab]:
     with running_lab(*lab_options) as running:
         yield running
+        check_logs(Path(running.ready["dir"]), *SECRETS)
 
 
 @pytest.fixture(scope="session")
 def handmade(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HandmadeNetwork]:
     with running_handmade_network(tmp_path_factory.mktemp("handmade"), origin) as network:
         yield network
+    check_logs(network.folder, *SECRETS)

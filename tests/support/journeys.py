@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -72,12 +73,21 @@ def statistics(lab: RunningLab, name: str) -> dict[str, Any]:
     return ask(find_socket(Path(lab.ready["dir"]) / name))
 
 
+def check_logs(folder: Path, *secrets: str) -> None:
+    """Fail if a log below `folder` tells of a bug (DOS-1), or holds one of the `secrets` (T85)."""
+    logs = {path.name: path.read_text() for path in folder.rglob("*.log")}
+    assert logs
+    for name, text in logs.items():
+        assert not re.search(r"^\S+ error |Traceback", text, re.MULTILINE), f"{name}:\n{text}"
+        assert not any(secret in text for secret in secrets), f"{name} names a target:\n{text}"
+
+
 def wait_until(happens: Callable[[], bool], seconds: float, what: str) -> None:
     """Wait until `happens` says so; fail with `what` when it takes longer than `seconds`."""
     deadline = time.monotonic() + seconds
     while not happens():
         assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
-        time.sleep(0.05)
+        time.sleep(0.01)
 
 
 @dataclass

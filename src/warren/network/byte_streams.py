@@ -186,16 +186,24 @@ class SocketStream(ByteStream):
             raise _broken(error) from error
 
     async def wait_readable(self) -> None:
+        self._check_open()
         try:
             await trio.lowlevel.wait_readable(self._socket)
         except (trio.ClosedResourceError, OSError, ValueError) as error:
             raise LinkError("the connection was closed") from error
 
     async def wait_writable(self) -> None:
+        self._check_open()
         try:
             await trio.lowlevel.wait_writable(self._socket)
         except (trio.ClosedResourceError, OSError, ValueError) as error:
             raise LinkError("the connection was closed") from error
+
+    def _check_open(self) -> None:
+        # Trio would keep us as waiting for the number -1, which all closed sockets share, and call
+        # it busy the next time.
+        if self._socket.fileno() < 0:
+            raise LinkError("the connection was closed")
 
     def send_eof(self) -> None:
         with contextlib.suppress(OSError):  # the other side may be gone: reading will tell

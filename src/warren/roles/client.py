@@ -8,6 +8,7 @@ what was sent with its opening is kept until then. Which circuit a stream may us
 
 from collections import deque
 from collections.abc import Collection, Hashable
+from itertools import count
 from random import Random, SystemRandom
 
 import structlog
@@ -85,6 +86,7 @@ class Client:
         self._needs_spares = trio.Event()
         self.is_usable = trio.Event()
         self.built = self.failed = self.opened = self.retried = 0
+        self._numbers = count(1)
         self._build_seconds: deque[float] = deque(maxlen=64)
 
     # ---- streams
@@ -219,7 +221,7 @@ class Client:
                 self._avoided[path[error.hop].peer_id] = until
             raise
         policy = read_policy(path[-1].policy) or ExitPolicy(())
-        slot = Slot(circuit, path, policy, trio.current_time())
+        slot = Slot(circuit, path, policy, trio.current_time(), next(self._numbers))
         circuit.on_closed = lambda _: self._lost(slot)
         return slot
 
@@ -319,7 +321,7 @@ def _describe(slot: Slot) -> dict[str, object]:
     circuit = slot.circuit
     assert isinstance(circuit, Circuit)
     return {
-        "id": circuit.number,
+        "id": slot.number,
         "path": [str(entry.peer_id) for entry in slot.path],
         "streams": circuit.stream_count,
         "state": circuit.machine.state.value,

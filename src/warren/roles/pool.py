@@ -47,6 +47,7 @@ class Slot:
     path: tuple[RelayEntry, ...]
     policy: ExitPolicy
     made_at: float
+    number: int = 0  # of all circuits of this node; those of a link are used again on another
     isolation: Hashable | None = None
     first_used: float | None = None
     last_used: float = 0.0
