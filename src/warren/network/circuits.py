@@ -45,11 +45,6 @@ class Circuit:
         return repr(self.machine)
 
     @property
-    def number(self) -> int:
-        """Return the circuit's number on its link."""
-        return self.machine.leg.number
-
-    @property
     def is_open(self) -> bool:
         """Tell whether streams can be opened: built to its last hop and alive."""
         return not self.machine.is_closed and self.machine.hops == len(self.hops)
