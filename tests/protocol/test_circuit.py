@@ -305,11 +305,28 @@ def attacks(rng: Random) -> dict[str, Tap]:
     }
 
 
-@pytest.mark.parametrize("is_sealed", [True, False], ids=["outside", "inside its own layer"])
-@pytest.mark.parametrize("attack", attacks(Random(0)))
+both_places = pytest.mark.parametrize(
+    "is_sealed", [True, False], ids=["outside", "inside its own layer"]
+)
+all_attacks = pytest.mark.parametrize("attack", attacks(Random(0)))
+
+
+@both_places
+@all_attacks
 def test_whatever_a_guard_does_backward_no_wrong_byte_arrives(
     attack: str, is_sealed: bool
 ) -> None:  # T05
+    attack_backward(attack, is_sealed, trials=25)
+
+
+@pytest.mark.long
+@both_places
+@all_attacks
+def test_in_five_thousand_trials_no_wrong_byte_arrives(attack: str, is_sealed: bool) -> None:  # T05
+    attack_backward(attack, is_sealed, trials=358)
+
+
+def attack_backward(attack: str, is_sealed: bool, *, trials: int) -> None:
     rng = Random(f"{attack} {is_sealed}")
     network = PaperNetwork(3)
     circuit = network.build(3)
@@ -317,7 +334,7 @@ def test_whatever_a_guard_does_backward_no_wrong_byte_arrives(
     guard, middle, _ = network.relays
     source, target = (guard, None) if is_sealed else (middle, guard)
 
-    for _ in range(25):
+    for _ in range(trials):
         network.tap(source, target, None)
         circuit = network.build(3)
         near, far = network.open_stream(circuit)
