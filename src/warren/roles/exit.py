@@ -125,8 +125,11 @@ class Exit:
         previous = circuit.previous_link.protocol.peer_id
         if previous is None or not self._is_relay(previous):
             self._refusals["single hop"] += 1
-            stream.reset(EndReason.EXIT_POLICY)
-            machine.destroy()  # EXT-8: an exit of one hop would be a plain proxy
+            if previous is None:
+                stream.reset(EndReason.EXIT_POLICY)
+            # EXT-8: an exit of one hop would be a plain proxy. A relay that is only too new for
+            # our consensus costs the circuit: a reason would count against every exit.
+            machine.destroy()
             return
         try:
             self._count_begin(machine)
