@@ -16,7 +16,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from random import SystemRandom
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -31,7 +31,7 @@ from warren.config import (
 )
 from warren.directory.descriptor import Descriptor
 from warren.directory.network_file import NetworkFile
-from warren.errors import ConfigError
+from warren.errors import ConfigError, LinkError
 from warren.identity import Hop, PeerId, Suite, SystemKeys
 from warren.key_files import KeyFiles
 from warren.network.byte_streams import Listener, SocketNetwork
@@ -49,10 +49,13 @@ from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.mirror import Directory, Mirror
 from warren.roles.proxy import Proxy, ProxyLimits
 from warren.roles.publisher import Publisher
-from warren.roles.relay import Relay, ServeDirectory, ServeExit, refuse_streams
+from warren.roles.relay import Relay, ServeDirectory, refuse_streams
 from warren.service import Announcer
 from warren.status.control import serve_control
 from warren.storage import DataFolder
+
+if TYPE_CHECKING:
+    from warren.roles.exit import Exit
 
 Statistics = Callable[[], Mapping[str, Any]]
 
@@ -71,6 +74,11 @@ class _Peer:
     links: Links
     archive: Archive
 
+    def answer_with(self, relay: Relay) -> None:
+        """Let `relay` answer those who ask for circuits."""
+        relay.links = self.links
+        self.links.answer_with(relay.create)
+
     async def fetch(self, hop: Hop, method: str, path: str, body: bytes, *, limit: int) -> bytes:
         """Ask the directory of a peer."""
         return await fetch(self.links, hop, method, path, body, limit=limit)
@@ -83,9 +91,8 @@ async def _peer(
     *,
     keys: RelayKeys | None = None,
     cells: int = _CLIENT_CELLS,
-    relay: Callable[[Turn, LinkSettings, Archive], Relay] | None = None,
 ) -> AsyncIterator[_Peer]:
-    """Give a peer that runs while inside; with `relay` it answers CREATE."""
+    """Give a peer that runs while inside; with `keys` others can dial it."""
     archive = Archive(network, folder, time.time)
 
     def newest() -> tuple[int, bytes]:
@@ -103,11 +110,7 @@ async def _peer(
     sockets = SocketNetwork()
     async with trio.open_nursery() as nursery:
         turn = Turn(nursery)
-        answering = relay(turn, settings, archive) if relay is not None else None
-        on_create = answering.create if answering is not None else None
-        links = Links(sockets, settings, turn, on_create=on_create)
-        if answering is not None:
-            answering.links = links
+        links = Links(sockets, settings, turn)
         nursery.start_soon(links.watch)
         try:
             yield _Peer(turn, sockets, settings, links, archive)
@@ -173,27 +176,17 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
         sockets = SocketNetwork()
         listener = _listen(sockets, wanted.listen)
         address = wanted.address or listener.local
-        opened: list[Any] = []
-
-        def make_relay(turn: Turn, settings: LinkSettings, archive: Archive) -> Relay:
-            serve_exit = _make_exit(config.exit, wanted.limits, address, archive, opened)
-            mirror = Mirror(archive)
-            return Relay(
-                turn,
-                settings,
-                find_hops=partial(_find_hops, archive),
-                serve_directory=_directory(mirror.handle),
-                serve_exit=serve_exit,
-            )
-
-        relays: list[Relay] = []
-
-        def remember(*arguments: Any) -> Relay:
-            relays.append(make_relay(*arguments))
-            return relays[0]
-
         cells = (wanted.memory_megabytes or _default_megabytes()) * _CELLS_PER_MEGABYTE
-        async with _peer(folder, network, keys=keys, cells=cells, relay=remember) as peer:
+        async with _peer(folder, network, keys=keys, cells=cells) as peer:
+            leaving = _make_exit(config.exit, wanted.limits, address, peer.archive)
+            relay = Relay(
+                peer.turn,
+                peer.settings,
+                find_hops=partial(_find_hops, peer.archive),
+                serve_directory=_directory(Mirror(peer.archive).handle),
+                serve_exit=leaving.serve if leaving is not None else refuse_streams,
+            )
+            peer.answer_with(relay)
             directory = Directory(
                 peer.archive,
                 peer.fetch,
@@ -220,8 +213,8 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
                     "links": peer.links.statistics(),
                     "directory": directory.statistics(),
                     "publisher": publisher.statistics(),
-                    "exit": opened[0].statistics() if opened else None,
-                    **relays[0].statistics(),
+                    "exit": leaving.statistics() if leaving is not None else None,
+                    **relay.statistics(),
                 }
 
             nursery = peer.turn.nursery
@@ -229,7 +222,7 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
                 nursery.start_soon(peer.links.serve, listener)
                 nursery.start_soon(directory.run)
                 nursery.start_soon(publisher.run)
-                for leaving in opened:
+                if leaving is not None:
                     nursery.start_soon(leaving.watch)
                 announcer.listening([listener.local], keys.identity.peer_id)
                 await directory.wait_for_consensus()
@@ -258,20 +251,7 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
             )
         sockets = SocketNetwork()
         listener = _listen(sockets, wanted.listen or entry.hop.address)
-        answering: list[Authority] = []
-
-        async def handle(*arguments: Any) -> Any:
-            return await answering[0].handle(*arguments)
-
-        def make_relay(turn: Turn, settings: LinkSettings, archive: Archive) -> Relay:
-            return Relay(
-                turn,
-                settings,
-                find_hops=lambda _: (),
-                serve_directory=_directory(handle, BODY_LIMITS, answering),
-            )
-
-        async with _peer(folder, network, keys=keys, relay=make_relay) as peer:
+        async with _peer(folder, network, keys=keys) as peer:
 
             async def check(hop: Hop) -> bool:
                 await peer.links.probe(hop)
@@ -280,7 +260,10 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
             authority = Authority(
                 keys.identity, peer.archive, folder, peer.fetch, check, now=time.time
             )
-            answering.append(authority)
+            answer = _directory(authority.handle, BODY_LIMITS, authority.large_bodies)
+            peer.answer_with(
+                Relay(peer.turn, peer.settings, find_hops=lambda _: (), serve_directory=answer)
+            )
 
             def statistics() -> dict[str, Any]:
                 return {
@@ -349,11 +332,10 @@ def _find_hops(archive: Archive, peer_id: PeerId) -> Iterator[Hop]:
 def _directory(
     handler: Handler,
     body_limits: Mapping[str, int] | None = None,
-    authority: list[Authority] | None = None,
+    large_bodies: trio.CapacityLimiter | None = None,
 ) -> ServeDirectory:
     async def answer(stream: Any) -> None:
-        large = authority[0].large_bodies if authority else None
-        await serve(stream, handler, body_limits=body_limits, large_bodies=large)
+        await serve(stream, handler, body_limits=body_limits, large_bodies=large_bodies)
 
     return answer
 
@@ -382,12 +364,11 @@ def _make_exit(
     bounds: RelayLimits,
     address: Address,
     archive: Archive,
-    opened: list[Any],
-) -> ServeExit:
-    """Return what serves streams to targets; the exit itself is put into `opened`."""
+) -> "Exit | None":
+    """Return what opens targets, or None for a relay that is no exit."""
     policy = wanted.exit_policy
     if not policy.is_exit:
-        return refuse_streams
+        return None
     from warren.network.names import Resolver, system_servers
     from warren.network.own_addresses import OwnAddresses
     from warren.roles.exit import Exit, ExitLimits
@@ -396,7 +377,7 @@ def _make_exit(
     if address.ip is not None:
         own.add(address.ip)
     places = _Places(archive)
-    leaving = Exit(
+    return Exit(
         SocketNetwork(),
         policy,
         Resolver(
@@ -419,8 +400,6 @@ def _make_exit(
             idle_seconds=bounds.idle_seconds,
         ),
     )
-    opened.append(leaving)
-    return leaving.serve
 
 
 class _Places:
@@ -446,8 +425,6 @@ class _Places:
 
 
 def _listen(sockets: SocketNetwork, address: Address) -> Listener:
-    from warren.errors import LinkError
-
     try:
         return sockets.listen(address)
     except LinkError as error:

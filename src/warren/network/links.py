@@ -105,6 +105,10 @@ class Links:
     def __iter__(self) -> Iterator[Link]:
         return iter(tuple(self._links))
 
+    def answer_with(self, on_create: OnCreate) -> None:
+        """Call `on_create` for circuits on every link made from now on."""
+        self._on_create = on_create
+
     def find(self, peer_id: PeerId, *, is_anonymous: bool = False) -> Link | None:
         """Return the newest authenticated link to `peer_id`, or None (LNK-6)."""
         links = self._by_peer.get((peer_id, is_anonymous), ())

@@ -17,6 +17,7 @@ from enum import IntEnum
 from warren.addresses import Address
 from warren.errors import ProtocolError, expect
 from warren.identity import KEY_LENGTH, Suite
+from warren.protocol.noise import NKHFS
 
 CELL_LENGTH = 4096
 HEADER_LENGTH = 8
@@ -69,8 +70,8 @@ def expect_zeros(body: memoryview, used: int) -> None:
 
 # CREATE and CREATED: the handshake of one hop
 
-NK_MESSAGE_1_LENGTH = 1248
-NK_MESSAGE_2_LENGTH = 1152
+NK_MESSAGE_1_LENGTH = NKHFS.message_length(1)
+NK_MESSAGE_2_LENGTH = NKHFS.message_length(2)
 
 
 def encode_create(depth: int, suite: Suite, message: bytes) -> bytes:
