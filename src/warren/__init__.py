@@ -16,7 +16,7 @@ The way of a byte; the way back is the same table read upwards:
 ==  =======================================  ======================================
 1   ``roles.proxy``                          an application's connection becomes a request
 2   ``roles.client``, ``roles.pool``         the request becomes a stream on a circuit
-3   ``network.streams.splice``               carries bytes between the two
+3   ``network.splice``                       carries bytes between the two
 4   ``network.streams``                      cuts bytes into relay messages, within credit
 5   ``protocol.circuit``, ``protocol.onion`` seals a message into a cell, one layer per hop
 6   ``network.link``                         batches cells into records on a socket

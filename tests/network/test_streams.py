@@ -21,7 +21,8 @@ from tests.support.small_network import (
 from warren.addresses import Address
 from warren.errors import EndReason, ExitError, LinkError
 from warren.network.circuits import Circuit
-from warren.network.streams import LINGER_SECONDS, CircuitStream, splice
+from warren.network.splice import splice
+from warren.network.streams import LINGER_SECONDS, CircuitStream
 from warren.protocol.stream import MOST_UNACKNOWLEDGED
 
 TARGET = Address("5.6.0.1", 80)

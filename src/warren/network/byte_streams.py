@@ -1,8 +1,8 @@
 """Dial, listen and move bytes: the one seam to the world.
 
-A ``ByteStream`` is a reliable byte stream whose bytes move without waiting, and whose two waits
-are separate calls. The hot path therefore does its reading and writing inside one synchronous
-step and waits once per batch. Everything above takes a ``Network``; real life has
+A ``ByteStream`` is a reliable byte stream whose bytes move without waiting. Who waits for them
+has the choice: a task, in an opening exchange, or a callback, on the hot path, which then reads,
+works and writes in one synchronous step. Everything above takes a ``Network``; real life has
 ``SocketNetwork``, a simulated one may give memory streams.
 """
 
@@ -18,6 +18,8 @@ import trio
 
 from warren.addresses import Address
 from warren.errors import LinkError
+from warren.network import readiness
+from warren.network.readiness import Act
 from warren.protocol.exchange import Exchange, Send, T, take
 
 Buffer = bytes | bytearray | memoryview
@@ -29,11 +31,20 @@ _MOST_PARTS = 512  # below Linux's IOV_MAX of 1024
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
+class _Reading:
+    """Own the task that calls the reader of a stream which knows no callbacks itself."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.is_over = trio.Event()
+
+
 class ByteStream(ABC):
     """Be one reliable byte stream; its owner closes it."""
 
     remote: Address
     local: Address
+    _reading: "_Reading | None" = None
 
     @abstractmethod
     def receive_into(self, buffer: bytearray | memoryview) -> int | None:
@@ -57,6 +68,45 @@ class ByteStream(ABC):
     @abstractmethod
     async def wait_writable(self) -> None:
         """Wait until ``send_now`` takes something; raise LinkError when closed meanwhile."""
+
+    def read_with(self, act: Act, nursery: trio.Nursery) -> None:
+        """Call `act` whenever ``receive_into`` has something, until ``stop_reading`` or ``close``.
+
+        `act` reads and must not raise. `nursery` is for the task of a stream that needs one.
+        """
+        self.stop_reading()
+        before, self._reading = self._reading, _Reading()
+        nursery.start_soon(self._read_with, act, self._reading, before)
+
+    async def _read_with(self, act: Act, reading: "_Reading", before: "_Reading | None") -> None:
+        try:
+            with reading.scope:
+                if before is not None:
+                    await before.is_over.wait()
+                while True:
+                    try:
+                        await self.wait_readable()
+                    except LinkError:
+                        return  # closed by its owner, who reads no more
+                    act()
+        finally:
+            reading.is_over.set()
+
+    def stop_reading(self) -> None:
+        """Call nobody any more when there is something to read."""
+        if self._reading is not None:
+            self._reading.scope.cancel()
+
+    def write_with(self, act: Act, nursery: trio.Nursery) -> None:
+        """Call `act` once, when ``send_now`` takes something or raises; not after ``close``."""
+        nursery.start_soon(self._write_with, act)
+
+    async def _write_with(self, act: Act) -> None:
+        try:
+            await self.wait_writable()
+        except LinkError:
+            return  # closed by its owner, who waits for nothing any more
+        act()
 
     @abstractmethod
     def send_eof(self) -> None:
@@ -130,8 +180,6 @@ def _address_of(name: Any) -> Address:
 class SocketStream(ByteStream):
     """Be a ``ByteStream`` over a connected, non-blocking TCP or unix socket."""
 
-    __slots__ = ("_socket", "local", "remote")
-
     def __init__(self, sock: socket.socket, remote: Address | None = None) -> None:
         sock.setblocking(False)
         self._socket = sock
@@ -185,6 +233,24 @@ class SocketStream(ByteStream):
         except OSError as error:
             raise _broken(error) from error
 
+    def read_with(self, act: Act, nursery: trio.Nursery) -> None:
+        watching = readiness.here()
+        if watching.is_working:
+            watching.read_with(self._socket.fileno(), act)
+        else:
+            super().read_with(act, nursery)
+
+    def stop_reading(self) -> None:
+        readiness.here().stop_reading(self._socket.fileno())
+        super().stop_reading()
+
+    def write_with(self, act: Act, nursery: trio.Nursery) -> None:
+        watching = readiness.here()
+        if watching.is_working:
+            watching.write_with(self._socket.fileno(), act)
+        else:
+            super().write_with(act, nursery)
+
     async def wait_readable(self) -> None:
         self._check_open()
         try:
@@ -210,7 +276,10 @@ class SocketStream(ByteStream):
             self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        if self._socket.fileno() >= 0:
+        descriptor = self._socket.fileno()
+        if descriptor >= 0:
+            self.stop_reading()
+            readiness.here().forget(descriptor)
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
 

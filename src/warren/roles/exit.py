@@ -25,7 +25,8 @@ from warren.identity import PeerId
 from warren.network.byte_streams import ByteStream, Network
 from warren.network.names import Resolver
 from warren.network.own_addresses import OwnAddresses
-from warren.network.streams import CircuitStream, splice
+from warren.network.splice import splice
+from warren.network.streams import CircuitStream
 from warren.protocol.circuit import RelayCircuit
 from warren.protocol.messages import Begin, BeginFlags, Connected
 from warren.roles.relay import PassingCircuit
