@@ -26,6 +26,8 @@ ANSWER_SECONDS = 60.0
 _READY_SECONDS = 120.0
 _ORIGIN_SECONDS = 20.0
 _POLL_SECONDS = 0.02
+#: In which the proxy has built what replaces the circuit that was just taken.
+_BUILD_PAUSE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,7 @@ class WarrenLab(System):
         """
         waited = []
         for _ in range(count):
+            time.sleep(_BUILD_PAUSE_SECONDS)  # one at a time, as the others'
             begun = now()
             self.route.alone().open().close()
             waited.append(now() - begun)

@@ -13,6 +13,7 @@ On the wire::
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from warren.errors import ProtocolError, expect
@@ -31,12 +32,28 @@ def parse_ip(text: str) -> IPAddress | None:
     """
     if ":" not in text and not text[-1:].isdigit():
         return None  # a name, as nearly always: the strict parser is slow to say so
+    return _read_literal(text)[0]
+
+
+@lru_cache(maxsize=512)
+def _read_literal(text: str) -> tuple[IPAddress | None, str]:
+    """Return the address that `text` is a literal of and its one spelling; None when it is none.
+
+    Few are in use at a time, each is read several times, and the strict parser is slow.
+    """
     if "%" in text or not text.isascii():
-        return None
+        return None, text
     try:
-        return ipaddress.ip_address(text)
+        ip = ipaddress.ip_address(text)
     except ValueError:
-        return None
+        return None, text
+    return ip, str(ip)
+
+
+@lru_cache(maxsize=512)
+def _spell(packed: bytes) -> str:
+    """Return the text of an address of 4 or 16 bytes."""
+    return str(ipaddress.ip_address(packed))
 
 
 def _canonical_name(host: str) -> str:
@@ -68,9 +85,9 @@ class Address:
 
     def __post_init__(self) -> None:
         ip = parse_ip(self.host)
-        host = _canonical_name(self.host) if ip is None else str(ip)
-        object.__setattr__(self, "host", host)
-        self.__dict__["ip"] = ip
+        host = _canonical_name(self.host) if ip is None else _read_literal(self.host)[1]
+        # Frozen for everybody else.
+        self.__dict__["host"], self.__dict__["ip"] = host, ip
         if not 0 <= self.port <= 0xFFFF:
             raise ValueError(f"port {self.port} is not between 0 and 65535")
 
@@ -117,9 +134,10 @@ class Address:
         expect(len(data) >= end + 2, "an address is cut short")
         raw = bytes(data[start:end])
         try:
-            host = raw.decode("ascii") if kind == _NAME else str(ipaddress.ip_address(raw))
+            host = raw.decode("ascii") if kind == _NAME else _spell(raw)
             address = cls(host, int.from_bytes(data[end : end + 2], "big"))
         except ValueError as error:
             raise ProtocolError(f"not an address: {error}") from error
-        expect(address.encode() == bytes(data[: end + 2]), "an address in a spelling not its own")
+        is_own = address.host == host and (address.ip is None) == (kind == _NAME)
+        expect(is_own, "an address in a spelling not its own")
         return address, end + 2

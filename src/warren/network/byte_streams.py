@@ -181,6 +181,7 @@ class SocketStream(ByteStream):
     """Be a ``ByteStream`` over a connected, non-blocking TCP or unix socket."""
 
     def __init__(self, sock: socket.socket, remote: Address | None = None) -> None:
+        """Take the socket; `remote` saves asking it who is at its other end."""
         sock.setblocking(False)
         self._socket = sock
         try:
@@ -315,7 +316,7 @@ class SocketListener(Listener):
     async def serve(self, accept: Accept, nursery: trio.Nursery) -> None:
         while True:
             try:
-                sock, _ = self._socket.accept()
+                sock, name = self._socket.accept()
             except BlockingIOError:
                 try:
                     await trio.lowlevel.wait_readable(self._socket)
@@ -329,7 +330,7 @@ class SocketListener(Listener):
                     await trio.sleep(0.1)  # DOS-8: out of descriptors; what closes makes room
                 continue
             try:
-                stream = SocketStream(sock)
+                stream = SocketStream(sock, _address_of(name))
             except LinkError:
                 continue
             nursery.start_soon(accept, stream)
