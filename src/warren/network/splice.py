@@ -74,42 +74,45 @@ class _Splice:
         if protocol.eof_received and not protocol.incoming and not self._has_sent_eof:
             self._has_sent_eof = True
             self._socket.send_eof()
-        if not (self._is_reading or protocol.eof_due):
-            if protocol.room > 0:
-                self._is_reading = True
-                self._socket.read_with(self._readable, stream.turn.nursery)
-            else:
-                protocol.waits_for_room = True
+        if not (self._is_reading or protocol.eof_due) and self._read():
+            self._is_reading = True
+            self._socket.read_with(self._readable, stream.turn.nursery)
 
     # ---- from the socket
 
     def _readable(self) -> None:
+        if not self._read():
+            self._is_reading = False
+            self._socket.stop_reading()
+
+    def _read(self) -> bool:
+        """Read what there is room for; return whether to be told when there is more."""
         stream = self._stream
         protocol, turn = stream.protocol, stream.turn
         room = protocol.room
         if room <= 0:
-            self._stop_reading()
             protocol.waits_for_room = True
-            return
+            return False
         try:
             count = self._socket.receive_into(_READ[:room])
         except LinkError:
             self.give_up(EndReason.CONNECTION_RESET)
-            return
-        if count:
-            protocol.write(bytes(_READ[:count]))
-            if count < _SMALL_BYTES:
-                turn.run_soon()
-            else:
-                turn.run()
-        elif count == 0:
-            self._stop_reading()
+            return False
+        if count is None:
+            return True
+        if count == 0:
             protocol.write_eof()
             turn.run_soon()
-
-    def _stop_reading(self) -> None:
-        self._is_reading = False
-        self._socket.stop_reading()
+            return False
+        protocol.write(bytes(_READ[:count]))
+        if count < _SMALL_BYTES:
+            turn.run_soon()
+        else:
+            turn.run()
+        if protocol.room > 0:
+            return not self.is_over.is_set()
+        protocol.waits_for_room = True
+        return False
 
     # ---- to the socket
 
