@@ -9,8 +9,9 @@ this is where to look for who owns what.
 import contextlib
 import fcntl
 import os
+import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -27,14 +28,16 @@ from warren.config import (
     Role,
     state_directory,
 )
+from warren.directory.consensus import Consensus
 from warren.directory.descriptor import Descriptor
 from warren.directory.network_file import NetworkFile
 from warren.errors import ConfigError, LinkError
 from warren.identity import Hop, SystemKeys
 from warren.key_files import KeyFiles
-from warren.network.byte_streams import Listener, SocketNetwork
+from warren.network.byte_streams import SocketListener, listening_socket
 from warren.network.link import RelayKeys
 from warren.peer import running_peer
+from warren.roles.archive import Archive
 from warren.roles.authority import BODY_LIMITS, Authority
 from warren.roles.client import Client
 from warren.roles.guard_keeper import GuardKeeper
@@ -42,12 +45,15 @@ from warren.roles.mirror import Directory
 from warren.roles.proxy import Proxy, ProxyLimits
 from warren.roles.publisher import Publisher
 from warren.roles.relay import Relay
-from warren.service import Announcer
+from warren.service import Announcer, LogStyle
 from warren.serving import Serving, answer_directory, relay_keys
 from warren.status.control import serve_control
 from warren.storage import DataFolder
+from warren.workers.channel import Assignment, NewConsensus, NewKeys
+from warren.workers.foreman import Foreman
+from warren.workers.shares import make_assignment
 
-Statistics = Callable[[], Mapping[str, Any]]
+Statistics = Callable[[], Awaitable[Mapping[str, Any]]]
 
 _CELLS_PER_MEGABYTE = 256
 
@@ -73,7 +79,7 @@ async def run_proxy(config: Config, network: NetworkFile, announcer: Announcer) 
                 limits=ProxyLimits(connections=wanted.connections),
             )
 
-            def statistics() -> dict[str, Any]:
+            async def statistics() -> dict[str, Any]:
                 return {
                     "role": "proxy",
                     "proxy": proxy.statistics(),
@@ -83,7 +89,7 @@ async def run_proxy(config: Config, network: NetworkFile, announcer: Announcer) 
                     **client.statistics(),
                 }
 
-            listeners = [_listen(peer.network, address) for address in wanted.listen]
+            listeners = [SocketListener(_listen(address)) for address in wanted.listen]
             nursery = peer.turn.nursery
             async with _answering(folder.path, statistics):
                 nursery.start_soon(directory.run)
@@ -106,12 +112,12 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
     with holding_state(config, "relay") as folder:
         files = KeyFiles(folder, SystemKeys())
         keys = relay_keys(files, files)
-        sockets = SocketNetwork()
-        listener = _listen(sockets, wanted.listen)
+        listening = _listen(wanted.listen)
+        listener = SocketListener(listening)
         address = wanted.address or listener.local
         cells = (wanted.memory_megabytes or _default_megabytes()) * _CELLS_PER_MEGABYTE
-        async with running_peer(network, folder, keys=keys, cells=cells) as peer:
-            serving = Serving(peer, config.exit, wanted.limits, address)
+        own_cells = cells if wanted.workers == 1 else 0  # workers have them, and fetching needs few
+        async with running_peer(network, folder, keys=keys, cells=own_cells) as peer:
             directory = Directory(
                 peer.archive,
                 peer.fetch,
@@ -129,25 +135,30 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
                 now=time.time,
                 rng=SystemRandom(),
             )
+            serving: Serving | Foreman
+            if wanted.workers == 1:
+                serving = Serving(peer, config.exit, wanted.limits, address, listener)
+            else:
+                assign = partial(make_assignment, config, network, address, cells, keys)
+                serving = _make_foreman(config, listening, assign, peer.archive, publisher)
 
-            def statistics() -> dict[str, Any]:
+            async def statistics() -> dict[str, Any]:
                 return {
                     "role": "exit" if config.exit.exit_policy.is_exit else "relay",
                     "id": str(keys.identity.peer_id),
                     "address": str(address),
                     "directory": directory.statistics(),
                     "publisher": publisher.statistics(),
-                    **serving.statistics(),
+                    **await serving.statistics(),
                 }
 
             nursery = peer.turn.nursery
             async with _answering(folder.path, statistics):
-                serving.start()
-                nursery.start_soon(peer.links.serve, listener)
+                nursery.start_soon(serving.run)
                 nursery.start_soon(directory.run)
                 nursery.start_soon(publisher.run)
                 announcer.listening([listener.local], keys.identity.peer_id)
-                await directory.wait_for_consensus()
+                await serving.wait_until_usable()
                 announcer.usable()
                 await trio.sleep_forever()
 
@@ -171,8 +182,7 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
                 f"the link key of {wanted.name} is not the one in the network file: say in keys "
                 "where the keys are that warren network create made"
             )
-        sockets = SocketNetwork()
-        listener = _listen(sockets, wanted.listen or entry.hop.address)
+        listener = SocketListener(_listen(wanted.listen or entry.hop.address))
         async with running_peer(network, folder, keys=keys) as peer:
 
             async def check(hop: Hop) -> bool:
@@ -187,7 +197,7 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
                 Relay(peer.turn, peer.settings, find_hops=lambda _: (), serve_directory=answer)
             )
 
-            def statistics() -> dict[str, Any]:
+            async def statistics() -> dict[str, Any]:
                 return {
                     "role": "authority",
                     "name": wanted.name,
@@ -215,6 +225,32 @@ def _default_megabytes() -> int:
     return int(min(total // 4, 1 << 30)) >> 20
 
 
+def _make_foreman(
+    config: Config,
+    listening: socket.socket,
+    assign: Callable[[bytes | None], Assignment],
+    archive: Archive,
+    publisher: Publisher,
+) -> Foreman:
+    """Return what runs the workers, and let them know of every new key and consensus."""
+    assert config.relay is not None
+    foreman = Foreman(
+        listening,
+        config.relay.workers,
+        lambda: assign(archive.document),
+        style=LogStyle(config.log.level, config.log.json),
+        rng=SystemRandom(),
+    )
+
+    def tell_consensus(_: Consensus) -> None:
+        assert archive.document is not None
+        foreman.tell(NewConsensus(archive.document))
+
+    archive.on_change.append(tell_consensus)
+    publisher.on_new_keys.append(lambda keys: foreman.tell(NewKeys.of(keys)))
+    return foreman
+
+
 def _describe(
     wanted: RelayConfig, exits: ExitConfig, address: Address, keys: RelayKeys, now: int, count: int
 ) -> Descriptor:
@@ -237,9 +273,9 @@ def _describe(
 # ---- the process
 
 
-def _listen(sockets: SocketNetwork, address: Address) -> Listener:
+def _listen(address: Address) -> socket.socket:
     try:
-        return sockets.listen(address)
+        return listening_socket(address)
     except LinkError as error:
         raise ConfigError(f"{error}: choose another address or port") from error
 
@@ -248,8 +284,8 @@ def _listen(sockets: SocketNetwork, address: Address) -> Listener:
 async def _answering(path: Path, statistics: Statistics) -> AsyncIterator[None]:
     """Answer at the control socket while inside; memory and time are the process's own."""
 
-    def all_statistics() -> dict[str, Any]:
-        return {"pid": os.getpid(), "version": version("warren"), **statistics()}
+    async def all_statistics() -> dict[str, Any]:
+        return {"pid": os.getpid(), "version": version("warren"), **await statistics()}
 
     async with serve_control(path, all_statistics):
         yield

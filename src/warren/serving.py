@@ -15,7 +15,7 @@ from warren.addresses import Address
 from warren.config import ExitConfig, RelayLimits
 from warren.identity import Hop, PeerId, Suite
 from warren.key_files import KeyFiles
-from warren.network.byte_streams import SocketNetwork
+from warren.network.byte_streams import Listener, SocketNetwork
 from warren.network.directory_http import Handler, serve
 from warren.network.link import RelayKeys
 from warren.peer import Peer
@@ -31,11 +31,16 @@ if TYPE_CHECKING:
 class Serving:
     """Own what answers circuits at `peer`: a relay, and an exit if `exits` has a policy.
 
-    `address` is where others reach it: nothing is opened there (EXT-9).
+    Others dial `listener`, and reach it at `address`: nothing is opened there (EXT-9).
     """
 
     def __init__(
-        self, peer: Peer, exits: ExitConfig, limits: RelayLimits, address: Address
+        self,
+        peer: Peer,
+        exits: ExitConfig,
+        limits: RelayLimits,
+        address: Address,
+        listener: Listener,
     ) -> None:
         self._leaving = _make_exit(exits, limits, address, peer.archive)
         self._relay = Relay(
@@ -46,15 +51,21 @@ class Serving:
             serve_exit=self._leaving.serve if self._leaving is not None else refuse_streams,
         )
         self._peer = peer
+        self._listener = listener
+        peer.answer_with(self._relay)
 
-    def start(self) -> None:
-        """Answer from now on."""
-        self._peer.answer_with(self._relay)
+    async def run(self) -> None:
+        """Answer those who dial, until cancelled."""
         if self._leaving is not None:
             self._peer.turn.nursery.start_soon(self._leaving.watch)
+        await self._peer.links.serve(self._listener)
 
-    def statistics(self) -> dict[str, Any]:
-        """Return counters of the links, the circuits and the exit; all of them numbers."""
+    async def wait_until_usable(self) -> None:
+        """Wait until there is a consensus."""
+        await self._peer.archive.wait_for_consensus()
+
+    async def statistics(self) -> dict[str, Any]:
+        """Return counters of the links, the circuits and the exit; nested, and all numbers."""
         return {
             "links": self._peer.links.statistics(),
             "exit": self._leaving.statistics() if self._leaving is not None else None,
