@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -208,6 +209,28 @@ async def test_a_worker_that_is_killed_takes_its_circuits_along_and_no_others(
     assert victim not in relay.pids()
     log = (relay.state.parent / "relay.log").read_text()
     assert log.count("a worker has ended; another one takes its place") == 1
+
+
+def test_a_connection_on_its_way_to_a_worker_that_dies_is_given_to_another(
+    relay: RunningRelay,
+) -> None:
+    before = relay.pids()
+    for pid in before:
+        os.kill(pid, signal.SIGSTOP)
+    with socket.create_connection((relay.hop.address.host, relay.hop.address.port)):
+        wait_until(lambda: connections(relay) == 1, BACK_SECONDS, "a handover")
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+
+        wait_until(
+            lambda: set(before).isdisjoint(relay.pids()) and connections(relay) == 1,
+            BACK_SECONDS,
+            "a second handover",
+        )
+
+
+def connections(relay: RunningRelay) -> int:
+    return sum(worker["connections"] for worker in relay.workers())
 
 
 def test_sigterm_ends_all_of_it_with_code_0(relay: RunningRelay) -> None:
