@@ -380,14 +380,22 @@ class SocketNetwork(Network):
             raise
 
     def listen(self, address: Address) -> SocketListener:
-        assert address.ip is not None, "one listens at a literal address"
-        family = socket.AF_INET if address.ip.version == 4 else socket.AF_INET6
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((address.host, address.port))
-            sock.listen(4096)
-        except OSError as error:
-            sock.close()
-            raise LinkError(f"cannot listen at {address}: {error.strerror}") from error
-        return SocketListener(sock)
+        return SocketListener(listening_socket(address))
+
+
+def listening_socket(address: Address) -> socket.socket:
+    """Return a socket that listens at `address` (port 0: a free one).
+
+    Raises LinkError if that is impossible.
+    """
+    assert address.ip is not None, "one listens at a literal address"
+    family = socket.AF_INET if address.ip.version == 4 else socket.AF_INET6
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((address.host, address.port))
+        sock.listen(4096)
+    except OSError as error:
+        sock.close()
+        raise LinkError(f"cannot listen at {address}: {error.strerror}") from error
+    return sock
