@@ -184,6 +184,7 @@ class SocketStream(ByteStream):
         """Take the socket; `remote` saves asking it who is at its other end."""
         sock.setblocking(False)
         self._socket = sock
+        self._waiting = 0  # tasks that wait for it
         try:
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -253,24 +254,23 @@ class SocketStream(ByteStream):
             super().write_with(act, nursery)
 
     async def wait_readable(self) -> None:
-        self._check_open()
-        try:
-            await trio.lowlevel.wait_readable(self._socket)
-        except (trio.ClosedResourceError, OSError, ValueError) as error:
-            raise LinkError("the connection was closed") from error
+        await self._wait(trio.lowlevel.wait_readable)
 
     async def wait_writable(self) -> None:
-        self._check_open()
-        try:
-            await trio.lowlevel.wait_writable(self._socket)
-        except (trio.ClosedResourceError, OSError, ValueError) as error:
-            raise LinkError("the connection was closed") from error
+        await self._wait(trio.lowlevel.wait_writable)
 
-    def _check_open(self) -> None:
+    async def _wait(self, wait: Callable[[socket.socket], Awaitable[None]]) -> None:
         # Trio would keep us as waiting for the number -1, which all closed sockets share, and call
         # it busy the next time.
         if self._socket.fileno() < 0:
             raise LinkError("the connection was closed")
+        self._waiting += 1
+        try:
+            await wait(self._socket)
+        except (trio.ClosedResourceError, OSError, ValueError) as error:
+            raise LinkError("the connection was closed") from error
+        finally:
+            self._waiting -= 1
 
     def send_eof(self) -> None:
         with contextlib.suppress(OSError):  # the other side may be gone: reading will tell
@@ -281,7 +281,8 @@ class SocketStream(ByteStream):
         if descriptor >= 0:
             self.stop_reading()
             readiness.here().forget(descriptor)
-            trio.lowlevel.notify_closing(self._socket)
+            if self._waiting:
+                trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
 
     def reset(self) -> None:
