@@ -8,14 +8,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from benchmarks import namespace, workers
 from benchmarks.measures import MEASURES, QUICK, Scale
 from benchmarks.origin import raise_file_limit
 from benchmarks.peers import DEFAULT_PEERS, PEERS, what_is_missing
 from benchmarks.plot import draw
-from benchmarks.processes import ROOT
+from benchmarks.processes import ROOT, end_in_good_order
 from benchmarks.report import print_report
 from benchmarks.results import Conditions, Results
 from benchmarks.schedule import FAILURES, Tell, measure_all
@@ -39,8 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     elif not given.no_namespace:
         namespace.run_inside(arguments)
     raise_file_limit()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)
+    end_in_good_order()
     try:
         results = _measure(given)
     except FAILURES as error:
@@ -134,10 +132,6 @@ def _teller() -> Tell:
         sys.stderr.write(f"{time.monotonic() - begun:5.0f} s  {text}\n")
 
     return tell
-
-
-def _end(number: int, _frame: object) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

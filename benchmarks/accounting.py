@@ -29,6 +29,12 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS if fields else 0.0
 
 
+def kernel_seconds(pid: int) -> float:
+    """Return the part of ``cpu_seconds`` that `pid` spent in system calls."""
+    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return int(fields[12]) / _TICKS if fields else 0.0
+
+
 def busy_seconds() -> float:
     """Return the processor time that this whole machine has used, all cores together."""
     first = _read(Path("/proc/stat")).partition("\n")[0].split()[1:9]

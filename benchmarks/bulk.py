@@ -17,7 +17,8 @@ from benchmarks.processes import Processes
 from benchmarks.reactor import now
 from benchmarks.route import PATIENCE_SECONDS, Route, RouteError
 
-_NUMBER = struct.Struct("=Q")
+#: How a count lies in the memory that a load shares with whoever watches it.
+NUMBER = struct.Struct("=Q")
 _ENDLESS_BYTES = 1 << 50
 #: It has found its pace when this much has come.
 _FLOWING_BYTES = 4_000_000
@@ -49,14 +50,14 @@ class Bulk:
     @property
     def moved(self) -> int:
         """Return how many bytes have come."""
-        (count,) = _NUMBER.unpack_from(self._counter)
+        (count,) = NUMBER.unpack_from(self._counter)
         assert isinstance(count, int)
         return count
 
     def _start(self) -> None:
         path = self._processes.folder / "moved"
-        path.write_bytes(bytes(_NUMBER.size))
-        self._counter = _open_counter(str(path))
+        path.write_bytes(bytes(NUMBER.size))
+        self._counter = open_counter(str(path))
         route = json.dumps(dataclasses.asdict(self._route))
         program = [sys.executable, "-P", "-m", "benchmarks.bulk", route, str(path)]
         self._processes.start("bulk", program)
@@ -68,10 +69,11 @@ class Bulk:
             time.sleep(0.01)
 
 
-def _open_counter(path: str) -> mmap.mmap:
+def open_counter(path: str) -> mmap.mmap:
+    """Map the file `path`, which holds one ``NUMBER``, so that all who do see what one writes."""
     descriptor = os.open(path, os.O_RDWR)
     try:
-        return mmap.mmap(descriptor, _NUMBER.size)
+        return mmap.mmap(descriptor, NUMBER.size)
     finally:
         os.close(descriptor)
 
@@ -81,13 +83,13 @@ def main(text: str, path: str) -> None:
     read = json.loads(text)
     target, proxy = read["target"], read["proxy"]
     route = Route(tuple(target), tuple(proxy) if proxy else None, read["login"])
-    counter, scratch = _open_counter(path), bytearray(TURN_BYTES)
+    counter, scratch = open_counter(path), bytearray(TURN_BYTES)
     moved = 0
     with route.open() as sock:
         sock.sendall(b"send %d\n" % _ENDLESS_BYTES)
         while count := sock.recv_into(scratch):
             moved += count
-            _NUMBER.pack_into(counter, 0, moved)
+            NUMBER.pack_into(counter, 0, moved)
 
 
 if __name__ == "__main__":

@@ -34,14 +34,14 @@ def is_inside() -> bool:
     return _MARK in os.environ
 
 
-def run_inside(arguments: Sequence[str]) -> None:
-    """Run this program again in a namespace of its own; return only when that is not possible."""
+def run_inside(arguments: Sequence[str], module: str = "benchmarks") -> None:
+    """Run `module` in a namespace of its own instead; return only when that is not possible."""
     unshare = shutil.which("unshare")
     if os.geteuid() != 0 or unshare is None:
         return
     if subprocess.run([unshare, "-n", "true"], capture_output=True, check=False).returncode != 0:
         return
-    again = [unshare, "-n", sys.executable, "-P", "-m", "benchmarks", *arguments]
+    again = [unshare, "-n", sys.executable, "-P", "-m", module, *arguments]
     os.execve(unshare, again, {**environment(), _MARK: "1"})
 
 

@@ -7,12 +7,14 @@ every Linux with util-linux has.)
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 #: From SIGTERM to SIGKILL. A lab ends within 5 s by itself.
 GRACE_SECONDS = 10.0
@@ -25,6 +27,16 @@ def environment() -> dict[str, str]:
     """Return the environment for processes of ours: they find this package anywhere."""
     before = os.environ.get("PYTHONPATH", "")
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), before)))}
+
+
+def end_in_good_order() -> None:
+    """Let SIGTERM and SIGHUP raise SystemExit here, so that whatever we started is stopped."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 class ProcessError(Exception):

@@ -181,6 +181,22 @@ class WarrenLab(System):
         relays = (p["name"] for p in self._ready["processes"] if p["role"] in {"relay", "exit"})
         return frozenset(relays)
 
+    def statistics(self, name: str) -> dict[str, Any]:
+        """Return what the process `name` says of itself; raise ConfigError when it is silent."""
+        folder = "proxy" if name == "client" else name
+        return ask(find_socket(Path(self._ready["dir"]) / folder))
+
+    def busiest_circuit(self) -> list[str]:
+        """Return the relays, guard first, of the circuit with the most streams.
+
+        Raises ProcessError when none is in use.
+        """
+        used = [each for each in self.statistics("client")["circuits"] if each["used"]]
+        if not used:
+            raise ProcessError("the lab's proxy uses no circuit")
+        names = {each["id"]: each["name"] for each in self._ready["processes"] if "id" in each}
+        return [names[peer] for peer in max(used, key=lambda each: each["streams"])["path"]]
+
     def check(self) -> None:
         super().check()
         died = [event["name"] for event in self._events() if event["event"] == "died"]
@@ -200,7 +216,7 @@ class WarrenLab(System):
             begun = now()
             self.route.alone().open().close()
             waited.append(now() - begun)
-        built = ask(find_socket(Path(self._ready["dir"]) / "proxy")).get("build_seconds")
+        built = self.statistics("client").get("build_seconds")
         return [float(seconds) for seconds in built[-count:]] if built else waited
 
     def add_client(self, name: str) -> Route:

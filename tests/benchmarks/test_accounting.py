@@ -8,7 +8,14 @@ import time
 import pytest
 
 from benchmarks import accounting
-from benchmarks.accounting import Watch, busy_seconds, cpu_seconds, memory, with_descendants
+from benchmarks.accounting import (
+    Watch,
+    busy_seconds,
+    cpu_seconds,
+    kernel_seconds,
+    memory,
+    with_descendants,
+)
 
 BURN = "import time\nwhile time.process_time() < 0.15: pass"
 
@@ -23,6 +30,16 @@ def test_the_time_of_a_process_grows_as_it_works() -> None:
     assert busy_seconds() > busy
 
 
+def test_time_in_system_calls_is_a_part_of_all_time() -> None:
+    before = kernel_seconds(os.getpid())
+    end = os.times().system + 0.05
+    while os.times().system < end:
+        os.getppid()
+
+    assert kernel_seconds(os.getpid()) - before > 0.03
+    assert kernel_seconds(os.getpid()) <= cpu_seconds(os.getpid())
+
+
 def test_descendants_are_found() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         found = set(with_descendants(os.getpid()))
@@ -35,7 +52,7 @@ def test_what_is_gone_used_nothing() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as child:
         child.wait()
 
-    assert cpu_seconds(child.pid) == 0
+    assert cpu_seconds(child.pid) == kernel_seconds(child.pid) == 0
     assert memory(child.pid).current == 0
 
 
