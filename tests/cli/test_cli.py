@@ -98,6 +98,10 @@ def test_a_wrong_option_is_refused_with_what_is_expected() -> None:
         (["lab", "--host", "a.example"], "expected NAME=ADDRESS"),
         (["lab", "--host", "printer=127.0.0.1"], "expected two labels"),
         (["lab", "--proxy", "0.0.0.0:0"], "a loopback address"),
+        (["lab", "--impair", "150ms"], "expected RELAY=LINE, such as relay1=150ms,12.5MB/s"),
+        (["lab", "--impair", "relay1=150"], "found '150', expected a latency such as 150ms"),
+        (["lab", "--impair", "relay7=1ms"], "expected relay1 to exit3"),
+        (["lab", "--impair", "all=1ms", "--impair", "all=2ms"], "given twice"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(arguments: list[str], complaint: str) -> None:

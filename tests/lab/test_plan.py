@@ -1,6 +1,7 @@
 """The plan of a lab: who there is, at which addresses, configured how."""
 
 import random
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from warren.addresses import Address
 from warren.config import load_config
 from warren.errors import ConfigError
+from warren.lab.line import Impairment
 from warren.lab.plan import MOST_RELAYS, ORIGIN_NAME, LabOptions, make_plan, write_config
 
 RESOLVER = Address("127.99.0.53", 5353)
@@ -63,6 +65,31 @@ def test_the_configuration_of_every_peer_is_one_that_its_process_accepts(tmp_pat
             assert config.authority.keys == tmp_path / "authorities" / peer.name
 
 
+def test_an_impairment_is_in_front_of_its_relay_and_that_of_all_in_front_of_the_others() -> None:
+    one, all_others = Impairment(0.15), Impairment(0.01)
+
+    options = LabOptions(relays=3, exits=1, impairments={"all": all_others, "exit1": one})
+    plan = make_plan(options, random.Random(1))
+
+    assert {peer.name: peer.impairment for peer in plan.peers if peer.impairment} == {
+        "relay1": all_others,
+        "relay2": all_others,
+        "exit1": one,
+    }
+
+
+def test_a_relay_behind_an_impairment_publishes_its_address(tmp_path: Path) -> None:
+    plan = make_plan(LabOptions(impairments={"exit1": Impairment(0.15)}), random.Random(1))
+    peer = next(peer for peer in plan.peers if peer.name == "exit1")
+    listen, published = Address(peer.address.host, 1001), Address(peer.address.host, 1002)
+
+    peer = replace(peer, address=listen, published=published)
+    config = load_config(write_config(peer, tmp_path, RESOLVER, (TARGET,)))
+
+    assert config.relay is not None
+    assert (config.relay.listen, config.relay.address) == (listen, published)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -77,6 +104,8 @@ def test_the_configuration_of_every_peer_is_one_that_its_process_accepts(tmp_pat
         {"hosts": {"localhost": ()}},
         {"hosts": {"127.0.0.1": ()}},
         {"hosts": {ORIGIN_NAME: ()}},
+        {"impairments": {"relay9": Impairment()}},
+        {"impairments": {"proxy": Impairment()}},
     ],
 )
 def test_a_lab_that_cannot_work_is_refused(options: dict[str, object]) -> None:

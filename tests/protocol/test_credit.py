@@ -85,8 +85,10 @@ def test_cells_without_credit_are_refused(size: int, more: int) -> None:  # FLO-
         window.received(1 + more)
 
 
-@pytest.mark.parametrize(("size", "worth"), [(64, 16), (10, 3), (1, 1)])
-def test_credit_is_granted_when_a_quarter_of_the_window_is_owed(size: int, worth: int) -> None:
+@pytest.mark.parametrize(("size", "worth"), [(1024, 64), (400, 64), (64, 16), (10, 3), (1, 1)])
+def test_credit_is_granted_when_a_quarter_of_the_window_or_64_cells_are_owed(
+    size: int, worth: int
+) -> None:
     window = fixed_window(size)
 
     granted = [carry(window, 1, SLOW) for _ in range(worth)]

@@ -1,8 +1,9 @@
 """A network in memory whose streams have TCP's manners, for whole journeys on a mock clock.
 
 A ``MemoryNetwork`` is the view of one host; ``at`` gives the view of another one. Bytes cross a
-``Line`` with a latency, a rate and a bound. Nothing runs by itself: a byte has a time at which it
-arrives, and whoever waits for it sleeps until then, so ``autojump_clock`` drives everything.
+``Line`` with a latency, a rate and two bounds, the same between all hosts unless ``join`` says
+otherwise for two of them. Nothing runs by itself: a byte has a time at which it arrives, and
+whoever waits for it sleeps until then, so ``autojump_clock`` drives everything.
 
 What can go wrong is asked for: ``cut`` breaks the connections of two hosts, ``stall`` makes a
 host fall silent, ``refuse`` makes it turn down whoever dials.
@@ -27,12 +28,15 @@ class Line:
     """Hold what every connection is like.
 
     ``latency`` is in seconds and one way, ``rate`` in bytes per second. ``capacity`` bounds the
-    bytes that were sent in one direction and not read yet.
+    bytes that were sent in one direction and not read yet, ``queue`` those of them that have not
+    left the sender, as TCP_NOTSENT_LOWAT does. At most ``piece`` bytes arrive together.
     """
 
     latency: float = 0.0
     rate: float = math.inf
     capacity: int = 64 * 1024
+    queue: float = math.inf
+    piece: int = 1 << 30
 
 
 class Signal:
@@ -58,12 +62,14 @@ class MemoryStream(ByteStream):
     sending to an end that was closed, resets the connection.
     """
 
-    def __init__(self, network: "MemoryNetwork", local: Address, remote: Address) -> None:
+    def __init__(
+        self, network: "MemoryNetwork", local: Address, remote: Address, line: Line
+    ) -> None:
         self.local, self.remote = local, remote
         self.is_closed = False
         self.peer: MemoryStream | None = None
         self._network = network
-        self._line = network.line
+        self._line = line
         self._incoming: deque[tuple[float, memoryview]] = deque()  # when it arrives, what
         self._incoming_bytes = 0
         self._line_free_at = 0.0  # when what was sent to us so far has left the sender
@@ -163,8 +169,8 @@ class MemoryStream(ByteStream):
                     return
                 if what == "read" and self._readable_at <= now:
                     return
-                readable_at = self._readable_at if what == "read" else math.inf
-                await self._changed.wait(min(self._broken_at, readable_at))
+                look_at = self._readable_at if what == "read" else self._writable_at
+                await self._changed.wait(min(self._broken_at, look_at))
         finally:
             self._waiting.discard(what)
 
@@ -191,22 +197,45 @@ class MemoryStream(ByteStream):
     @property
     def _room(self) -> int:
         assert self.peer is not None
-        return max(0, self._line.capacity - self.peer._incoming_bytes)
+        free = self._line.capacity - self.peer._incoming_bytes
+        if self._line.queue < math.inf:
+            free = min(free, math.ceil(self._line.queue - self._unsent))
+        return max(0, free)
+
+    @property
+    def _unsent(self) -> float:
+        """Return the bytes that were sent here and have not left yet."""
+        assert self.peer is not None
+        seconds = self.peer._line_free_at - trio.current_time()
+        return seconds * self._line.rate if seconds > 0 else 0.0
 
     @property
     def _is_writable(self) -> bool:
         # Like the kernel, which wakes nobody for a handful of bytes.
-        return self._has_sent_eof or 3 * self._room >= self._line.capacity
+        most = min(self._line.capacity, self._line.queue)
+        return self._has_sent_eof or 3 * self._room >= most
+
+    @property
+    def _writable_at(self) -> float:
+        """Return when so much has left that there is room; never, if others must read first."""
+        assert self.peer is not None
+        line = self._line
+        if 3 * (line.capacity - self.peer._incoming_bytes) < min(line.capacity, line.queue):
+            return math.inf
+        # half, so that what is rounded does not matter
+        return self.peer._line_free_at - line.queue / 2 / line.rate
 
     def _arrive(self, data: bytes) -> None:
-        now = trio.current_time()
-        self._line_free_at = max(now, self._line_free_at) + len(data) / self._line.rate
-        arrives_at = self._line_free_at + self._line.latency
+        now, line = trio.current_time(), self._line
         if self.is_closed:
             assert self.peer is not None
-            self.peer.break_off(arrives_at + self._line.latency)
+            self.peer.break_off(now + 2 * line.latency + len(data) / line.rate)
             return
-        self._incoming.append((arrives_at, memoryview(data)))
+        rest = memoryview(data)
+        while rest:
+            part, rest = rest[: line.piece], rest[line.piece :]
+            self._line_free_at = max(now, self._line_free_at) + len(part) / line.rate
+            self._incoming.append((self._line_free_at + line.latency, part))
         self._incoming_bytes += len(data)
         self._changed.fire()
 
@@ -273,6 +302,7 @@ class MemoryNetwork(Network):
     def __init__(self, host: str = "5.5.0.1", line: Line | None = None) -> None:
         self.host = host
         self.line = line or Line()
+        self.lines: dict[frozenset[str], Line] = {}
         self.streams: set[MemoryStream] = set()
         self.listeners: dict[Address, MemoryListener] = {}
         self.stalled: set[str] = set()
@@ -288,10 +318,18 @@ class MemoryNetwork(Network):
         view.host = host
         return view
 
+    def join(self, one: str, other: str, line: Line) -> None:
+        """Let connections between two hosts be like `line` from now on."""
+        self.lines[frozenset((one, other))] = line
+
+    def _line_to(self, host: str) -> Line:
+        return self.lines.get(frozenset((self.host, host)), self.line)
+
     async def dial(self, address: Address) -> MemoryStream:
         assert address.ip is not None, "names are resolved before dialling"
         self.dialled.append(address)
-        await trio.sleep(self.dial_seconds.get(address.host, 0.0) + 2 * self.line.latency)
+        line = self._line_to(address.host)
+        await trio.sleep(self.dial_seconds.get(address.host, 0.0) + 2 * line.latency)
         while self.stalled & {self.host, address.host}:
             await self._resumed.wait()
         listener = self.listeners.get(address)
@@ -299,7 +337,8 @@ class MemoryNetwork(Network):
             cause = ConnectionRefusedError(111, "Connection refused")
             raise LinkError(f"{address} cannot be reached: {cause.strerror}") from cause
         local = Address(self.host, next(self._ports))
-        near, far = MemoryStream(self, local, address), MemoryStream(self, address, local)
+        near = MemoryStream(self, local, address, line)
+        far = MemoryStream(self, address, local, line)
         near.peer, far.peer = far, near
         listener.arrive(far)
         return near

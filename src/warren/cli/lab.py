@@ -2,12 +2,16 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from warren.addresses import Address, IPAddress, parse_ip
 from warren.cli.options import ADDRESS, FOLDER
 from warren.errors import ConfigError
+
+if TYPE_CHECKING:
+    from warren.lab.line import Impairment
 
 
 @click.command()
@@ -38,6 +42,15 @@ from warren.errors import ConfigError
     help="A name that the lab's exits resolve to this address. May be repeated.",
 )
 @click.option(
+    "--impair",
+    "impairments",
+    multiple=True,
+    metavar="RELAY=LINE",
+    help="Put a line in front of a relay (relay1, exit1, ... or all), so that every connection to "
+    "it is long, slow or lossy: a latency one way, a rate in each direction, the probability that "
+    "a segment stalls, as in relay1=150ms,12.5MB/s,stall=0.001. May be repeated.",
+)
+@click.option(
     "--dir",
     "directory",
     type=FOLDER,
@@ -53,6 +66,7 @@ def lab(
     proxy: Address,
     allow_targets: tuple[Address, ...],
     hosts: tuple[str, ...],
+    impairments: tuple[str, ...],
     directory: Path | None,
     as_json: bool,
     demo: bool,
@@ -79,6 +93,7 @@ def lab(
         proxy=proxy,
         allow_targets=allow_targets,
         hosts=_read_hosts(hosts),
+        impairments=_read_impairments(impairments),
         directory=directory,
         workers=workers,
     )
@@ -107,3 +122,22 @@ def _read_hosts(texts: tuple[str, ...]) -> dict[str, list[IPAddress]]:
             raise ConfigError(f"--host {text[:80]!r}: expected {expected}")
         hosts.setdefault(name.lower(), []).append(address)
     return hosts
+
+
+def _read_impairments(texts: tuple[str, ...]) -> dict[str, "Impairment"]:
+    """Read ``RELAY=LINE``; each relay has one line."""
+    from warren.lab.line import Impairment
+
+    impairments: dict[str, Impairment] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            expected = "RELAY=LINE, such as relay1=150ms,12.5MB/s"
+            raise ConfigError(f"--impair {text[:80]!r}: expected {expected}")
+        if name in impairments:
+            raise ConfigError(f"--impair {name[:80]!r} is given twice, expected one line for each")
+        try:
+            impairments[name] = Impairment.parse(value)
+        except ConfigError as error:
+            raise ConfigError(f"--impair {text[:80]!r}: {error}") from error
+    return impairments

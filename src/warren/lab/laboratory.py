@@ -11,7 +11,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
@@ -26,14 +26,20 @@ from warren.network.dns_server import DnsServer
 
 #: A busy machine may be slow to start a dozen processes; ten seconds are usual.
 READY_SECONDS = 90
+#: What is no peer is usable when it listens.
+_NO_PEERS = frozenset(("origin", "impairment"))
 
 
 @dataclass(frozen=True)
 class Lab:
-    """Hold a running lab: its folder, its peers, and where to point an application."""
+    """Hold a running lab: its folder, its peers, and where to point an application.
+
+    ``impairments`` are the processes in front of relays, named after them.
+    """
 
     directory: Path
     peers: tuple[Child, ...]
+    impairments: tuple[Child, ...]
     proxy: Address
     origin: Address
 
@@ -87,7 +93,7 @@ async def _start(
     log = directory / "log"
     log.mkdir()
     with contextlib.ExitStack() as reserved:
-        peers = [_with_port(peer, reserved) for peer in plan.peers]
+        peers = [_with_ports(peer, reserved) for peer in plan.peers]
         origin = _reserve(plan.origin_host, reserved)
         resolver = await _start_dns(plan.dns_host, options, origin, nursery)
         authorities = {peer.name: peer.address for peer in peers if peer.role == "authority"}
@@ -103,6 +109,9 @@ async def _start(
             for peer in peers:
                 config = write_config(peer, directory, resolver, targets, options.workers)
                 starting.start_soon(_start_peer, peer, config, children, log)
+            impaired = [peer for peer in peers if peer.impairment is not None]
+            for peer in impaired:
+                starting.start_soon(_start_impairment, peer, children, log)
             starting.start_soon(_start_origin, origin, children, log)
         for child in children:
             await child.is_listening.wait()
@@ -111,8 +120,9 @@ async def _start(
     # its streams, because it does not know who the relay before it is (EXT-8).
     for child in running:
         await child.is_usable.wait()
+    lines = tuple(children.named(_line_name(peer)) for peer in impaired)
     proxy = running[-1]
-    return Lab(directory, running, proxy.addresses[0], Address(ORIGIN_NAME, origin.port))
+    return Lab(directory, running, lines, proxy.addresses[0], Address(ORIGIN_NAME, origin.port))
 
 
 @contextlib.contextmanager
@@ -123,11 +133,13 @@ def _patience(children: Children) -> Iterator[None]:
             yield
     except trio.TooSlowError as error:
         silent = [child.name for child in children if not child.is_listening.is_set()]
-        idle = [child.name for child in children if not child.is_usable.is_set()]
+        idle = [
+            child.name
+            for child in children
+            if child.role not in _NO_PEERS and not child.is_usable.is_set()
+        ]
         what = f"{', '.join(silent)} did not listen"
         if not silent:
-            # The origin has nothing to wait for.
-            idle.remove("origin")
             what = f"{', '.join(idle)} had no consensus or no circuit"
         logs = next(iter(children)).log.parent
         raise ChildError(f"{what} within {READY_SECONDS} s; logs with --dir, in {logs}") from error
@@ -136,6 +148,19 @@ def _patience(children: Children) -> Iterator[None]:
 async def _start_peer(peer: Peer, config: Path, children: Children, log: Path) -> None:
     arguments = ["-m", "warren", peer.command, "--config", str(config)]
     await children.start(peer.role, peer.name, log / f"{peer.name}.log", arguments)
+
+
+async def _start_impairment(peer: Peer, children: Children, log: Path) -> None:
+    name = _line_name(peer)
+    arguments = [
+        *("-m", "warren.lab.impairment", "--line", str(peer.impairment)),
+        *("--listen", str(peer.published), "--to", str(peer.address)),
+    ]
+    await children.start("impairment", name, log / f"{name}.log", arguments)
+
+
+def _line_name(peer: Peer) -> str:
+    return f"to-{peer.name}"
 
 
 async def _start_origin(address: Address, children: Children, log: Path) -> None:
@@ -154,11 +179,18 @@ async def _start_dns(
     return listening
 
 
-def _with_port(peer: Peer, reserved: contextlib.ExitStack) -> Peer:
-    """Give an authority its port: it must stand in the network file before anybody binds it."""
-    if peer.role != "authority":
+def _with_ports(peer: Peer, reserved: contextlib.ExitStack) -> Peer:
+    """Give a peer those of its ports that others must know before anybody binds them.
+
+    An authority's stands in the network file. A relay behind an impairment publishes the
+    impairment's, which must know where to forward to.
+    """
+    if peer.role == "authority":
+        return replace(peer, address=_reserve(peer.address.host, reserved))
+    if peer.impairment is None:
         return peer
-    return Peer(peer.role, peer.name, _reserve(peer.address.host, reserved))
+    host = peer.address.host
+    return replace(peer, address=_reserve(host, reserved), published=_reserve(host, reserved))
 
 
 def _reserve(host: str, reserved: contextlib.ExitStack) -> Address:
@@ -199,7 +231,7 @@ def _folder(given: Path | None) -> Iterator[Path]:
 
 
 def _tell_ready(lab: Lab, report: Report) -> None:
-    for child in lab.peers:
+    for child in (*lab.peers, *lab.impairments):
         report.remark(f"{child.name:12} {child.addresses[0]!s:22} process {child.pid}")
     report.tell(
         "ready",
@@ -209,4 +241,5 @@ def _tell_ready(lab: Lab, report: Report) -> None:
         processes=[child.describe() for child in lab.peers],
         dir=str(lab.directory),
         origin=lab.url,
+        impairments=[child.describe() for child in lab.impairments],
     )

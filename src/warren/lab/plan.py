@@ -15,7 +15,9 @@ from pathlib import Path
 from warren.addresses import Address, IPAddress
 from warren.config import MOST_WORKERS
 from warren.errors import ConfigError
+from warren.lab.line import Impairment
 
+EVERY_RELAY = "all"
 ORIGIN_NAME = "origin.warren-lab.net"
 MOST_RELAYS = 200
 
@@ -47,6 +49,7 @@ class LabOptions:
     hosts: Mapping[str, Sequence[IPAddress]] = field(default_factory=dict)
     directory: Path | None = None
     workers: int = 1
+    impairments: Mapping[str, Impairment] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check(3 <= self.relays <= MOST_RELAYS, f"--relays is {self.relays}", f"3 to {MOST_RELAYS}")
@@ -67,15 +70,31 @@ class LabOptions:
                 )
         if ORIGIN_NAME in self.hosts:
             raise ConfigError(f"--host {ORIGIN_NAME} is the name of the lab's own origin")
+        for name in self.impairments:
+            names = self.relay_names
+            expected = f"{names[0]} to {names[-1]}, as this lab has them, or {EVERY_RELAY}"
+            _check(name in {*names, EVERY_RELAY}, f"--impair names {name[:64]!r}", expected)
+
+    @property
+    def relay_names(self) -> tuple[str, ...]:
+        """Return the names of all relays; the last ones are the exits."""
+        middles = self.relays - self.exits
+        relays = [f"relay{n}" for n in range(1, middles + 1)]
+        return (*relays, *(f"exit{n}" for n in range(1, self.exits + 1)))
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Hold one process to be: its role (an exit is a relay), its name and where it listens."""
+    """Hold one process to be: its role (an exit is a relay), its name and where it listens.
+
+    What others dial is ``published`` where there is an impairment on the way to it.
+    """
 
     role: str
     name: str
     address: Address
+    impairment: Impairment | None = None
+    published: Address | None = None
 
     @property
     def command(self) -> str:
@@ -114,12 +133,15 @@ def make_plan(options: LabOptions, rng: random.Random) -> LabPlan:
         Peer("authority", f"authority{n}", Address(addresses.host(0, n), 0))
         for n in range(1, options.authorities + 1)
     ]
-    middles = options.relays - options.exits
+    everywhere = options.impairments.get(EVERY_RELAY)
     relays = [
-        Peer("relay", f"relay{n}", Address(addresses.host(n, 1), 0))
-        if n <= middles
-        else Peer("exit", f"exit{n - middles}", Address(addresses.host(n, 1), 0))
-        for n in range(1, options.relays + 1)
+        Peer(
+            name.rstrip("0123456789"),
+            name,
+            Address(addresses.host(number, 1), 0),
+            options.impairments.get(name, everywhere),
+        )
+        for number, name in enumerate(options.relay_names, start=1)
     ]
     proxy = Peer("proxy", "proxy", options.proxy)
     return LabPlan(
@@ -155,6 +177,8 @@ def write_config(
             "bandwidth": 100_000_000,
             "workers": workers,
         }
+        if peer.published is not None:
+            sections["relay"]["address"] = str(peer.published)
     if peer.role == "exit":
         sections["exit"] = {
             "policy": "open",
