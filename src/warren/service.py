@@ -7,6 +7,7 @@ and to write down when it is ready and at which addresses (``--ready-fd``).
 """
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -29,6 +30,8 @@ from warren.network.readiness import LoopClock
 log = structlog.get_logger()
 
 FAILED, MISUSED = 1, 2
+#: New objects after which Python looks for cycles among them; some megabytes.
+_NEW_OBJECTS = 20_000
 #: A process whose pipe was closed gets this long to end in good order.
 ORPHAN_SECONDS = 4
 
@@ -89,6 +92,7 @@ def run_process(
             _claim(name, descriptor)
         set_up_logging(style or LogStyle())
         raise_limits()
+        collect_garbage_rarely()
         trio.run(
             _live,
             main,
@@ -193,6 +197,16 @@ def raise_limits() -> None:
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
+def collect_garbage_rarely() -> None:
+    """Look for cycles less often than Python does by itself.
+
+    Every new stream leaves a few thousand objects behind that end without that. Looking for cycles
+    after every 700 took a seventh of a proxy's time. What the modules hold is never looked at.
+    """
+    gc.freeze()
+    gc.set_threshold(_NEW_OBJECTS, 20, 20)
 
 
 def set_up_logging(style: LogStyle) -> None:

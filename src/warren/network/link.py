@@ -39,7 +39,10 @@ PING_SECONDS = 10.0
 SILENCE_SECONDS = 25.0
 #: How often ``check`` is called.
 WATCH_SECONDS = PING_SECONDS / 2
-_ROUND_TRIPS = 8
+#: Round trips of which the least counts: those of an hour at least.
+_ROUND_TRIPS = 64
+#: PINGs one behind the other on a new link: its peer may just be busy with something else.
+_FIRST_PINGS = 4
 _CERTIFICATE_SECONDS = 30 * 24 * 3600
 #: Bytes sent without asking the socket whether it is writable (TCP_NOTSENT_LOWAT counts then).
 _DIRECT_BYTES = 256 * 1024
@@ -262,6 +265,8 @@ class Link:
             elif isinstance(event, PongReceived):
                 self._round_trips.append(trio.current_time() - self._ping_sent)
                 self.protocol.round_trip = min(self._round_trips)
+                if len(self._round_trips) < _FIRST_PINGS:
+                    self.ping()
             else:
                 assert isinstance(event, ReadyReceived)
                 self._on_ready(self)
