@@ -3,7 +3,8 @@
 Each function runs until it is cancelled. It holds its state folder against a second process,
 announces where it listens, and answers at its control socket. The roles themselves know no
 configuration files, no folders of others and no command line; here they are put together, and
-this is where to look for who owns what.
+this is where to look for who owns what. What only a relay or an authority needs is imported by
+it, because a proxy should answer as soon as it is started.
 """
 
 import contextlib
@@ -13,13 +14,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from warren import __version__
 from warren.addresses import Address
 from warren.config import (
     Config,
@@ -43,12 +44,10 @@ from warren.network.turn import Turn
 from warren.protocol.ciphers import make_aead, nonce_maker
 from warren.protocol.credit import CreditBudget
 from warren.roles.archive import Archive
-from warren.roles.authority import BODY_LIMITS, Authority
 from warren.roles.client import Client
 from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.mirror import Directory, Mirror
 from warren.roles.proxy import Proxy, ProxyLimits
-from warren.roles.publisher import Publisher
 from warren.roles.relay import Relay, ServeDirectory, refuse_streams
 from warren.service import Announcer
 from warren.status.control import serve_control
@@ -168,6 +167,8 @@ async def run_proxy(config: Config, network: NetworkFile, announcer: Announcer) 
 
 async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) -> None:
     """Be a relay, and an exit where ``config.exit`` says so."""
+    from warren.roles.publisher import Publisher
+
     wanted = config.relay
     assert wanted is not None
     with holding_state(config, "relay") as folder:
@@ -232,6 +233,8 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
 
 async def run_authority(config: Config, network: NetworkFile, announcer: Announcer) -> None:
     """Be the authority ``config.authority.name`` of `network`."""
+    from warren.roles.authority import BODY_LIMITS, Authority
+
     wanted = config.authority
     assert wanted is not None
     entry = next((each for each in network.authorities if each.name == wanted.name), None)
@@ -355,7 +358,7 @@ def _describe(
         policy=exits.exit_policy.rules,
         family=wanted.family,
         contact=wanted.contact,
-        version=f"warren {version('warren')}",
+        version=f"warren {__version__}",
     )
 
 
@@ -436,7 +439,7 @@ async def _answering(path: Path, statistics: Statistics) -> AsyncIterator[None]:
     """Answer at the control socket while inside; memory and time are the process's own."""
 
     def all_statistics() -> dict[str, Any]:
-        return {"pid": os.getpid(), "version": version("warren"), **statistics()}
+        return {"pid": os.getpid(), "version": __version__, **statistics()}
 
     async with serve_control(path, all_statistics):
         yield

@@ -263,7 +263,7 @@ class GuardSet:
 
 def _is_eligible(entry: RelayEntry) -> bool:
     """Tell whether a client may begin at this relay; behind gateways nobody can dial it."""
-    return _NEEDED <= entry.flags and not entry.gateways
+    return entry.flags >= _NEEDED and not entry.gateways
 
 
 def _some_time_ago(now: float, most_seconds: float, rng: Chance) -> float:
