@@ -31,7 +31,7 @@ _POLL_SECONDS = 0.05
 
 
 def measure(count: int, folder: Path) -> Mapping[str, float]:
-    """Build `count` circuits through a fresh relay, let them rest, and destroy them."""
+    """Build `count` circuits through a fresh relay, let them rest, and destroy them, twice."""
     del folder
     links = math.ceil(count / _PER_LINK)
     with RealRelays([frozenset()] * (1 + links)) as network:
@@ -56,14 +56,20 @@ async def _measure(network: RealRelays, count: int, links: int) -> dict[str, flo
         await trio.sleep(_REST_SECONDS)
         full, built = memory(pid).current, cpu_seconds(pid)
         await _destroy(relay, circuits)
+        ended = cpu_seconds(pid)
+        circuits = await _build(origins, paths, count)
         await trio.sleep(_REST_SECONDS)
-        left, ended = memory(pid).current, cpu_seconds(pid)
+        again = memory(pid).current
+        await _destroy(relay, circuits)
+        await trio.sleep(_REST_SECONDS)
+        left = memory(pid).current
         for origin in origins:
             origin.close()
         nursery.cancel_scope.cancel()
     return {
         "memory": full - empty,
         "memory.each": (full - empty) * 1024 / count,
+        "memory.again": again - empty,
         "memory.left": left - empty,
         "create": (built - begun) * 1000 / count,
         "destroy": (ended - built) * 1000 / count,

@@ -92,6 +92,7 @@ TOPICS = {
         (
             GrowthFigure("memory", "memory of the relay", "MiB"),
             GrowthFigure("memory.each", "  per circuit", "KiB"),
+            GrowthFigure("memory.again", "  destroyed and built again", "MiB"),
             GrowthFigure("memory.left", "  when all are destroyed", "MiB"),
             GrowthFigure("create", "relay: create one, extended", "ms CPU"),
             GrowthFigure("destroy", "relay: destroy one", "ms CPU"),
