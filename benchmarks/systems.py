@@ -26,6 +26,8 @@ ANSWER_SECONDS = 60.0
 _READY_SECONDS = 120.0
 _ORIGIN_SECONDS = 20.0
 _POLL_SECONDS = 0.02
+#: In which the proxy has built what replaces the circuit that was just taken.
+_BUILD_PAUSE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -145,16 +147,19 @@ class Direct(System):
 
 
 class WarrenLab(System):
-    """Own a lab: three authorities, nine relays of which three are exits, and a proxy."""
+    """Own a lab: three authorities, nine relays of which three are exits, and a proxy.
+
+    `options` of ``warren lab`` make it another one.
+    """
 
     name = "warren"
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: Origin, *options: str) -> None:
         super().__init__(origin)
         self._program = str(Path(sys.executable).with_name("warren"))
         with self._closing_on_error():
             target = f"{origin.place[0]}:{origin.place[1]}"
-            lab = [self._program, "lab", "--json", "--allow-target", target]
+            lab = [self._program, "lab", "--json", "--allow-target", target, *options]
             self.processes.start("lab", lab)
             self._ready = self._wait_until_ready()
             wait_for_answer(self.route, ANSWER_SECONDS, self.check)
@@ -191,16 +196,36 @@ class WarrenLab(System):
         """
         waited = []
         for _ in range(count):
+            time.sleep(_BUILD_PAUSE_SECONDS)  # one at a time, as the others'
             begun = now()
             self.route.alone().open().close()
             waited.append(now() - begun)
         built = ask(find_socket(Path(self._ready["dir"]) / "proxy")).get("build_seconds")
         return [float(seconds) for seconds in built[-count:]] if built else waited
 
-    def time_client_start(self) -> tuple[float, float] | None:
-        state, config = self.processes.folder / "state", self.processes.folder / "proxy.toml"
-        shutil.rmtree(state, ignore_errors=True)
+    def add_client(self, name: str) -> Route:
+        """Start one more proxy; return the way through it when it has answered."""
         port = free_port()
+        route = Route(self.origin.place, ("127.0.0.1", port))
+        self.processes.start(name, self._client(name, port))
+        wait_for_answer(route, ANSWER_SECONDS, self.check)
+        return route
+
+    def processes_of(self, relay: str) -> list[int]:
+        """Return the process ids of `relay`: its main process first, then its workers."""
+        told = ask(find_socket(Path(self._ready["dir"]) / relay))
+        return [told["pid"], *(worker["pid"] for worker in told.get("workers", ()))]
+
+    def time_client_start(self) -> tuple[float, float] | None:
+        port = free_port()
+        client = self._client("proxy", port)
+        return self._time_answer("fresh", client, port), self._time_answer("again", client, port)
+
+    def _client(self, name: str, port: int) -> list[str]:
+        """Return the command of a client that listens at `port`, whose state is fresh."""
+        state = self.processes.folder / f"{name}.state"
+        config = self.processes.folder / f"{name}.toml"
+        shutil.rmtree(state, ignore_errors=True)
         host, target_port = self.origin.place
         settings = {
             "network": f"{self._ready['dir']}/network.toml",
@@ -210,8 +235,7 @@ class WarrenLab(System):
         }
         lines = [f"{key} = {json.dumps(value)}\n" for key, value in settings.items()]
         config.write_text("".join(lines), encoding="utf-8")
-        client = [self._program, "proxy", "--config", str(config)]
-        return self._time_answer("fresh", client, port), self._time_answer("again", client, port)
+        return [self._program, "proxy", "--config", str(config)]
 
     def time_help(self, count: int) -> list[float] | None:
         taken = []

@@ -106,6 +106,10 @@ def test_what_the_examples_comment_out_is_valid_too(name: str) -> None:
         ("[relay]", "section [relay] needs the key 'listen'"),
         (RELAY + 'family = ["x"]', "relay.family[0]: 'x' is no peer id"),
         (RELAY + "memory_megabytes = 1", "relay.memory_megabytes is 1, expected a whole number"),
+        (
+            RELAY + "workers = 0",
+            "workers is 0, expected how many processes carry circuits: 1 to 64",
+        ),
         (RELAY + 'address = "0.0.0.0:1"', "at which the other relays reach this one"),
         (RELAY + "[relay.limits]\nlookup = 2", "has no key 'lookup': did you mean 'lookups'?"),
         (RELAY + f'contact = "{"x" * 257}"', "expected text in quotes of at most 256 letters"),

@@ -5,7 +5,7 @@ One sentence: a stream comes in at ``roles.proxy``, travels as cells through ``p
 
 The floors; imports go down only, and never sideways between ``protocol`` and ``directory``::
 
-    doors      cli  node  lab  service  status  config        start it, ask it, configure it
+    doors      cli  node  lab  workers  serving  status  config    start it, ask it, configure it
     roles      proxy  client  pool    relay  exit    authority  mirror
     network    byte_streams  links  circuits  streams  names             (trio)
     pure       protocol            |            directory     (no I/O, no clock, no chance)
@@ -16,7 +16,7 @@ The way of a byte; the way back is the same table read upwards:
 ==  =======================================  ======================================
 1   ``roles.proxy``                          an application's connection becomes a request
 2   ``roles.client``, ``roles.pool``         the request becomes a stream on a circuit
-3   ``network.streams.splice``               carries bytes between the two
+3   ``network.splice``                       carries bytes between the two
 4   ``network.streams``                      cuts bytes into relay messages, within credit
 5   ``protocol.circuit``, ``protocol.onion`` seals a message into a cell, one layer per hop
 6   ``network.link``                         batches cells into records on a socket

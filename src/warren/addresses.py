@@ -13,6 +13,7 @@ On the wire::
 import ipaddress
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from warren.errors import ProtocolError, expect, refuse
 
@@ -30,12 +31,29 @@ def parse_ip(text: str) -> IPAddress | None:
     """
     if ":" not in text and not text[-1:].isdigit():
         return None  # a name, as nearly always: the strict parser is slow to say so
+    return _read_literal(text)[0]
+
+
+@lru_cache(maxsize=512)
+def _read_literal(text: str) -> tuple[IPAddress | None, str]:
+    """Return the address that `text` is a literal of and its one spelling; None when it is none.
+
+    Few are in use at a time, each is read several times, and the strict parser is slow.
+    """
     if "%" in text or not text.isascii():
-        return None
+        return None, text
     try:
-        return ipaddress.ip_address(text)
+        ip = ipaddress.ip_address(text)
     except ValueError:
-        return None
+        return None, text
+    return ip, str(ip)
+
+
+@lru_cache(maxsize=512)
+def _read_packed(packed: bytes) -> tuple[IPAddress, str]:
+    """Return the address of 4 or 16 bytes and its one spelling."""
+    ip = ipaddress.ip_address(packed)
+    return ip, str(ip)
 
 
 def _canonical_name(host: str) -> str:
@@ -64,7 +82,7 @@ class Address:
 
     def __post_init__(self) -> None:
         ip = parse_ip(self.host)
-        host = _canonical_name(self.host) if ip is None else str(ip)
+        host = _canonical_name(self.host) if ip is None else _read_literal(self.host)[1]
         object.__setattr__(self, "host", host)
         object.__setattr__(self, "ip", ip)
         if not 0 <= self.port <= 0xFFFF:
@@ -111,12 +129,11 @@ class Address:
             refuse(f"address kind {kind}, expected 1, 4 or 6")
         end = 5 if kind == _IPV4 else 17
         expect(len(data) >= end + 2, "an address is cut short")
-        raw = bytes(data[1:end])
-        ip = ipaddress.IPv4Address(raw) if kind == _IPV4 else ipaddress.IPv6Address(raw)
+        ip, host = _read_packed(bytes(data[1:end]))
         # A consensus has ten thousand of them, so the text is not read again. Each has one
         # encoding, and two bytes are always a port.
         address = object.__new__(cls)
-        object.__setattr__(address, "host", str(ip))
+        object.__setattr__(address, "host", host)
         object.__setattr__(address, "port", int.from_bytes(data[end : end + 2], "big"))
         object.__setattr__(address, "ip", ip)
         return address, end + 2
@@ -130,5 +147,6 @@ class Address:
             address = cls(host, int.from_bytes(data[end : end + 2], "big"))
         except ValueError as error:
             raise ProtocolError(f"not an address: {error}") from error
-        expect(address.encode() == bytes(data[: end + 2]), "an address in a spelling not its own")
+        is_own = address.host == host and address.ip is None
+        expect(is_own, "an address in a spelling not its own")
         return address, end + 2

@@ -42,6 +42,8 @@ else:
     RangeText.register(ipaddress.IPv4Network)
     RangeText.register(ipaddress.IPv6Network)
 
+MOST_WORKERS = 64
+
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -124,9 +126,15 @@ class RelayConfig(Section, frozen=True):
     contact: Annotated[str, msgspec.Meta(max_length=256)] = ""
     family: Annotated[tuple[PeerId, ...], msgspec.Meta(max_length=64)] = ()
     memory_megabytes: Annotated[int, msgspec.Meta(ge=16)] | None = None
+    workers: int = 1
     limits: RelayLimits = RelayLimits()
 
     def __post_init__(self) -> None:
+        if not 1 <= self.workers <= MOST_WORKERS:
+            raise ValueError(
+                f"workers is {self.workers}, expected how many processes carry circuits: "
+                f"1 to {MOST_WORKERS}"
+            )
         _check_literal("listen", self.listen)
         if self.address is not None:
             _check_literal("address", self.address)

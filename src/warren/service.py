@@ -24,6 +24,7 @@ import trio
 from warren.addresses import Address
 from warren.errors import ConfigError, WarrenError
 from warren.identity import PeerId
+from warren.network.readiness import LoopClock
 
 log = structlog.get_logger()
 
@@ -88,7 +89,14 @@ def run_process(
             _claim(name, descriptor)
         set_up_logging(style or LogStyle())
         raise_limits()
-        trio.run(_live, main, while_open, Announcer(ready_fd), strict_exception_groups=True)
+        trio.run(
+            _live,
+            main,
+            while_open,
+            Announcer(ready_fd),
+            clock=LoopClock(),
+            strict_exception_groups=True,
+        )
     return outcome.code
 
 

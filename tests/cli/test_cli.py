@@ -167,7 +167,10 @@ def test_keys_shows_one_peer_id_for_ever(tmp_path: Path) -> None:
 async def test_status_prints_what_a_process_says(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "warren", "status", "--state", str(tmp_path)]
 
-    async with serve_control(tmp_path, lambda: {"cells": 3}):
+    async def statistics() -> dict[str, int]:
+        return {"cells": 3}
+
+    async with serve_control(tmp_path, statistics):
         done = await trio_run(command)
 
     assert json.loads(done) == {"cells": 3}

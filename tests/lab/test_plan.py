@@ -71,6 +71,8 @@ def test_the_configuration_of_every_peer_is_one_that_its_process_accepts(tmp_pat
         {"exits": 0},
         {"exits": 10},
         {"authorities": 0},
+        {"workers": 0},
+        {"workers": 65},
         {"proxy": Address("192.0.2.1", 0)},
         {"hosts": {"localhost": ()}},
         {"hosts": {"127.0.0.1": ()}},
@@ -80,3 +82,18 @@ def test_the_configuration_of_every_peer_is_one_that_its_process_accepts(tmp_pat
 def test_a_lab_that_cannot_work_is_refused(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         LabOptions(**options)  # type: ignore[arg-type]  # one table for all options
+
+
+def test_relays_and_exits_have_the_workers_that_were_asked_for(tmp_path: Path) -> None:
+    plan = make_plan(LabOptions(workers=3), random.Random(1))
+
+    configs = {
+        peer.role: load_config(write_config(peer, tmp_path, RESOLVER, (), workers=3))
+        for peer in plan.peers
+    }
+
+    assert {role for role, config in configs.items() if config.relay is not None} == {
+        "relay",
+        "exit",
+    }
+    assert all(c.relay.workers == 3 for c in configs.values() if c.relay is not None)

@@ -21,8 +21,10 @@ from tests.support.small_network import (
 from warren.addresses import Address
 from warren.errors import EndReason, ExitError, LinkError
 from warren.network.circuits import Circuit
-from warren.network.streams import LINGER_SECONDS, CircuitStream, splice
+from warren.network.splice import splice
+from warren.network.streams import LINGER_SECONDS, CircuitStream
 from warren.protocol.stream import MOST_UNACKNOWLEDGED
+from warren.roles.relay import EXTEND_SECONDS
 
 TARGET = Address("5.6.0.1", 80)
 #: What the ends of a circuit hold at most, beside the 4 MiB that a sender keeps: the windows of a
@@ -416,7 +418,7 @@ async def test_a_cancelled_splice_leaves_nothing_behind(autojump_clock: MockCloc
         origin = await net.add_origin()
         circuit = await origin.build(net.hops)
         echo = net.echo()
-        await wait_all_tasks_blocked()
+        await trio.sleep(EXTEND_SECONDS)  # relays watch their extensions for so long
         tasks, sockets = tasks_in(net.nursery), len(net.memory.streams)
 
         for _ in range(60):

@@ -26,7 +26,7 @@ from warren.protocol.messages import (
     encode_stream_credit,
     read_messages,
 )
-from warren.protocol.multiplexer import Multiplexer
+from warren.protocol.multiplexer import TURN_PAYLOADS, Multiplexer
 from warren.protocol.stream import (
     FIRST_WINDOW,
     MOST_UNACKNOWLEDGED,
@@ -59,7 +59,6 @@ class Lane:
         payload = memoryview(bytearray(b"\xff" * size))
         if self.source.write_payload(payload):
             self.under_way.append(bytes(payload))
-            assert self.source.has_something or not self.source.cells_wanted
         else:
             assert not self.source.has_something
         self.awake = self.source.has_something
@@ -331,15 +330,16 @@ def test_small_messages_of_many_streams_share_a_cell() -> None:
     assert not pair.near.has_something
 
 
-def test_bulk_streams_take_turns_cell_by_cell() -> None:
+def test_bulk_streams_take_turns_of_some_cells() -> None:
     pair = Pair()
     streams = [pair.open()[0] for _ in range(2)]
     for stream in streams:
         stream.write(bytes(FIRST_WINDOW))
 
-    turns = [say(pair.lanes[0])[0][1] for _ in range(12)]
+    turns = [say(pair.lanes[0])[0][1] for _ in range(2 + 4 * TURN_PAYLOADS)]
 
-    assert turns == [1, 2] * 6
+    # A stream that had nothing goes first, for one.
+    assert turns == [1, 2] + 2 * ([1] * TURN_PAYLOADS + [2] * TURN_PAYLOADS)
 
 
 def test_credit_and_connected_go_ahead_of_data() -> None:
@@ -639,3 +639,40 @@ def test_a_lost_circuit_takes_its_streams_with_it() -> None:
     assert (near.state, near.reason) == (StreamState.ENDED, EndReason.DESTROY)
     assert not pair.near.has_something
     assert not pair.far.opened, "nobody should connect for a stream that is lost"
+
+
+def test_a_stream_that_had_nothing_goes_before_fifty_that_are_busy() -> None:
+    pair = Pair()
+    streams = [pair.open()[0] for _ in range(50)]
+    quiet, _ = pair.open()
+    for stream in streams:
+        stream.write(bytes(FIRST_WINDOW))
+    for _ in range(60):
+        say(pair.lanes[0])
+
+    quiet.write(b"key")
+
+    assert say(pair.lanes[0])[0] == (Message.DATA, quiet.number, b"key")
+
+
+@given(
+    sizes=st.lists(st.integers(0, 3 * FIRST_WINDOW), min_size=1, max_size=6),
+    places=st.lists(st.integers(1, 15), min_size=1, max_size=20),
+)
+def test_many_payloads_at_once_say_what_single_ones_would(
+    sizes: list[int], places: list[int]
+) -> None:
+    pair = Pair()
+    streams = [pair.open() for _ in sizes]
+    for (near, _), size in zip(streams, sizes, strict=True):
+        near.write(PATTERN[:size])
+
+    for count in (*places, *[15] * 100):
+        room = [memoryview(bytearray(b"\xff" * PAYLOAD)) for _ in range(count)]
+        filled = pair.near.write_payloads(room)
+        assert not pair.near.has_something or filled == count
+        assert pair.far.receive_payloads(memoryview(b"".join(room[:filled])), PAYLOAD) == []
+
+    for (near, far), size in zip(streams, sizes, strict=True):
+        assert near.sent == min(size, FIRST_WINDOW)
+        assert b"".join(far.incoming) == PATTERN[: near.sent]

@@ -11,7 +11,7 @@ from warren.errors import ProtocolError
 from warren.identity import Suite
 from warren.protocol.cells import BODY_LENGTH, CELL_LENGTH, HEADER_LENGTH, Command, cell_header
 from warren.protocol.ciphers import TAG_LENGTH
-from warren.protocol.onion import EndLayers, LayerKey, RelayLayer, payload_length
+from warren.protocol.onion import MOST_RUN, EndLayers, LayerKey, RelayLayer, payload_length
 
 HOPS = [1, 2, 3, 4, 5, 7]
 HEADER = cell_header(77, Command.RELAY)
@@ -41,11 +41,9 @@ class Onion:
 
 def sealed(layers: EndLayers, *payloads: memoryview, command: Command = RELAY) -> memoryview:
     """Return the run of cells in which an end sends `payloads`."""
-    run = memoryview(bytearray(len(payloads) * CELL_LENGTH))
-    for number, payload in enumerate(payloads):
-        at = number * CELL_LENGTH
-        layers.seal(command, payload, run[at + HEADER_LENGTH : at + CELL_LENGTH])
-    return run
+    parts = [payloads[at : at + MOST_RUN] for at in range(0, len(payloads), MOST_RUN)]
+    runs = [layers.seal_run(command, part, bytes(HEADER_LENGTH)) for part in parts]
+    return memoryview(b"".join(runs))
 
 
 def forward(onion: Onion, run: memoryview, hops: int, command: Command = RELAY) -> memoryview:

@@ -54,6 +54,15 @@ async def test_it_begins_empty(archive: Archive) -> None:
     assert archive.usable == ()
 
 
+async def test_without_a_folder_it_takes_a_consensus_all_the_same(clock: Clock) -> None:
+    archive = Archive(NETWORK, None, clock)
+
+    verdict = archive.offer(document())
+
+    assert verdict is Verdict.NEWER
+    assert archive.document == document()
+
+
 async def test_a_newer_consensus_is_taken_and_told(archive: Archive) -> None:
     told: list[Consensus] = []
     archive.on_change.append(told.append)

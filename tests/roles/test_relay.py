@@ -134,7 +134,9 @@ async def test_a_next_hop_that_refuses_is_reported(autojump_clock: MockClock) ->
         assert str(await three.fail(net.hops)) == "hop 2 of 2: it refused"
 
 
-async def test_a_next_hop_that_changes_its_mind_is_not_joined(autojump_clock: MockClock) -> None:
+async def test_a_next_hop_that_changes_its_mind_costs_its_circuit(
+    autojump_clock: MockClock,
+) -> None:
     """CREATED and DESTROY in one record: the circuit must not hang on a leg that is gone."""
 
     def accept_and_refuse(relay: Relay) -> OnCreate:
@@ -148,10 +150,10 @@ async def test_a_next_hop_that_changes_its_mind_is_not_joined(autojump_clock: Mo
         await net.add_relay(on_create=accept_and_refuse)
         three = Three(net, await net.add_origin())
 
-        assert str(await three.fail(net.hops)) == "hop 2 of 2: it refused"
+        assert str(await three.fail(net.hops)) == "hop 2 of 2: the circuit was destroyed"
 
 
-async def test_a_next_hop_that_speaks_too_soon_is_not_joined(autojump_clock: MockClock) -> None:
+async def test_a_next_hop_that_speaks_too_soon_costs_its_circuit(autojump_clock: MockClock) -> None:
     def answer_and_go_on(relay: Relay) -> OnCreate:
         def on_create(link: Link, request: CreateRequested) -> None:
             relay.create(link, request)
@@ -164,7 +166,7 @@ async def test_a_next_hop_that_speaks_too_soon_is_not_joined(autojump_clock: Moc
         await net.add_relay(on_create=answer_and_go_on)
         three = Three(net, await net.add_origin())
 
-        assert str(await three.fail(net.hops)) == "hop 2 of 2: it refused"
+        assert str(await three.fail(net.hops)) == "hop 2 of 2: the circuit was destroyed"
         assert not any(peer.circuits for peer in net.relays)
 
 

@@ -10,13 +10,29 @@ import pytest
 import trio
 
 from warren.errors import ConfigError
-from warren.status.control import LONGEST_PATH, ask, ask_soon, find_socket, serve_control
+from warren.status.control import (
+    LONGEST_PATH,
+    Statistics,
+    ask,
+    ask_soon,
+    find_socket,
+    serve_control,
+)
 
 NUMBERS = {"cells": {"forward": 3, "backward": 4}, "circuits": [{"id": 1, "path": ["a"]}]}
 
 
+def counting(numbers: dict[str, Any] = NUMBERS) -> Statistics:
+    """Return what a process counts, always the same."""
+
+    async def statistics() -> dict[str, Any]:
+        return numbers
+
+    return statistics
+
+
 async def test_a_process_answers_with_its_statistics(tmp_path: Path) -> None:
-    async with serve_control(tmp_path, lambda: NUMBERS) as path:
+    async with serve_control(tmp_path, counting()) as path:
         assert path == tmp_path / "control.sock"
         assert await ask_soon(path) == NUMBERS
         assert await trio.to_thread.run_sync(ask, path) == NUMBERS
@@ -25,7 +41,7 @@ async def test_a_process_answers_with_its_statistics(tmp_path: Path) -> None:
 
 
 async def test_the_socket_is_for_its_owner_only(tmp_path: Path) -> None:
-    async with serve_control(tmp_path, dict) as path:
+    async with serve_control(tmp_path, counting()) as path:
         mode = path.stat().st_mode
 
     assert stat.S_ISSOCK(mode)
@@ -36,7 +52,7 @@ async def test_a_socket_left_behind_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as old:
         old.bind(str(tmp_path / "control.sock"))
 
-    async with serve_control(tmp_path, lambda: {"is": "new"}):
+    async with serve_control(tmp_path, counting({"is": "new"})):
         assert await ask_soon(find_socket(tmp_path)) == {"is": "new"}
 
 
@@ -49,7 +65,7 @@ async def test_a_folder_with_a_long_path_has_its_socket_elsewhere(
     folder = tmp_path / ("x" * LONGEST_PATH)
     folder.mkdir()
 
-    async with serve_control(folder, lambda: NUMBERS) as path:
+    async with serve_control(folder, counting()) as path:
         assert path.is_relative_to(runtime)
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         assert find_socket(folder) == path
@@ -65,13 +81,13 @@ async def test_a_folder_with_a_pointer_to_elsewhere_loses_nothing(tmp_path: Path
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "control.path").write_text(str(precious / "control.sock"))
 
-    async with serve_control(tmp_path / "state", dict):
+    async with serve_control(tmp_path / "state", counting()):
         assert precious.exists()
 
 
 @pytest.mark.parametrize("request_line", ["", "quit", "statistics now", "\0" * 99])
 async def test_an_unknown_request_is_refused(tmp_path: Path, request_line: str) -> None:
-    async with serve_control(tmp_path, lambda: NUMBERS) as path:
+    async with serve_control(tmp_path, counting()) as path:
         with pytest.raises(ConfigError, match="refused: unknown request"):
             await ask_soon(path, request_line)
         assert await ask_soon(path) == NUMBERS
@@ -80,7 +96,7 @@ async def test_an_unknown_request_is_refused(tmp_path: Path, request_line: str) 
 async def test_a_bad_visitor_or_a_bug_costs_only_its_connection(tmp_path: Path) -> None:  # DOS-1
     answers: list[Any] = [NUMBERS, RuntimeError("a bug")]
 
-    def statistics() -> Any:
+    async def statistics() -> Any:
         answer = answers.pop()
         if isinstance(answer, Exception):
             raise answer

@@ -22,7 +22,8 @@ from warren.network.byte_streams import ByteStream
 from warren.network.circuits import Circuit, build_circuit
 from warren.network.link import LinkSettings, OnCreate, RelayKeys
 from warren.network.links import Links
-from warren.network.streams import CircuitStream, splice
+from warren.network.splice import splice
+from warren.network.streams import CircuitStream
 from warren.network.turn import Turn
 from warren.protocol.messages import Begin, Connected
 from warren.protocol.stream import StreamProtocol

@@ -14,6 +14,7 @@ from warren.errors import ConfigError
 @click.option("--relays", default=9, show_default=True, help="Relays, the exits among them.")
 @click.option("--exits", default=3, show_default=True, help="How many of the relays are exits.")
 @click.option("--authorities", default=3, show_default=True, help="Directory authorities.")
+@click.option("--workers", default=1, show_default=True, help="Processes of each relay and exit.")
 @click.option(
     "--proxy",
     type=ADDRESS,
@@ -48,6 +49,7 @@ def lab(
     relays: int,
     exits: int,
     authorities: int,
+    workers: int,
     proxy: Address,
     allow_targets: tuple[Address, ...],
     hosts: tuple[str, ...],
@@ -78,6 +80,7 @@ def lab(
         allow_targets=allow_targets,
         hosts=_read_hosts(hosts),
         directory=directory,
+        workers=workers,
     )
     report = Report(as_json=as_json)
 

@@ -65,6 +65,12 @@ def proxy(
 @config_options
 @click.option("--listen", type=ADDRESS, help="Where other peers connect.")
 @click.option("--address", type=ADDRESS, help="How they reach it, if that differs.")
+@click.option(
+    "--workers",
+    type=int,
+    metavar="N",
+    help="Processes that carry circuits, one for each core it may use; 1 unless given.",
+)
 @process_options
 def relay(
     config: Path | None,
@@ -72,6 +78,7 @@ def relay(
     state: Path | None,
     listen: Address | None,
     address: Address | None,
+    workers: int | None,
     while_open: int | None,
     ready_fd: int | None,
 ) -> None:
@@ -85,16 +92,17 @@ def relay(
 
     settings = read_options(config, network=network, state=state)
     section = settings.relay
+    given = {"listen": listen, "address": address, "workers": workers}
+    wanted = {key: value for key, value in given.items() if value is not None}
     if section is None:
         if listen is None:
             raise ConfigError(
                 "a relay needs an address to listen at: give --listen HOST:PORT, or listen in "
                 "section [relay] of the configuration"
             )
-        section = make_section(RelayConfig, listen=listen, address=address)
+        section = make_section(RelayConfig, **wanted)
     else:
-        given = {"listen": listen, "address": address}
-        section = override(section, **{k: v for k, v in given.items() if v is not None})
+        section = override(section, **wanted)
     _run(run_relay, override(settings, relay=section), while_open, ready_fd)
 
 

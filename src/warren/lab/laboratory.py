@@ -101,7 +101,7 @@ async def _start(
         targets = (*options.allow_targets, origin)
         async with trio.open_nursery() as starting:
             for peer in peers:
-                config = write_config(peer, directory, resolver, targets)
+                config = write_config(peer, directory, resolver, targets, options.workers)
                 starting.start_soon(_start_peer, peer, config, children, log)
             starting.start_soon(_start_origin, origin, children, log)
         for child in children:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from warren.addresses import Address, IPAddress
+from warren.config import MOST_WORKERS
 from warren.errors import ConfigError
 
 ORIGIN_NAME = "origin.warren-lab.net"
@@ -45,11 +46,17 @@ class LabOptions:
     allow_targets: tuple[Address, ...] = ()
     hosts: Mapping[str, Sequence[IPAddress]] = field(default_factory=dict)
     directory: Path | None = None
+    workers: int = 1
 
     def __post_init__(self) -> None:
         _check(3 <= self.relays <= MOST_RELAYS, f"--relays is {self.relays}", f"3 to {MOST_RELAYS}")
         _check(1 <= self.exits <= self.relays, f"--exits is {self.exits}", f"1 to {self.relays}")
         _check(1 <= self.authorities <= 9, f"--authorities is {self.authorities}", "1 to 9")
+        _check(
+            1 <= self.workers <= MOST_WORKERS,
+            f"--workers is {self.workers}",
+            f"1 to {MOST_WORKERS}",
+        )
         is_local = self.proxy.ip is not None and self.proxy.ip.is_loopback
         _check(is_local, f"--proxy is {self.proxy}", "a loopback address: a lab serves nobody else")
         for name in self.hosts:
@@ -123,9 +130,16 @@ def make_plan(options: LabOptions, rng: random.Random) -> LabPlan:
 
 
 def write_config(
-    peer: Peer, directory: Path, resolver: Address, targets: tuple[Address, ...]
+    peer: Peer,
+    directory: Path,
+    resolver: Address,
+    targets: tuple[Address, ...],
+    workers: int = 1,
 ) -> Path:
-    """Write the configuration of `peer` below `directory` and return the file."""
+    """Write the configuration of `peer` below `directory` and return the file.
+
+    A relay has so many `workers`.
+    """
     exempt = [str(target) for target in targets]
     sections: dict[str, dict[str, object]] = {
         "": {"network": str(directory / "network.toml"), "state": str(directory / peer.name)}
@@ -136,7 +150,11 @@ def write_config(
         keys = str(directory / "authorities" / peer.name)
         sections["authority"] = {"name": peer.name, "keys": keys}
     else:
-        sections["relay"] = {"listen": str(peer.address), "bandwidth": 100_000_000}
+        sections["relay"] = {
+            "listen": str(peer.address),
+            "bandwidth": 100_000_000,
+            "workers": workers,
+        }
     if peer.role == "exit":
         sections["exit"] = {
             "policy": "open",

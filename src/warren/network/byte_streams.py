@@ -1,8 +1,8 @@
 """Dial, listen and move bytes: the one seam to the world.
 
-A ``ByteStream`` is a reliable byte stream whose bytes move without waiting, and whose two waits
-are separate calls. The hot path therefore does its reading and writing inside one synchronous
-step and waits once per batch. Everything above takes a ``Network``; real life has
+A ``ByteStream`` is a reliable byte stream whose bytes move without waiting. Who waits for them
+has the choice: a task, in an opening exchange, or a callback, on the hot path, which then reads,
+works and writes in one synchronous step. Everything above takes a ``Network``; real life has
 ``SocketNetwork``, a simulated one may give memory streams.
 """
 
@@ -18,6 +18,8 @@ import trio
 
 from warren.addresses import Address
 from warren.errors import LinkError
+from warren.network import readiness
+from warren.network.readiness import Act
 from warren.protocol.exchange import Exchange, Send, T, take
 
 Buffer = bytes | bytearray | memoryview
@@ -29,11 +31,20 @@ _MOST_PARTS = 512  # below Linux's IOV_MAX of 1024
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
+class _Reading:
+    """Own the task that calls the reader of a stream which knows no callbacks itself."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.is_over = trio.Event()
+
+
 class ByteStream(ABC):
     """Be one reliable byte stream; its owner closes it."""
 
     remote: Address
     local: Address
+    _reading: "_Reading | None" = None
 
     @abstractmethod
     def receive_into(self, buffer: bytearray | memoryview) -> int | None:
@@ -57,6 +68,45 @@ class ByteStream(ABC):
     @abstractmethod
     async def wait_writable(self) -> None:
         """Wait until ``send_now`` takes something; raise LinkError when closed meanwhile."""
+
+    def read_with(self, act: Act, nursery: trio.Nursery) -> None:
+        """Call `act` whenever ``receive_into`` has something, until ``stop_reading`` or ``close``.
+
+        `act` reads and must not raise. `nursery` is for the task of a stream that needs one.
+        """
+        self.stop_reading()
+        before, self._reading = self._reading, _Reading()
+        nursery.start_soon(self._read_with, act, self._reading, before)
+
+    async def _read_with(self, act: Act, reading: "_Reading", before: "_Reading | None") -> None:
+        try:
+            with reading.scope:
+                if before is not None:
+                    await before.is_over.wait()
+                while True:
+                    try:
+                        await self.wait_readable()
+                    except LinkError:
+                        return  # closed by its owner, who reads no more
+                    act()
+        finally:
+            reading.is_over.set()
+
+    def stop_reading(self) -> None:
+        """Call nobody any more when there is something to read."""
+        if self._reading is not None:
+            self._reading.scope.cancel()
+
+    def write_with(self, act: Act, nursery: trio.Nursery) -> None:
+        """Call `act` once, when ``send_now`` takes something or raises; not after ``close``."""
+        nursery.start_soon(self._write_with, act)
+
+    async def _write_with(self, act: Act) -> None:
+        try:
+            await self.wait_writable()
+        except LinkError:
+            return  # closed by its owner, who waits for nothing any more
+        act()
 
     @abstractmethod
     def send_eof(self) -> None:
@@ -130,11 +180,11 @@ def _address_of(name: Any) -> Address:
 class SocketStream(ByteStream):
     """Be a ``ByteStream`` over a connected, non-blocking TCP or unix socket."""
 
-    __slots__ = ("_socket", "local", "remote")
-
     def __init__(self, sock: socket.socket, remote: Address | None = None) -> None:
+        """Take the socket; `remote` saves asking it who is at its other end."""
         sock.setblocking(False)
         self._socket = sock
+        self._waiting = 0  # tasks that wait for it
         try:
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -185,33 +235,54 @@ class SocketStream(ByteStream):
         except OSError as error:
             raise _broken(error) from error
 
+    def read_with(self, act: Act, nursery: trio.Nursery) -> None:
+        watching = readiness.here()
+        if watching.is_working:
+            watching.read_with(self._socket.fileno(), act)
+        else:
+            super().read_with(act, nursery)
+
+    def stop_reading(self) -> None:
+        readiness.here().stop_reading(self._socket.fileno())
+        super().stop_reading()
+
+    def write_with(self, act: Act, nursery: trio.Nursery) -> None:
+        watching = readiness.here()
+        if watching.is_working:
+            watching.write_with(self._socket.fileno(), act)
+        else:
+            super().write_with(act, nursery)
+
     async def wait_readable(self) -> None:
-        self._check_open()
-        try:
-            await trio.lowlevel.wait_readable(self._socket)
-        except (trio.ClosedResourceError, OSError, ValueError) as error:
-            raise LinkError("the connection was closed") from error
+        await self._wait(trio.lowlevel.wait_readable)
 
     async def wait_writable(self) -> None:
-        self._check_open()
-        try:
-            await trio.lowlevel.wait_writable(self._socket)
-        except (trio.ClosedResourceError, OSError, ValueError) as error:
-            raise LinkError("the connection was closed") from error
+        await self._wait(trio.lowlevel.wait_writable)
 
-    def _check_open(self) -> None:
+    async def _wait(self, wait: Callable[[socket.socket], Awaitable[None]]) -> None:
         # Trio would keep us as waiting for the number -1, which all closed sockets share, and call
         # it busy the next time.
         if self._socket.fileno() < 0:
             raise LinkError("the connection was closed")
+        self._waiting += 1
+        try:
+            await wait(self._socket)
+        except (trio.ClosedResourceError, OSError, ValueError) as error:
+            raise LinkError("the connection was closed") from error
+        finally:
+            self._waiting -= 1
 
     def send_eof(self) -> None:
         with contextlib.suppress(OSError):  # the other side may be gone: reading will tell
             self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        if self._socket.fileno() >= 0:
-            trio.lowlevel.notify_closing(self._socket)
+        descriptor = self._socket.fileno()
+        if descriptor >= 0:
+            self.stop_reading()
+            readiness.here().forget(descriptor)
+            if self._waiting:
+                trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
 
     def reset(self) -> None:
@@ -246,7 +317,7 @@ class SocketListener(Listener):
     async def serve(self, accept: Accept, nursery: trio.Nursery) -> None:
         while True:
             try:
-                sock, _ = self._socket.accept()
+                sock, name = self._socket.accept()
             except BlockingIOError:
                 try:
                     await trio.lowlevel.wait_readable(self._socket)
@@ -260,7 +331,7 @@ class SocketListener(Listener):
                     await trio.sleep(0.1)  # DOS-8: out of descriptors; what closes makes room
                 continue
             try:
-                stream = SocketStream(sock)
+                stream = SocketStream(sock, _address_of(name))
             except LinkError:
                 continue
             nursery.start_soon(accept, stream)
@@ -310,14 +381,22 @@ class SocketNetwork(Network):
             raise
 
     def listen(self, address: Address) -> SocketListener:
-        assert address.ip is not None, "one listens at a literal address"
-        family = socket.AF_INET if address.ip.version == 4 else socket.AF_INET6
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((address.host, address.port))
-            sock.listen(4096)
-        except OSError as error:
-            sock.close()
-            raise LinkError(f"cannot listen at {address}: {error.strerror}") from error
-        return SocketListener(sock)
+        return SocketListener(listening_socket(address))
+
+
+def listening_socket(address: Address) -> socket.socket:
+    """Return a socket that listens at `address` (port 0: a free one).
+
+    Raises LinkError if that is impossible.
+    """
+    assert address.ip is not None, "one listens at a literal address"
+    family = socket.AF_INET if address.ip.version == 4 else socket.AF_INET6
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((address.host, address.port))
+        sock.listen(4096)
+    except OSError as error:
+        sock.close()
+        raise LinkError(f"cannot listen at {address}: {error.strerror}") from error
+    return sock

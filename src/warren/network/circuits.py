@@ -136,21 +136,25 @@ async def build_circuit(
         on_started(circuit)
     try:
         link.turn.run()
-        await circuit.wait_hops(1)
         for depth, hop in enumerate(hops[1:], start=1):
-            assert hop.onion_key is not None, "hops behind the first come from a consensus"
-            suite = hop.suites[0]
-            initiator = _initiate(link, hop.peer_id, hop.onion_key, depth, suite)
+            # Made while the hop before it is at its own part of the work.
+            initiator = _initiate_next(link, hop, depth)
+            await circuit.wait_hops(depth)
             if circuit.machine.is_closed:
                 raise CircuitError("the circuit was destroyed", hop=depth)
-            circuit.machine.extend(hop.peer_id, suite, initiator)
+            circuit.machine.extend(hop.peer_id, hop.suites[0], initiator)
             link.turn.run()
-            await circuit.wait_hops(depth + 1)
+        await circuit.wait_hops(len(hops))
     except BaseException:
         circuit.machine.destroy()
         link.turn.run()
         raise
     return circuit
+
+
+def _initiate_next(link: Link, hop: Hop, depth: int) -> CircuitInitiator:
+    assert hop.onion_key is not None, "hops behind the first come from a consensus"
+    return _initiate(link, hop.peer_id, hop.onion_key, depth, hop.suites[0])
 
 
 def _initiate(

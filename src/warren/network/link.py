@@ -1,9 +1,9 @@
-"""One link: an encrypted connection to another peer, with a reader and a writer task.
+"""One link: an encrypted connection to another peer.
 
-A ``Link`` moves bytes between its socket and its ``LinkProtocol``. The reader takes what the
-socket has in one call, lets the machine work through it, and ends the turn; what that turn made
-to send leaves at once, without a task being woken, as long as the socket takes it. Only what did
-not fit is the writer's. Who has a link to whom is in ``network.links``.
+A ``Link`` moves bytes between its socket and its ``LinkProtocol``. When the socket is readable,
+all it has is taken in one call, the machine works through it, and the turn ends; what that turn
+made to send leaves at once, as long as the socket takes it. What did not fit goes when it takes
+bytes again. No task has a part in that. Who has a link to whom is in ``network.links``.
 """
 
 import time
@@ -116,9 +116,10 @@ OnReady = Callable[["Link"], None]
 
 
 class Link:
-    """Own one link: its socket, its machine, its two tasks.
+    """Own one link: its socket and its machine.
 
     ``run`` must be running; it returns when the link is gone, and every circuit on it was told.
+    ``error`` says what ended it, None for ourselves.
     """
 
     def __init__(
@@ -145,8 +146,8 @@ class Link:
         self._rest = rest  # the beginning of a record that has not come whole
         self._unsent: memoryview | None = None  # sealed bytes that did not fit: sent as they are
         self._direct = 0
-        self._blocked = trio.Event()
-        self._scope = trio.CancelScope()
+        self._is_blocked = False  # whether the socket must be writable before more is sent
+        self._ended = trio.Event()
         self._ping_sent = 0.0
         self._pings = 0
         self._round_trips: deque[float] = deque(maxlen=_ROUND_TRIPS)
@@ -167,23 +168,21 @@ class Link:
         return ready.relay.observed if ready is not None and ready.relay is not None else None
 
     async def run(self) -> None:
-        """Read and write until the link is gone."""
+        """Serve the link until it is gone."""
         try:
-            with self._scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._write)
-                    self._wake()
-                    self.turn.run()
-                    await self._read()
+            if not self.is_closed:
+                self._stream.read_with(self._readable, self.turn.nursery)
+                self._wake()
+                self._work(0)  # what came behind the handshake
+            await self._ended.wait()
         finally:
             self._gone()
 
     def close(self, error: LinkError | ProtocolError | None = None) -> None:
         """Close the link; its circuits are told at once."""
-        if self.error is None:
+        if not self.is_closed:
             self.error = error
-        self._scope.cancel()
-        self._gone()
+            self._gone()
 
     def check(self) -> None:
         """Ping, or give up on a peer that was silent for too long; called now and then."""
@@ -215,33 +214,41 @@ class Link:
 
     # ---- reading
 
-    async def _read(self) -> None:
-        stream, protocol = self._stream, self.protocol
-        if self._rest:
-            self._receive(0)
-        while True:
-            await stream.wait_readable()
-            count = stream.receive_into(_RECEIVE[len(self._rest) :])
-            if count == 0:
-                raise LinkError("the peer closed the link")
-            if count is not None:
-                protocol.now = trio.current_time()
-                self._receive(count)
+    def _readable(self) -> None:
+        rest = self._rest
+        try:
+            count = self._stream.receive_into(_RECEIVE[len(rest) :] if rest else _RECEIVE)
+        except LinkError as error:
+            self.close(error)
+            return
+        if count:
+            self._work(count)
+        elif count == 0:
+            self.close(LinkError("the peer closed the link"))
+
+    def _work(self, count: int) -> None:
+        """Work through the bytes of one read, then let everything leave that this made."""
+        try:
+            self._receive(count)
+        except ProtocolError as error:
+            self.close(error)
+        except Exception:
+            logger.exception("a bug on a link", link=repr(self))  # DOS-1: it costs this link
+            self.close()
+        self.turn.run()
 
     def _receive(self, count: int) -> None:
-        """Work through the bytes of one read, then let everything leave that this made."""
-        rest = self._rest
-        total = len(rest) + count
-        _RECEIVE[: len(rest)] = rest
-        try:
-            used = self.protocol.receive(_RECEIVE[:total])
-            self._rest = bytes(_RECEIVE[used:total])
-            if used:  # a record proves life, and bytes that may never become one do not
-                self.last_heard = self.protocol.now
-            if self.protocol.events:
-                self._act()
-        finally:
-            self.turn.run()
+        rest, protocol = self._rest, self.protocol
+        if rest:
+            count += len(rest)
+            _RECEIVE[: len(rest)] = rest
+        protocol.now = trio.current_time()
+        used = protocol.receive(_RECEIVE[:count])
+        self._rest = bytes(_RECEIVE[used:count])
+        if used:  # a record proves life, and bytes that may never become one do not
+            self.last_heard = protocol.now
+        if protocol.events:
+            self._act()
 
     def _act(self) -> None:
         events, self.protocol.events = self.protocol.events, []
@@ -268,8 +275,8 @@ class Link:
             self.turn.add(self)
 
     def flush(self) -> None:
-        """Send what there is, unless the socket is full: then the writer does it."""
-        if self._blocked.is_set() or self.is_closed:
+        """Send what there is, unless the socket is full: then later."""
+        if self._is_blocked or self.is_closed:
             return
         try:
             self._send()
@@ -292,22 +299,23 @@ class Link:
             self._direct += sent
             if sent < len(pending):
                 self._unsent = memoryview(bytes(pending[sent:]))
-                self._blocked.set()
+                self._wait_writable()
                 return
             self._unsent = None
             if self._direct >= _DIRECT_BYTES:
-                self._blocked.set()  # ask the socket first, so that the queue stays ours
+                self._wait_writable()  # ask the socket first, so that the queue stays ours
                 return
 
-    async def _write(self) -> None:
-        while True:
-            await self._blocked.wait()
-            await self._stream.wait_writable()
-            self._direct = 0
-            self._blocked = trio.Event()
-            self.protocol.now = trio.current_time()
-            self._send()
-            self.turn.run()
+    def _wait_writable(self) -> None:
+        self._is_blocked = True
+        self._stream.write_with(self._writable, self.turn.nursery)
+
+    def _writable(self) -> None:
+        self._is_blocked = False
+        self._direct = 0
+        self.protocol.now = trio.current_time()
+        self.flush()
+        self.turn.run()
 
     def _gone(self) -> None:
         if self.is_closed:
@@ -316,4 +324,5 @@ class Link:
         self._stream.close()
         self.protocol.close()
         self.is_ready.set()
+        self._ended.set()
         self.turn.run()

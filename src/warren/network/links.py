@@ -34,14 +34,6 @@ MOST_HANDSHAKES = 64
 MOST_SILENCED = 256
 
 
-def _first(
-    errors: BaseExceptionGroup[LinkError | ProtocolError],
-) -> LinkError | ProtocolError:
-    """Return the first error of a group, however deep it lies."""
-    error = errors.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
-
-
 class _Crowd:
     """Own the connections that have proved nothing yet: at most `most`, each in a scope.
 
@@ -103,7 +95,7 @@ class Links:
         self.accepted = self.dialled = self.refused = 0
 
     def __iter__(self) -> Iterator[Link]:
-        return iter(tuple(self._links))
+        return iter([link for link in self._links if not link.is_closed])
 
     def answer_with(self, on_create: OnCreate) -> None:
         """Call `on_create` for circuits on every link made from now on."""
@@ -244,12 +236,7 @@ class Links:
         self._links.add(link)
         try:
             await link.run()
-        except* (LinkError, ProtocolError) as errors:
-            if link.error is None:
-                link.error = _first(errors)
             logger.debug("x link", link=repr(link), error=str(link.error))
-        except* Exception:
-            logger.exception("a bug on a link", link=repr(link))  # DOS-1: it costs this link
         finally:
             self._links.discard(link)
             self._unregister(link)
@@ -326,7 +313,7 @@ class Links:
         while True:
             await trio.sleep(WATCH_SECONDS)
             now = trio.current_time()
-            for link in tuple(self._links):
+            for link in self:
                 if link.protocol.legs:
                     link.last_used = now
                 if link.protocol.ready is None:
@@ -347,17 +334,18 @@ class Links:
 
     def close(self) -> None:
         """Close every link."""
-        for link in tuple(self._links):
+        for link in self:
             link.close()
 
     def statistics(self) -> dict[str, object]:
         """Return counters of all links."""
+        links = list(self)
         return {
-            "open": len(self._links),
+            "open": len(links),
             "accepted": self.accepted,
             "dialled": self.dialled,
             "refused": self.refused,
-            "circuits": sum(len(link.protocol.legs) for link in self._links),
-            "cells_received": sum(link.protocol.cells_received for link in self._links),
-            "cells_sent": sum(link.protocol.cells_sent for link in self._links),
+            "circuits": sum(len(link.protocol.legs) for link in links),
+            "cells_received": sum(link.protocol.cells_received for link in links),
+            "cells_sent": sum(link.protocol.cells_sent for link in links),
         }

@@ -1,27 +1,20 @@
-"""Streams through a circuit: a trio stream, the same at both ends, and how to splice it.
+"""Streams through a circuit: a trio stream, the same at both ends.
 
 A ``CircuitStream`` is a ``trio.abc.HalfCloseableStream`` for those who want to read and write
-(the directory, tests). The hot path is ``splice``: bytes from the circuit go to the socket from
-the step they arrive in, and bytes from the socket are sealed in the step they are read in; a
-task is only woken once per batch, and one task per stream is enough.
+(the directory, tests). What joins one to a socket, and is most of what streams are for, is in
+``network.splice``.
 """
 
-from itertools import islice
+from collections.abc import Callable
 from operator import index
 
 import trio
 
-from warren.errors import EndReason, ExitError, LinkError
-from warren.network.byte_streams import ByteStream
+from warren.errors import EndReason, ExitError
 from warren.network.turn import Turn
 from warren.protocol.messages import Connected
 from warren.protocol.stream import StreamProtocol, StreamState
 
-# Bytes of applications and targets are read into this one buffer and copied out in the same step.
-_READ = memoryview(bytearray(128 * 1024))
-_MOST_PARTS = 128
-#: A read of less than this may wait for others of the same round, to leave with them.
-_SMALL_BYTES = 16 * 1024
 #: How long a closed stream waits for the other side to end as well.
 LINGER_SECONDS = 60.0
 
@@ -55,10 +48,8 @@ class CircuitStream(trio.abc.HalfCloseableStream):
         self.protocol = protocol
         self.turn = turn
         self.in_turn = False
+        self.on_news: Callable[[], None] | None = None  # told of all news, by who reads itself
         self._news: trio.Event | None = None
-        self._sink: ByteStream | None = None
-        self._sink_blocked = False
-        self._sink_ended = False
         self._closed = False
         self._sending = _OneAtATime("another task is sending on this stream")
         self._receiving = _OneAtATime("another task is reading from this stream")
@@ -84,9 +75,9 @@ class CircuitStream(trio.abc.HalfCloseableStream):
             self.turn.add(self)
 
     def flush(self) -> None:
-        """Pass on what arrived and wake whoever waits."""
-        if self._sink is not None:
-            self._deliver()
+        """Tell whoever waits that something arrived, or left."""
+        if self.on_news is not None:
+            self.on_news()
         elif self._closed and self.protocol.incoming:
             self.protocol.end(EndReason.MISC)  # nobody will read it, and the sender must know
         if self._news is not None:
@@ -186,10 +177,15 @@ class CircuitStream(trio.abc.HalfCloseableStream):
                 raise trio.ClosedResourceError("this stream was closed")
             if protocol.incoming:
                 return True
-            if protocol.eof_received and not self._was_reset:
+            if protocol.eof_received and not self.was_reset:
                 return False
             if self.is_ended:
                 self._raise_ended()
+            await self.wait_news()
+
+    async def wait_ended(self) -> None:
+        """Wait until both ENDs are through, or the stream was reset."""
+        while not self.is_ended:
             await self.wait_news()
 
     async def aclose(self) -> None:
@@ -214,121 +210,10 @@ class CircuitStream(trio.abc.HalfCloseableStream):
         self.reset()
 
     @property
-    def _was_reset(self) -> bool:
+    def was_reset(self) -> bool:
+        """Tell whether the stream ended for any reason but that it was complete."""
         return self.protocol.reason not in (None, EndReason.DONE)
 
     def _raise_ended(self) -> None:
         reason = self.protocol.reason
         raise trio.BrokenResourceError(f"the stream was reset: {reason and reason.name}")
-
-    # ---- splicing
-
-    def _deliver(self) -> None:
-        """Write what arrived to the socket, as far as it takes it without waiting."""
-        sink, protocol = self._sink, self.protocol
-        assert sink is not None
-        if self._was_reset:
-            self._sink = None
-            sink.reset()
-            return
-        if self._sink_blocked:
-            return
-        try:
-            self._write_to(sink)
-        except LinkError:  # the application or the target is gone
-            protocol.end(EndReason.CONNECTION_RESET)
-            self._sink = None
-            sink.reset()
-            return
-        if protocol.incoming:
-            self._sink_blocked = True
-            self.turn.nursery.start_soon(self._wait_for_sink, sink)
-        elif protocol.eof_received and not self._sink_ended:
-            self._sink_ended = True
-            sink.send_eof()
-
-    def _write_to(self, sink: ByteStream) -> None:
-        incoming = self.protocol.incoming
-        written = 0
-        while incoming:
-            if len(incoming) == 1:
-                offered = len(incoming[0])
-                sent = sink.send_now(incoming[0])
-            else:
-                parts = list(islice(incoming, _MOST_PARTS))
-                offered = sum(map(len, parts))
-                sent = sink.send_parts_now(parts)
-            written += sent
-            left = sent
-            while left and len(incoming[0]) <= left:
-                left -= len(incoming.popleft())
-            if left:
-                incoming[0] = incoming[0][left:]
-            if sent < offered:
-                break
-        if written:
-            self.protocol.consume(written)
-
-    async def _wait_for_sink(self, sink: ByteStream) -> None:
-        try:
-            await sink.wait_writable()
-        except LinkError:
-            self.protocol.end(EndReason.CONNECTION_RESET)
-        self._sink_blocked = False
-        self._on_news()
-        self.turn.run()
-
-    def attach(self, sink: ByteStream) -> None:
-        """Send everything that arrives to `sink` from now on."""
-        self._sink = sink
-        self._on_news()
-
-    async def wait_ended(self) -> None:
-        """Wait until both ENDs are through, or the stream was reset."""
-        while not self.is_ended:
-            await self.wait_news()
-
-
-async def splice(byte_stream: ByteStream, stream: CircuitStream, early: bytes = b"") -> None:
-    """Move bytes both ways until both directions are done; close or reset `byte_stream` then.
-
-    `early` was read from `byte_stream` already and goes first. An end in one direction is passed
-    on as a half-close (SID-5); anything but a clean end resets both sides (SID-4).
-    """
-    protocol, turn = stream.protocol, stream.turn
-    try:
-        stream.attach(byte_stream)
-        if early:
-            protocol.write(early)
-        turn.run()
-        while not stream.is_ended:
-            room = protocol.room
-            if room <= 0:
-                protocol.waits_for_room = True
-                await stream.wait_news()
-                continue
-            await byte_stream.wait_readable()
-            count = byte_stream.receive_into(_READ[:room])
-            if count:
-                protocol.write(bytes(_READ[:count]))
-                if count < _SMALL_BYTES:
-                    turn.run_soon()
-                else:
-                    turn.run()
-            elif count == 0:
-                protocol.write_eof()
-                turn.run_soon()
-                break
-        await stream.wait_ended()
-    except LinkError:
-        protocol.end(EndReason.CONNECTION_RESET)
-    except BaseException:
-        protocol.end(EndReason.MISC)
-        byte_stream.reset()
-        turn.run()
-        raise
-    turn.run()
-    if protocol.reason is EndReason.DONE:
-        byte_stream.close()
-    else:
-        byte_stream.reset()

@@ -12,6 +12,8 @@ from typing import Protocol
 import structlog
 import trio
 
+from warren.network import readiness
+
 logger = structlog.get_logger()
 
 
@@ -27,10 +29,11 @@ class Item(Protocol):
 class Turn:
     """Own the list of those that have something to do; one for each node."""
 
-    __slots__ = ("_comes_soon", "_items", "_running", "nursery")
+    __slots__ = ("_comes_soon", "_items", "_readiness", "_running", "nursery")
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.nursery = nursery  # for tasks that outlive the step that needs them
+        self._readiness = readiness.here()
         self._items: deque[Item] = deque()
         self._running = False
         self._comes_soon = False
@@ -42,15 +45,15 @@ class Turn:
             self._items.append(item)
 
     def run_soon(self) -> None:
-        """Run once the tasks that are ready now have had their say; the caller must wait next.
+        """Run when the tasks and sockets of this round have had their say.
 
         When many sockets become readable at once, what was read from all of them leaves together.
         """
         if self._items and not self._comes_soon:
             self._comes_soon = True
-            self.nursery.start_soon(self._run_later)
+            self._readiness.soon(self._run_later)
 
-    async def _run_later(self) -> None:
+    def _run_later(self) -> None:
         self._comes_soon = False
         self.run()
 

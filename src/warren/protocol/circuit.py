@@ -17,9 +17,8 @@ from enum import Enum
 from warren.errors import EndReason, ProtocolError, expect, refuse
 from warren.identity import PeerId, Suite
 from warren.protocol.cells import (
-    CELL_LENGTH,
-    HEADER_LENGTH,
     MOST_HOPS,
+    ZEROS,
     Command,
     cell_header,
 )
@@ -39,8 +38,6 @@ from warren.protocol.onion import EndLayers, LayerKey, RelayLayer
 
 #: RELAY_EARLY cells, and so extensions, that a circuit may carry (CIR-1).
 MOST_EARLY = MOST_HOPS - 1
-#: Cells an end seals in one go.
-_MOST_RUN = 15
 
 
 class CircuitState(Enum):
@@ -103,19 +100,14 @@ def _nothing() -> None:
 class CircuitEnd:
     """Be an end of a circuit: layers and streams behind one leg, sealing only what leaves now."""
 
-    __slots__ = ("_header", "_payload", "cells_sealed", "layers", "leg", "streams")
+    __slots__ = ("_header", "cells_sealed", "layers", "leg", "streams")
 
     def __init__(self, leg: Leg, layers: EndLayers, *, is_origin: bool) -> None:
         self.leg = leg
+        self.layers = layers
         self.cells_sealed = 0
         self._header = cell_header(leg.number, Command.RELAY)
         self.streams = Multiplexer(is_origin=is_origin, on_send=leg.has_news)
-        self.use(layers)
-
-    def use(self, layers: EndLayers) -> None:
-        """Seal and open with `layers` from now on."""
-        self.layers = layers
-        self._payload = memoryview(bytearray(layers.payload))
 
     @property
     def has_something(self) -> bool:
@@ -124,37 +116,25 @@ class CircuitEnd:
 
     def take(self, most: int) -> memoryview:
         """Seal up to `most` cells of what the streams have to send (ONI-1: in one step)."""
-        streams, payload, seal = self.streams, self._payload, self.layers.seal
-        header = self._header
-        run = memoryview(bytearray(min(most, _MOST_RUN, streams.cells_wanted) * CELL_LENGTH))
-        at, end = 0, len(run)
-        while at < end and streams.write_payload(payload):
-            run[at : at + HEADER_LENGTH] = header
-            seal(Command.RELAY, payload, run[at + HEADER_LENGTH : at + CELL_LENGTH])
-            at += CELL_LENGTH
-        self.cells_sealed += at // CELL_LENGTH
-        return run[:at]
+        places = self.layers.places
+        count = self.streams.write_payloads(places[:most])
+        self.cells_sealed += count
+        return self.layers.seal_run(Command.RELAY, places[:count], self._header)
 
     def seal_alone(self, command: Command, message: bytes) -> memoryview:
         """Seal one cell with nothing but `message` in it."""
-        payload = memoryview(bytearray(self.layers.payload))
-        payload[: len(message)] = message
-        run = memoryview(bytearray(CELL_LENGTH))
-        run[:HEADER_LENGTH] = cell_header(self.leg.number, command)
-        self.layers.seal(command, payload, run[HEADER_LENGTH:])
+        place = self.layers.places[0]
+        place[: len(message)] = message
+        place[len(message) :] = ZEROS[: len(place) - len(message)]
         self.cells_sealed += 1
-        return run
+        return self.layers.seal_run(command, (place,), cell_header(self.leg.number, command))
 
     def receive(
         self, command: Command, cells: memoryview, start: int, count: int
     ) -> list[tuple[int, int, memoryview]]:
         """Open `count` cells; return the messages that are for the circuit, not for a stream."""
         payloads = self.layers.open_run(command, cells, start, count)
-        size, receive = self.layers.payload, self.streams.receive
-        others: list[tuple[int, int, memoryview]] = []
-        for at in range(0, count * size, size):
-            others += receive(payloads[at : at + size])
-        return others
+        return self.streams.receive_payloads(payloads, self.layers.payload)
 
 
 class _Circuit:
@@ -288,7 +268,7 @@ class OriginCircuit(_Circuit):
             self._end = CircuitEnd(self.leg, layers, is_origin=True)
             self.leg.source = self._end
         else:
-            self._end.use(layers)
+            self._end.layers = layers
         self._tell(HopAdded())
 
 

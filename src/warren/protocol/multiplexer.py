@@ -3,14 +3,15 @@
 Sending is a pull. Nothing is made before there is credit for a cell, so a CREDIT or a CONNECTED
 never waits behind data that was packed earlier, and one payload carries as many messages as fit:
 a BEGIN with its first DATA, the last DATA with its EOF, several CREDITs (protocol §5). The streams
-that have something to send take turns, a payload each.
+that have something to send take turns of a few payloads; one that had nothing goes first for one,
+so a keystroke overtakes fifty downloads.
 
 What a message may do to the circuit itself (EXTEND and the like) is decided in
 ``protocol.circuit``, which gets everything that is not about a stream.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from warren.addresses import Address
 from warren.errors import EndReason, expect, refuse
@@ -35,6 +36,9 @@ from warren.protocol.stream import StreamProtocol, StreamState
 
 #: Streams one circuit may carry at once, those whose second END is awaited included (EXT-11).
 MOST_STREAMS = 512
+#: Payloads that a stream sends before the next one has its turn: 16 KB, so that both ends move
+#: more than a cell's worth in each system call.
+TURN_PAYLOADS = 4
 _DATA = Message.DATA
 _CREDIT_ROOM = MESSAGE_HEADER_LENGTH + STREAM_CREDIT_LENGTH
 
@@ -48,8 +52,8 @@ class Multiplexer:
     """
 
     __slots__ = (
-        "_credits", "_first_unused", "_ready", "_urgent", "is_origin", "most_streams", "on_send",
-        "opened", "streams",
+        "_busy", "_credits", "_first_unused", "_fresh", "_turn", "_urgent", "is_origin",
+        "most_streams", "on_send", "opened", "streams",
     )  # fmt: skip
 
     def __init__(self, *, is_origin: bool, on_send: Callable[[], None]) -> None:
@@ -61,7 +65,9 @@ class Multiplexer:
         self._first_unused = 1
         self._urgent: deque[bytes] = deque()
         self._credits: deque[StreamProtocol] = deque()
-        self._ready: deque[StreamProtocol] = deque()
+        self._fresh: deque[StreamProtocol] = deque()  # those that had nothing: a payload each first
+        self._busy: deque[StreamProtocol] = deque()  # those that have more, in turns
+        self._turn = 0  # payloads that the first of them has had
 
     # ---- verbs
 
@@ -94,7 +100,8 @@ class Multiplexer:
         self.opened.clear()
         self._urgent.clear()
         self._credits.clear()
-        self._ready.clear()
+        self._fresh.clear()
+        self._busy.clear()
 
     def _open(self, command: Message, data: bytes) -> StreamProtocol:
         assert self.is_origin
@@ -122,32 +129,70 @@ class Multiplexer:
             if not stream.credit_queued:
                 stream.credit_queued = True
                 self._credits.append(stream)
-        if stream.has_data or stream.eof_is_next or stream.end_is_next is not None:
+        if _has_more(stream):
             found = True
             if not stream.queued:
                 stream.queued = True
-                self._ready.append(stream)
+                self._fresh.append(stream)
         return found
 
     # ---- sending
 
     @property
     def has_something(self) -> bool:
-        """Tell whether ``write_payload`` would write something."""
-        return bool(self._urgent or self._credits or self._ready)
+        """Tell whether ``write_payloads`` would write something."""
+        return bool(self._urgent or self._credits or self._fresh or self._busy)
 
-    @property
-    def cells_wanted(self) -> int:
-        """Return about how many payloads there are to write, at least 1 if any."""
-        ready = self._ready
-        if not ready:
-            return 1 if self.has_something else 0
-        return 1 + len(ready) + ready[0].sendable // 4000
+    def write_payloads(self, places: Sequence[memoryview]) -> int:
+        """Fill `places`, whole payloads of one size; return how many there was something for."""
+        count, most = 0, len(places)
+        while count < most:
+            if self._busy and not (self._urgent or self._credits or self._fresh):
+                filled = self._write_bulk(places, count)
+                if filled:
+                    count += filled
+                    continue
+            if not self.write_payload(places[count]):
+                break
+            count += 1
+        return count
+
+    def _write_bulk(self, places: Sequence[memoryview], start: int) -> int:
+        """Fill `places[start:]` with what is left of the turn of the busy stream that is next.
+
+        Nearly all payloads of a long transfer are made here: one stream's data fills each.
+        """
+        stream = self._busy[0]
+        room = len(places[start]) - MESSAGE_HEADER_LENGTH
+        most = len(places) - start
+        if len(self._busy) > 1:
+            most = min(most, TURN_PAYLOADS - self._turn)
+        count = min(most, stream.sendable // room)
+        header = MESSAGE_HEADER.pack(_DATA, stream.number, room)
+        for place in places[start : start + count]:
+            place[:MESSAGE_HEADER_LENGTH] = header
+            stream.take_data(place, MESSAGE_HEADER_LENGTH, room)
+        if count:
+            self._count_turn(count)
+        return count
+
+    def _count_turn(self, payloads: int) -> None:
+        """Count `payloads` of the first busy stream's turn; the next one follows at its end."""
+        busy = self._busy
+        self._turn += payloads
+        stream = busy[0]
+        if not _has_more(stream):
+            busy.popleft()
+            stream.queued = False
+            self._turn = 0
+        elif self._turn >= TURN_PAYLOADS:
+            busy.rotate(-1)
+            self._turn = 0
 
     def write_payload(self, target: memoryview) -> bool:
         """Fill `target`, a whole payload; return whether there was anything to send."""
         size, at = len(target), 0
-        urgent, credits_due, ready = self._urgent, self._credits, self._ready
+        urgent, credits_due = self._urgent, self._credits
         while urgent and at + len(urgent[0]) <= size:
             message = urgent.popleft()
             target[at : at + len(message)] = message
@@ -160,25 +205,34 @@ class Multiplexer:
                 body = encode_stream_credit(*stream.take_credit())
                 at = _put(target, at, Message.CREDIT, stream.number, body)
                 self._queue(stream)  # the last acknowledgement may make its END due
-        while ready and size - at > MESSAGE_HEADER_LENGTH and not (urgent or credits_due):
-            stream = ready[0]
-            room = size - at - MESSAGE_HEADER_LENGTH
-            taken = stream.take_data(target, at + MESSAGE_HEADER_LENGTH, room)
-            if taken:
-                MESSAGE_HEADER.pack_into(target, at, _DATA, stream.number, taken)
-                at += MESSAGE_HEADER_LENGTH + taken
-                if taken == room:
-                    ready.popleft()
-                    stream.queued = False
-                    self._queue(stream)
-                    return True
-            ready.popleft()
-            stream.queued = False
-            at = self._write_last(stream, target, at)
-            self._queue(stream)
+        while size - at > MESSAGE_HEADER_LENGTH and not (urgent or credits_due):
+            queue = self._fresh or self._busy
+            if not queue:
+                break
+            at = self._write_stream(queue, target, at)
         if at < size:
             target[at:] = ZEROS[: size - at]
         return at > 0
+
+    def _write_stream(self, queue: deque[StreamProtocol], target: memoryview, at: int) -> int:
+        """Write what the first of `queue` has at `target[at:]`; return where the next one goes."""
+        stream = queue[0]
+        room = len(target) - at - MESSAGE_HEADER_LENGTH
+        taken = stream.take_data(target, at + MESSAGE_HEADER_LENGTH, room)
+        if taken:
+            MESSAGE_HEADER.pack_into(target, at, _DATA, stream.number, taken)
+            at += MESSAGE_HEADER_LENGTH + taken
+        if taken < room:
+            at = self._write_last(stream, target, at)
+        if queue is self._busy:
+            self._count_turn(1)
+        else:
+            queue.popleft()
+            if _has_more(stream):
+                self._busy.append(stream)
+            else:
+                stream.queued = False
+        return at
 
     def _write_last(self, stream: StreamProtocol, target: memoryview, at: int) -> int:
         """Write EOF and END of `stream` behind its data, as far as they are due and fit."""
@@ -197,19 +251,29 @@ class Multiplexer:
 
     # ---- receiving
 
-    def receive(self, payload: memoryview) -> list[tuple[int, int, memoryview]]:
-        """Hand a payload's messages to their streams; return those that are for the circuit.
+    def receive_payloads(
+        self, payloads: memoryview, size: int
+    ) -> list[tuple[int, int, memoryview]]:
+        """Hand the messages of payloads of `size` bytes, one behind the other, to their streams.
 
-        Raises ProtocolError for what is out of order: nothing is silently dropped (SID-1).
+        Returns the messages that are for the circuit. Raises ProtocolError for what is out of
+        order: nothing is silently dropped (SID-1).
         """
-        size = len(payload)
-        command, number, length = MESSAGE_HEADER.unpack_from(payload)
-        if command == _DATA and length == size - MESSAGE_HEADER_LENGTH:  # the common case
-            stream = self.streams.get(number)
-            if stream is None:
-                refuse("DATA for a stream that does not exist")
-            stream.receive_data(payload[MESSAGE_HEADER_LENGTH:])
-            return []
+        others: list[tuple[int, int, memoryview]] = []
+        full = size - MESSAGE_HEADER_LENGTH
+        for at in range(0, len(payloads), size):
+            command, number, length = MESSAGE_HEADER.unpack_from(payloads, at)
+            if command == _DATA and length == full:  # the common case
+                stream = self.streams.get(number)
+                if stream is None:
+                    refuse("DATA for a stream that does not exist")
+                stream.receive_data(payloads[at + MESSAGE_HEADER_LENGTH : at + size])
+            else:
+                others += self.receive(payloads[at : at + size])
+        return others
+
+    def receive(self, payload: memoryview) -> list[tuple[int, int, memoryview]]:
+        """Hand one payload's messages to their streams, as ``receive_payloads`` does."""
         others: list[tuple[int, int, memoryview]] = []
         for command, number, data in read_messages(payload):
             if command in _OPENING:
@@ -257,6 +321,11 @@ class Multiplexer:
 
 _OPENING = frozenset((Message.BEGIN, Message.BEGIN_DIR))
 _STREAM = frozenset((Message.DATA, Message.END, Message.CONNECTED, Message.CREDIT, Message.EOF))
+
+
+def _has_more(stream: StreamProtocol) -> bool:
+    """Tell whether `stream` has data, EOF or END to send."""
+    return stream.has_data or stream.eof_is_next or stream.end_is_next is not None
 
 
 def _put(target: memoryview, at: int, command: Message, stream: int, data: bytes) -> int:

@@ -10,6 +10,8 @@ direction, so the order of calls is the order on the link (ONI-1).
 """
 
 from collections.abc import Sequence
+from functools import cache
+from itertools import count as count_from
 
 from cryptography.exceptions import InvalidTag
 
@@ -112,9 +114,22 @@ class RelayLayer:
         return run
 
 
-# Between layers a body rests in one of two scratch buffers. Every call uses them up before it
-# returns and none waits, so one pair serves all circuits.
-_SCRATCH = (memoryview(bytearray(BODY_LENGTH)), memoryview(bytearray(BODY_LENGTH)))
+#: Cells that an end seals or opens in one go; longer runs are done in parts.
+MOST_RUN = 15
+
+
+@cache
+def _places(which: int, size: int) -> tuple[memoryview, ...]:
+    """Return room for the bodies of a run, `size` bytes each, in scratch area `which` (0 to 2).
+
+    Every call of an end uses up what it puts there before it returns and none waits, so one set
+    serves all circuits of the process.
+    """
+    area = _AREAS[which]
+    return tuple(area[at : at + size] for at in range(0, len(area), BODY_LENGTH))
+
+
+_AREAS = tuple(memoryview(bytearray(MOST_RUN * BODY_LENGTH)) for _ in range(3))
 
 
 class EndLayers:
@@ -122,9 +137,10 @@ class EndLayers:
 
     The origin has one for each hop; the last hop has only its own, at its depth, which is the
     same work with a single layer. `outgoing` and `incoming` run from the innermost layer out.
+    ``places`` are up to 15 payloads of ``payload`` bytes to be filled and then sealed.
     """
 
-    __slots__ = ("_incoming", "_outer", "_outgoing", "payload")
+    __slots__ = ("_incoming", "_outer", "_outgoing", "payload", "places")
 
     def __init__(
         self, outgoing: Sequence[LayerKey], incoming: Sequence[LayerKey], depth: int = 0
@@ -134,41 +150,71 @@ class EndLayers:
         self._incoming = tuple(reversed(incoming))
         self._outer = payload_length(depth)
         self.payload = payload_length(depth + len(outgoing))
+        self.places = _places(2, self.payload)
 
-    def seal(self, command: Command, payload: memoryview, body: memoryview) -> None:
-        """Seal a payload of exactly ``payload`` bytes into a fresh body of 4088 zero bytes."""
-        associated = _ASSOCIATED[command]
+    def seal_run(
+        self, command: Command, payloads: Sequence[memoryview], header: bytes
+    ) -> memoryview:
+        """Seal `payloads`, at most 15 of exactly ``payload`` bytes, into a fresh run of cells.
+
+        Layer by layer, not cell by cell: what is the same for all cells is looked up once.
+        """
+        associated, count = _ASSOCIATED[command], len(payloads)
+        run = memoryview(bytearray(count * CELL_LENGTH))
+        end = HEADER_LENGTH + self._outer
+        bodies = [run[at + HEADER_LENGTH : at + end] for at in range(0, len(run), CELL_LENGTH)]
         size, last = self.payload, len(self._outgoing) - 1
-        source = payload
+        sources = payloads
         for index, key in enumerate(self._outgoing):
             size += TAG_LENGTH
-            target = body[:size] if index == last else _SCRATCH[index & 1][:size]
-            key.seal_into(key.nonce(key.advance(1)), source, associated, target)
-            source = target
+            targets = bodies if index == last else _places(index & 1, size)
+            seal_into, nonce = key.seal_into, key.nonce
+            first = key.advance(count)
+            for number, source, target in zip(count_from(first), sources, targets, strict=False):
+                seal_into(nonce(number), source, associated, target)
+            sources = targets[:count]
+        for at in range(0, len(run), CELL_LENGTH):
+            run[at : at + HEADER_LENGTH] = header
+        return run
 
     def open_run(self, command: Command, cells: memoryview, start: int, count: int) -> memoryview:
         """Open `count` cells at `cells[start:]`; return their payloads in one fresh buffer.
 
         Raises ProtocolError when a layer does not open or a tail is not zero.
         """
-        outer, payload, associated = self._outer, self.payload, _ASSOCIATED[command]
+        payloads = memoryview(bytearray(count * self.payload))
+        for done in range(0, count, MOST_RUN):
+            part = min(count - done, MOST_RUN)
+            opened = payloads[done * self.payload : (done + part) * self.payload]
+            self._open_part(command, cells, start + done * CELL_LENGTH, part, opened)
+        return payloads
+
+    def _open_part(
+        self, command: Command, cells: memoryview, start: int, count: int, payloads: memoryview
+    ) -> None:
+        outer, associated = self._outer, _ASSOCIATED[command]
         tail = ZEROS[: BODY_LENGTH - outer]
-        payloads = memoryview(bytearray(count * payload))
-        last = len(self._incoming) - 1
-        try:
-            for index in range(count):
-                body = start + index * CELL_LENGTH + HEADER_LENGTH
-                if tail and cells[body + outer : body + BODY_LENGTH] != tail:
+        begins = range(start + HEADER_LENGTH, start + count * CELL_LENGTH, CELL_LENGTH)
+        if tail:
+            for body in begins:
+                if cells[body + outer : body + BODY_LENGTH] != tail:
                     refuse("bytes in the zero tail of an onion body")
-                source, size = cells[body : body + outer], outer
-                for layer, key in enumerate(self._incoming):
-                    size -= TAG_LENGTH
-                    if layer == last:
-                        target = payloads[index * payload : (index + 1) * payload]
-                    else:
-                        target = _SCRATCH[layer & 1][:size]
-                    key.open_into(key.nonce(key.advance(1)), source, associated, target)
-                    source = target
+        sources: Sequence[memoryview] = [cells[body : body + outer] for body in begins]
+        size, last = outer, len(self._incoming) - 1
+        try:
+            for index, key in enumerate(self._incoming):
+                size -= TAG_LENGTH
+                targets: Sequence[memoryview]
+                if index == last:
+                    targets = [payloads[at : at + size] for at in range(0, len(payloads), size)]
+                else:
+                    targets = _places(index & 1, size)
+                open_into, nonce = key.open_into, key.nonce
+                first = key.advance(count)
+                for number, source, target in zip(
+                    count_from(first), sources, targets, strict=False
+                ):
+                    open_into(nonce(number), source, associated, target)
+                sources = targets[:count]
         except InvalidTag:
             refuse("an onion layer that does not open")
-        return payloads

@@ -175,7 +175,9 @@ def _reply4(code: int, bound: Address = _NOWHERE) -> bytes:
 
 
 def _reply5(code: int, bound: Address = _NOWHERE) -> bytes:
-    if bound.ip is None:
+    if bound is _NOWHERE:
+        host = bytes((_IPV4, 0, 0, 0, 0))
+    elif bound.ip is None:
         name = bound.host.encode("ascii")
         host = bytes((_NAME, len(name))) + name
     else:

@@ -246,7 +246,8 @@ class StreamProtocol:
         self.received += size
         if self.received > self.allowed or self.eof_received or self.end_received or not size:
             refuse("stream data beyond its limit or end, or empty")
-        expect(self.connected is not None or not self.is_origin, "DATA before CONNECTED")
+        if self.is_origin and self.connected is None:
+            refuse("DATA before CONNECTED")
         if self.end_due is not None or self.state is StreamState.ENDED:
             return  # in order for as long as the other side has not seen our END (SID-2)
         if size < _SMALL or self.received - self.consumed > _LONG_WAIT:

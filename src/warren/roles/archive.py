@@ -30,8 +30,13 @@ OnChange = Callable[[Consensus], None]
 class Archive:
     """Own the consensuses of one network that were verified, newest first."""
 
-    def __init__(self, network: NetworkFile, folder: DataFolder, now: Callable[[], float]) -> None:
-        """Load what the folder holds; `now` gives Unix seconds. A damaged file is set aside."""
+    def __init__(
+        self, network: NetworkFile, folder: DataFolder | None, now: Callable[[], float]
+    ) -> None:
+        """Load what the folder holds; `now` gives Unix seconds. A damaged file is set aside.
+
+        Without a folder nothing outlasts the process.
+        """
         self.network = network
         self.document: bytes | None = None
         self.on_change: list[OnChange] = []
@@ -110,8 +115,8 @@ class Archive:
             callback(self._held[0])
 
     def _load(self) -> None:
-        document = self._folder.read(_FILE)
-        if document is None:
+        document = self._folder.read(_FILE) if self._folder is not None else None
+        if self._folder is None or document is None:
             return
         try:
             consensus = read_consensus(document, self.network)
@@ -134,6 +139,8 @@ class Archive:
             self._write(f"conflict-{offered.valid_after}-b", document)
 
     def _write(self, name: str, document: bytes) -> None:
+        if self._folder is None:
+            return
         try:
             self._folder.write(name, document)
         except ConfigError as error:

@@ -10,7 +10,7 @@ address that was checked, which is what defeats a name whose answer changes (EXT
 import contextlib
 import errno
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from ipaddress import IPv6Network
 from weakref import WeakKeyDictionary
@@ -25,7 +25,8 @@ from warren.identity import PeerId
 from warren.network.byte_streams import ByteStream, Network
 from warren.network.names import Resolver
 from warren.network.own_addresses import OwnAddresses
-from warren.network.streams import CircuitStream, splice
+from warren.network.splice import splice
+from warren.network.streams import CircuitStream
 from warren.protocol.circuit import RelayCircuit
 from warren.protocol.messages import Begin, BeginFlags, Connected
 from warren.roles.relay import PassingCircuit
@@ -184,14 +185,16 @@ class Exit:
         self, circuit: int, stream: CircuitStream, begin: Begin
     ) -> tuple[ByteStream, int]:
         """Resolve, check and connect; return the connection and the name's time to live."""
-        async with self._turn(circuit, stream):
+        await self._wait_turn(circuit, stream)
+        try:
             addresses, ttl = await self._resolve(circuit, begin.address)
             allowed = self._allowed(addresses, begin)
             _expect_wanted(stream)
             return await self._connect(allowed, begin.address.port), ttl
+        finally:
+            self._end_turn(circuit)
 
-    @contextlib.asynccontextmanager
-    async def _turn(self, circuit: int, stream: CircuitStream) -> AsyncIterator[None]:
+    async def _wait_turn(self, circuit: int, stream: CircuitStream) -> None:
         """Wait until one more of the circuit's streams may connect (EXT-11).
 
         A page opens more connections at once than may be pending, so the others wait; what waits
@@ -204,14 +207,14 @@ class Exit:
         if connecting.total() >= self._limits.pending_connects:
             raise ExitError(EndReason.RESOURCE_LIMIT)
         connecting[circuit] += 1
-        try:
-            yield
-        finally:
-            connecting[circuit] -= 1
-            if not connecting[circuit]:
-                del connecting[circuit]
-            if circuit in waiting:
-                waiting.pop(circuit).set()
+
+    def _end_turn(self, circuit: int) -> None:
+        connecting = self._connecting
+        connecting[circuit] -= 1
+        if not connecting[circuit]:
+            del connecting[circuit]
+        if circuit in self._waiting:
+            self._waiting.pop(circuit).set()
 
     async def _resolve(self, circuit: int, address: Address) -> tuple[tuple[IPAddress, ...], int]:
         if address.ip is not None:

@@ -22,7 +22,8 @@ from warren.addresses import Address
 from warren.directory.exit_policy import denied_reason, forbidden_name
 from warren.errors import ConfigError, LinkError, ProtocolError, WarrenError
 from warren.network.byte_streams import ByteStream, Listener
-from warren.network.streams import CircuitStream, splice
+from warren.network.splice import splice
+from warren.network.streams import CircuitStream
 from warren.protocol import front, http_proxy, socks
 from warren.protocol.front import Command, Failure, Isolation
 from warren.protocol.http_answers import malformed, pac_answer

@@ -16,7 +16,7 @@ from warren.directory.descriptor import Descriptor, sign_descriptor
 from warren.directory.parameters import DAY
 from warren.errors import WarrenError
 from warren.identity import Hop, KeyPair
-from warren.key_files import KeyFiles, Rotating
+from warren.key_files import KeyFiles, Rotating, RotatingKeys
 from warren.network.link import RelayKeys
 from warren.roles.archive import Archive
 from warren.roles.backoff import Backoff
@@ -56,6 +56,8 @@ class Publisher:
         self._rng = rng
         self._counter = 0
         self._listed_since: dict[Rotating, float] = {}
+        #: Called when link or onion keys were replaced, before the new ones are published.
+        self.on_new_keys: list[Callable[[RelayKeys], None]] = []
         self._changed = trio.Event()
         self.uploads = self.failures = 0
 
@@ -114,13 +116,18 @@ class Publisher:
             held = self._files.load(name, now)
             age = now - held.since
             if age > LIFETIME_SECONDS[name]:
-                pairs[:] = self._files.rotate(name, now).pairs
+                self._use(pairs, self._files.rotate(name, now))
                 self._listed_since.pop(name, None)
                 self.publish_soon()
             elif held.previous is not None and self._has_been_listed(name, now):
-                pairs[:] = self._files.retire(name, now).pairs
+                self._use(pairs, self._files.retire(name, now))
         except WarrenError as error:  # a full disk: the old key goes on
             logger.warning("a key could not be changed", key=name, error=str(error))
+
+    def _use(self, pairs: list[KeyPair], keys: RotatingKeys) -> None:
+        pairs[:] = keys.pairs
+        for callback in self.on_new_keys:
+            callback(self._keys)
 
     def _has_been_listed(self, name: Rotating, now: float) -> bool:
         """Tell whether consensuses have listed the current key for two days.

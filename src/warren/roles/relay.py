@@ -5,6 +5,7 @@ itself happens in ``protocol.circuit``, inside the reading step of a link. A str
 goes to the exit, if this relay is one, or to the directory mirror.
 """
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 
 import structlog
@@ -60,7 +61,7 @@ class PassingCircuit:
         while machine.events:
             event = machine.events.popleft()
             if isinstance(event, ExtendRequested):
-                self._relay.start(self._relay.extend, self, event.extend)
+                self._relay.extend(self, event.extend)
             elif isinstance(event, Closed):
                 self._relay.forget(self)
         streams = machine.streams
@@ -72,29 +73,43 @@ class PassingCircuit:
 
 
 class _Extension:
-    """Wait for the answer to the CREATE that an EXTEND caused."""
+    """Be the next leg's user until its CREATE is answered; then it is the circuit's."""
 
-    def __init__(self) -> None:
-        self.message: bytes | None = None
-        self.done = trio.Event()
+    def __init__(self, relay: "Relay", machine: RelayCircuit, leg: Leg, deadline: float) -> None:
+        self.deadline = deadline
+        self.is_over = False
+        self._relay, self._machine, self._leg = relay, machine, leg
+        leg.user = self
 
     def receive_created(self, leg: Leg, message: bytes) -> None:
-        """Take message 2."""
-        self.message = message
-        self.done.set()
+        """Join the circuit to the hop that said `message`."""
+        self.is_over = True
+        if self._machine.is_closed:  # the origin did not want to wait
+            leg.destroy()
+        else:
+            self._relay.extended += 1
+            self._machine.extended(leg, message)
 
     def leg_lost(self, leg: Leg) -> None:
-        """Note that the next hop refused, or its link broke."""
-        self.done.set()
+        """Pass on that the next hop refused, or that its link broke."""
+        self._refuse(ExtendStatus.REFUSED)
 
     def violation(self, leg: Leg, error: ProtocolError) -> None:
         """Give the next hop up."""
-        leg.destroy()
-        self.done.set()
+        self.give_up(ExtendStatus.REFUSED)
 
     def receive_run(self, *_: object) -> None:
         """Refuse: the next hop speaks only once the circuit goes through it."""
         raise ProtocolError("a cell from a hop that was not joined yet")
+
+    def give_up(self, status: ExtendStatus) -> None:
+        """Tell the origin why it gets no next hop, and that hop that it is not wanted any more."""
+        self._leg.destroy()
+        self._refuse(status)
+
+    def _refuse(self, status: ExtendStatus) -> None:
+        self.is_over = True
+        self._machine.refuse_extend(status)
 
 
 class Relay:
@@ -120,6 +135,7 @@ class Relay:
         self._serve_directory = serve_directory
         self._serve_exit = serve_exit
         self._circuits: set[PassingCircuit] = set()
+        self._extensions: deque[_Extension] = deque()  # in the order of their deadlines, nearly
         self._cells_forward = self._cells_backward = 0
         self.links: Links | None = None  # set once, before the first circuit
         self.created = self.extended = self.refused = 0
@@ -134,10 +150,10 @@ class Relay:
         try:
             await work(*arguments)
         except Exception:
-            logger.exception("a bug in a circuit", circuit=repr(arguments[0]))
-            circuit = arguments[0]
-            assert isinstance(circuit, PassingCircuit)
-            circuit.machine.destroy()
+            logger.exception("a bug in a circuit", arguments=repr(arguments[:1]))
+            for circuit in arguments[:1]:
+                assert isinstance(circuit, PassingCircuit)
+                circuit.machine.destroy()
         finally:
             self._turn.run()
 
@@ -174,43 +190,50 @@ class Relay:
             self._cells_forward += circuit.machine.cells_forward
             self._cells_backward += circuit.machine.cells_backward
 
-    async def extend(self, circuit: PassingCircuit, extend: Extend) -> None:
-        """Find or dial the peer that EXTEND names, and join the circuit to it."""
+    def extend(self, circuit: PassingCircuit, extend: Extend) -> None:
+        """Join the circuit to the peer that EXTEND names, over a link there is or will be."""
+        assert self.links is not None
+        deadline = trio.current_time() + EXTEND_SECONDS
+        link = self.links.find(extend.peer_id)
+        if link is None:
+            self.start(self._extend_later, circuit, extend, deadline)
+        else:
+            self._create(link, circuit.machine, extend, deadline)
+
+    async def _extend_later(self, circuit: PassingCircuit, extend: Extend, deadline: float) -> None:
         machine = circuit.machine
         try:
-            with trio.fail_after(EXTEND_SECONDS):
+            with trio.fail_at(deadline):
                 link = await self._find_link(extend.peer_id)
-                if link is None:
-                    machine.refuse_extend(ExtendStatus.UNKNOWN_PEER)
-                    return
-                leg, message = await self._create(link, machine, extend)
         except (LinkError, trio.TooSlowError):
             machine.refuse_extend(ExtendStatus.UNREACHABLE)
             return
-        if machine.is_closed:  # the origin did not want to wait
-            leg.destroy()
-        elif message is None:
-            machine.refuse_extend(ExtendStatus.REFUSED)
-        else:
-            self.extended += 1
-            machine.extended(leg, message)
+        if link is None:
+            machine.refuse_extend(ExtendStatus.UNKNOWN_PEER)
+        elif not machine.is_closed:  # or the origin gave up while the link was made
+            self._create(link, machine, extend, deadline)
 
-    async def _create(
-        self, link: Link, machine: RelayCircuit, extend: Extend
-    ) -> tuple[Leg, bytes | None]:
-        """Send the next hop its CREATE; return its leg and message 2, None when it refused."""
-        if machine.is_closed:
-            raise LinkError("the origin gave up while the link was made")
-        extension = _Extension()
-        leg = link.create(machine.depth + 1, extend.suite, extend.message)
-        leg.user = extension
-        self._turn.run()
+    def _create(self, link: Link, machine: RelayCircuit, extend: Extend, deadline: float) -> None:
+        """Send the next hop its CREATE; its answer, or the want of one, does the rest."""
         try:
-            await extension.done.wait()
-        except BaseException:
-            leg.destroy()
-            raise
-        return leg, extension.message
+            leg = link.create(machine.depth + 1, extend.suite, extend.message)
+        except LinkError:
+            machine.refuse_extend(ExtendStatus.UNREACHABLE)
+            return
+        if not self._extensions:
+            self.start(self._expire_extensions)
+        self._extensions.append(_Extension(self, machine, leg, deadline))
+
+    async def _expire_extensions(self) -> None:
+        """Give up on next hops that do not answer, until there is none to wait for."""
+        extensions = self._extensions
+        while extensions:
+            if not extensions[0].is_over:
+                await trio.sleep_until(extensions[0].deadline)
+            extension = extensions.popleft()
+            if not extension.is_over:
+                extension.give_up(ExtendStatus.UNREACHABLE)
+                self._turn.run()
 
     async def _find_link(self, peer_id: PeerId) -> Link | None:
         """Return a link to `peer_id`: one we have, or one to where a consensus says it is."""

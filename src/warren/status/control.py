@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from warren.errors import ConfigError
 
 log = structlog.get_logger()
 
-Statistics = Callable[[], Mapping[str, Any]]
+Statistics = Callable[[], Awaitable[Mapping[str, Any]]]
 
 SOCKET, POINTER = "control.sock", "control.path"
 #: Linux takes 107 bytes, other systems 103.
@@ -47,7 +47,7 @@ async def serve_control(folder: Path, statistics: Statistics) -> AsyncIterator[P
             try:
                 with trio.move_on_after(PATIENCE_SECONDS):
                     request = await _read_line(stream, REQUEST_LIMIT)
-                    await stream.send_all(_reply(request, statistics) + b"\n")
+                    await stream.send_all(await _reply(request, statistics) + b"\n")
             except (trio.BrokenResourceError, ConfigError):
                 pass  # whoever asked is gone, or has no question
             except Exception:  # DOS-1
@@ -61,9 +61,9 @@ async def serve_control(folder: Path, statistics: Statistics) -> AsyncIterator[P
             nursery.cancel_scope.cancel()
 
 
-def _reply(request: bytes, statistics: Statistics) -> bytes:
+async def _reply(request: bytes, statistics: Statistics) -> bytes:
     if request == b"statistics":
-        return msgspec.json.encode(statistics())
+        return msgspec.json.encode(await statistics())
     return msgspec.json.encode({"error": f"unknown request {request[:64]!r}, expected statistics"})
 
 

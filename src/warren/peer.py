@@ -1,0 +1,86 @@
+"""What every role stands on: a nursery with its turn, the links to others, and the consensus.
+
+A role adds what it does for somebody. One that answers circuits is put together in ``serving``;
+which process does what, and with which files, is in ``node``.
+"""
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import trio
+
+from warren.directory.network_file import NetworkFile
+from warren.identity import Hop
+from warren.network.byte_streams import SocketNetwork
+from warren.network.fetch import fetch
+from warren.network.link import LinkSettings, RelayKeys
+from warren.network.links import Links
+from warren.network.turn import Turn
+from warren.protocol.credit import CreditBudget
+from warren.roles.archive import Archive
+from warren.roles.relay import Relay
+from warren.storage import DataFolder
+
+#: Cells that all windows of a node may grow by, 4 KiB each: 1 GiB for clients.
+_CLIENT_CELLS = 256 * 1024
+
+
+@dataclass
+class Peer:
+    """Hold what every role stands on: a turn, links, and the consensus."""
+
+    turn: Turn
+    network: SocketNetwork
+    settings: LinkSettings
+    links: Links
+    archive: Archive
+
+    def answer_with(self, relay: Relay) -> None:
+        """Let `relay` answer those who ask for circuits."""
+        relay.links = self.links
+        self.links.answer_with(relay.create)
+
+    async def fetch(self, hop: Hop, method: str, path: str, body: bytes, *, limit: int) -> bytes:
+        """Ask the directory of a peer."""
+        return await fetch(self.links, hop, method, path, body, limit=limit)
+
+
+@contextlib.asynccontextmanager
+async def running_peer(
+    network: NetworkFile,
+    folder: DataFolder | None,
+    *,
+    keys: RelayKeys | None = None,
+    cells: int = _CLIENT_CELLS,
+) -> AsyncIterator[Peer]:
+    """Give a peer that runs while inside; with `keys` others can dial it.
+
+    It keeps its consensus in `folder`; without one, in memory alone. All windows of its circuits
+    together may grow by `cells`.
+    """
+    archive = Archive(network, folder, time.time)
+
+    def newest() -> tuple[int, bytes]:
+        held = archive.newest
+        return (held.valid_after, held.digest) if held is not None else (0, bytes(32))
+
+    settings = LinkSettings(
+        network.network_id,
+        relay=keys,
+        window=network.parameters.circuit_window,
+        budget=CreditBudget(cells),
+        consensus=newest,
+        notice=archive.notice,
+    )
+    sockets = SocketNetwork()
+    async with trio.open_nursery() as nursery:
+        turn = Turn(nursery)
+        links = Links(sockets, settings, turn)
+        nursery.start_soon(links.watch)
+        try:
+            yield Peer(turn, sockets, settings, links, archive)
+        finally:
+            links.close()
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,184 @@
+"""What answers other people's circuits: a relay with its mirror, and an exit where it is one.
+
+The same parts serve whether a relay is one process or several (``workers``), so what is here
+knows nothing of state folders, publishing or who listens.
+"""
+
+import time
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from warren.addresses import Address
+from warren.config import ExitConfig, RelayLimits
+from warren.identity import Hop, PeerId, Suite
+from warren.key_files import KeyFiles
+from warren.network.byte_streams import Listener, SocketNetwork
+from warren.network.directory_http import Handler, serve
+from warren.network.link import RelayKeys
+from warren.peer import Peer
+from warren.protocol.ciphers import make_aead, nonce_maker
+from warren.roles.archive import Archive
+from warren.roles.mirror import Mirror
+from warren.roles.relay import Relay, ServeDirectory, refuse_streams
+
+if TYPE_CHECKING:
+    from warren.roles.exit import Exit
+
+
+class Serving:
+    """Own what answers circuits at `peer`: a relay, and an exit if `exits` has a policy.
+
+    Others dial `listener`, and reach it at `address`: nothing is opened there (EXT-9).
+    """
+
+    def __init__(
+        self,
+        peer: Peer,
+        exits: ExitConfig,
+        limits: RelayLimits,
+        address: Address,
+        listener: Listener,
+    ) -> None:
+        self._leaving = _make_exit(exits, limits, address, peer.archive)
+        self._relay = Relay(
+            peer.turn,
+            peer.settings,
+            find_hops=partial(_find_hops, peer.archive),
+            serve_directory=answer_directory(Mirror(peer.archive).handle),
+            serve_exit=self._leaving.serve if self._leaving is not None else refuse_streams,
+        )
+        self._peer = peer
+        self._listener = listener
+        peer.answer_with(self._relay)
+
+    async def run(self) -> None:
+        """Answer those who dial, until cancelled."""
+        if self._leaving is not None:
+            self._peer.turn.nursery.start_soon(self._leaving.watch)
+        await self._peer.links.serve(self._listener)
+
+    async def wait_until_usable(self) -> None:
+        """Wait until there is a consensus."""
+        await self._peer.archive.wait_for_consensus()
+
+    async def statistics(self) -> dict[str, Any]:
+        """Return counters of the links, the circuits and the exit; nested, and all numbers."""
+        return {
+            "links": self._peer.links.statistics(),
+            "exit": self._leaving.statistics() if self._leaving is not None else None,
+            **self._relay.statistics(),
+        }
+
+
+def relay_keys(identity: KeyFiles, onion: KeyFiles) -> RelayKeys:
+    """Load the keys of a relay, or of an authority whose onion key is elsewhere."""
+    now = time.time()
+    return RelayKeys(
+        identity.identity(),
+        list(identity.load("link", now).pairs),
+        list(onion.load("onion", now).pairs),
+        _preferred_suites(),
+    )
+
+
+def answer_directory(
+    handler: Handler,
+    body_limits: Mapping[str, int] | None = None,
+    large_bodies: trio.CapacityLimiter | None = None,
+) -> ServeDirectory:
+    """Return what serves a directory stream with `handler`; see ``directory_http.serve``."""
+
+    async def answer(stream: Any) -> None:
+        await serve(stream, handler, body_limits=body_limits, large_bodies=large_bodies)
+
+    return answer
+
+
+def _preferred_suites() -> tuple[Suite, ...]:
+    """Return both suites, the one that this processor does faster first."""
+    data, out = bytes(4096), bytearray(4112)
+    taken = {}
+    for suite in Suite:
+        aead, nonce = make_aead(suite, bytes(32)), nonce_maker(suite)
+        best = float("inf")
+        for count in range(16):
+            start = time.perf_counter()
+            aead.encrypt_into(nonce(count), data, None, out)
+            best = min(best, time.perf_counter() - start)
+        taken[suite] = best
+    return tuple(sorted(Suite, key=taken.__getitem__))
+
+
+def _find_hops(archive: Archive, peer_id: PeerId) -> Iterator[Hop]:
+    """Yield where usable consensuses say `peer_id` is, newest first (LNK-4)."""
+    seen = set()
+    for consensus in archive.usable:
+        entry = consensus.get(peer_id)
+        if entry is not None and entry.hop.address not in seen:
+            seen.add(entry.hop.address)
+            yield entry.hop
+
+
+def _make_exit(
+    wanted: ExitConfig,
+    bounds: RelayLimits,
+    address: Address,
+    archive: Archive,
+) -> "Exit | None":
+    """Return what opens targets, or None for a relay that is no exit."""
+    policy = wanted.exit_policy
+    if not policy.is_exit:
+        return None
+    from warren.network.names import Resolver, system_servers
+    from warren.network.own_addresses import OwnAddresses
+    from warren.roles.exit import Exit, ExitLimits
+
+    own = OwnAddresses()
+    if address.ip is not None:
+        own.add(address.ip)
+    places = _Places(archive)
+    return Exit(
+        SocketNetwork(),
+        policy,
+        Resolver(
+            wanted.resolvers or system_servers(),
+            most_lookups=bounds.lookups,
+            most_lookups_each=bounds.lookups_per_circuit,
+        ),
+        own,
+        is_relay=lambda peer_id: any(c.get(peer_id) is not None for c in archive.usable),
+        network_places=places,
+        allow_targets=wanted.allow_targets,
+        limits=ExitLimits(
+            streams_per_circuit=bounds.streams_per_circuit,
+            begins_per_second=bounds.begins_per_second,
+            begin_burst=bounds.begin_burst,
+            pending_connects=bounds.pending_connects,
+            pending_connects_per_circuit=bounds.pending_connects_per_circuit,
+            streams_per_address=bounds.streams_per_address,
+            connect_seconds=bounds.connect_seconds,
+            idle_seconds=bounds.idle_seconds,
+        ),
+    )
+
+
+class _Places:
+    """Give the addresses of all relays and authorities, read once per consensus (EXT-9)."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._consensuses: tuple[Any, ...] | None = None
+        self._places: frozenset[Address] = frozenset()
+
+    def __call__(self) -> Collection[Address]:
+        """Return the addresses as of now."""
+        usable = self._archive.usable
+        if usable != self._consensuses or self._consensuses is None:
+            self._consensuses = usable
+            relays = (entry.hop for consensus in usable for entry in consensus.relays)
+            authorities = (each.hop for each in self._archive.network.authorities)
+            self._places = frozenset(hop.address for hop in (*relays, *authorities))
+        return self._places

@@ -1,0 +1,85 @@
+"""Publishing: keys that grew old are replaced, and known here before anybody else learns them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import trio
+from trio.testing import MockClock
+
+from tests.support.directories import NETWORK, descriptor_of
+from tests.support.small_network import wall_clock
+from warren.directory.descriptor import Descriptor, read_descriptor
+from warren.directory.parameters import DAY
+from warren.identity import Hop, Suite, SystemKeys
+from warren.key_files import KeyFiles
+from warren.network.link import RelayKeys
+from warren.roles.archive import Archive
+from warren.roles.publisher import LIFETIME_SECONDS, Publisher
+from warren.storage import DataFolder
+
+
+@dataclass
+class Authorities:
+    """Stand for all authorities: they take every descriptor."""
+
+    onion_keys: list[bytes] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+    has_two: trio.Event = field(default_factory=trio.Event)
+
+    async def fetch(self, hop: Hop, method: str, path: str, body: bytes, *, limit: int) -> bytes:
+        self.onion_keys.append(read_descriptor(body, NETWORK.network_id).onion_key)
+        self.log.append("published")
+        if len(set(self.onion_keys)) == 2:
+            self.has_two.set()
+        return b""
+
+
+def describe(keys: RelayKeys, now: int, count: int) -> Descriptor:
+    return descriptor_of(
+        1,
+        peer_id=keys.identity.peer_id,
+        link_key=keys.link_keys[0].public,
+        onion_key=keys.onion_keys[0].public,
+        published=now,
+        counter=count,
+    )
+
+
+async def test_new_keys_are_told_before_they_are_published(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    folder = DataFolder(tmp_path)
+    files = KeyFiles(folder, SystemKeys())
+    born = wall_clock() - LIFETIME_SECONDS["onion"] - DAY
+    old = files.load("onion", born).current
+    keys = RelayKeys(
+        files.identity(), [files.load("link", wall_clock()).current], [old], (Suite.AESGCM,)
+    )
+    authorities, told = Authorities(), list[tuple[bytes, ...]]()
+    publisher = Publisher(
+        keys,
+        files,
+        Archive(NETWORK, folder, wall_clock),
+        authorities.fetch,
+        describe,
+        now=wall_clock,
+        rng=Random(1),
+    )
+
+    def note(changed: RelayKeys) -> None:
+        told.append(tuple(pair.public for pair in changed.onion_keys))
+        authorities.log.append("told")
+
+    publisher.on_new_keys.append(note)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(publisher.run)
+        await authorities.has_two.wait()
+        nursery.cancel_scope.cancel()
+
+    new = keys.onion_keys[0].public
+    assert told == [(new, old.public)]
+    assert set(authorities.onion_keys) == {old.public, new}
+    first_of_new = authorities.onion_keys.index(new)
+    before_it = [each for each in authorities.log if each == "published"][:first_of_new]
+    assert authorities.log[: first_of_new + 1] == [*before_it, "told"]
