@@ -21,6 +21,7 @@ from warren.network.circuits import Circuit, build_circuit
 from warren.network.link import LinkSettings
 from warren.network.links import Links
 from warren.network.turn import Turn
+from warren.service import LogStyle, set_up_logging
 
 _PER_LINK = 2000
 #: What a relay makes once, for its first circuits, is not counted.
@@ -33,6 +34,7 @@ _POLL_SECONDS = 0.05
 def measure(count: int, folder: Path) -> Mapping[str, float]:
     """Build `count` circuits through a fresh relay, let them rest, and destroy them, twice."""
     del folder
+    set_up_logging(LogStyle("warning"))  # the links here are the product's, and would tell of each
     links = math.ceil(count / _PER_LINK)
     with RealRelays([frozenset()] * (1 + links)) as network:
         return trio.run(_measure, network, count, links)
