@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import namespace, workers
+from benchmarks import growth, namespace, workers
 from benchmarks.measures import MEASURES, QUICK, Scale
 from benchmarks.origin import raise_file_limit
 from benchmarks.peers import DEFAULT_PEERS, PEERS, what_is_missing
@@ -28,6 +28,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the benchmark; return 1 when something failed, 2 when it cannot be run."""
     if arguments[:1] == ["workers"]:
         return workers.main(arguments)
+    if arguments[:1] == ["growth"]:
+        return growth.main(arguments[1:], _teller())
     given = _read_arguments(arguments)
     missing = what_is_missing(given.peers)
     if missing:
@@ -55,7 +57,8 @@ def _read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         prog="scripts/bench",
         description="Measure Warren's lab, and with --peers what else there is, in the same run. "
         "A complete run, neither --quick nor --only, is written to benchmarks/results.json and "
-        "benchmarks/results.svg. scripts/bench workers compares relays of several workers.",
+        "benchmarks/results.svg. scripts/bench workers compares relays of several workers, and "
+        "scripts/bench growth measures what a larger network costs.",
     )
     parser.add_argument("--quick", action="store_true", help="short: to see that it works")
     parser.add_argument("--runs", type=int, metavar="N", help="runs to take the median of (5)")

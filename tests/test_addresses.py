@@ -121,7 +121,10 @@ def test_the_wire_form_comes_back_as_it_was_and_says_its_length(
 ) -> None:
     encoded = address.encode()
 
-    assert Address.decode(encoded + more) == (address, len(encoded))
+    decoded, length = Address.decode(encoded + more)
+
+    assert (decoded, length) == (address, len(encoded))
+    assert decoded.ip == address.ip
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,10 @@ On the wire::
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
-from warren.errors import ProtocolError, expect
+from warren.errors import ProtocolError, expect, refuse
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -51,9 +50,10 @@ def _read_literal(text: str) -> tuple[IPAddress | None, str]:
 
 
 @lru_cache(maxsize=512)
-def _spell(packed: bytes) -> str:
-    """Return the text of an address of 4 or 16 bytes."""
-    return str(ipaddress.ip_address(packed))
+def _read_packed(packed: bytes) -> tuple[IPAddress, str]:
+    """Return the address of 4 or 16 bytes and its one spelling."""
+    ip = ipaddress.ip_address(packed)
+    return ip, str(ip)
 
 
 def _canonical_name(host: str) -> str:
@@ -67,27 +67,24 @@ def _canonical_name(host: str) -> str:
     return name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Address:
     """Hold a host, in its one canonical spelling, and a port of 0 to 65535.
 
-    Raises ValueError when made from anything else. Names are lower-case ASCII of at most 253
-    bytes (EXT-2); internationalised names must arrive as A-labels.
+    ``ip`` is the host as an IP address, or None when it is a name. Raises ValueError when made
+    from anything else. Names are lower-case ASCII of at most 253 bytes (EXT-2);
+    internationalised names must arrive as A-labels.
     """
 
     host: str
     port: int
-    if TYPE_CHECKING:
-
-        @property
-        def ip(self) -> IPAddress | None:
-            """Return the host as an IP address, or None when it is a name."""
+    ip: IPAddress | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         ip = parse_ip(self.host)
         host = _canonical_name(self.host) if ip is None else _read_literal(self.host)[1]
-        # Frozen for everybody else.
-        self.__dict__["host"], self.__dict__["ip"] = host, ip
+        object.__setattr__(self, "host", host)
+        object.__setattr__(self, "ip", ip)
         if not 0 <= self.port <= 0xFFFF:
             raise ValueError(f"port {self.port} is not between 0 and 65535")
 
@@ -123,21 +120,33 @@ class Address:
 
         Raises ProtocolError for anything but the one canonical encoding.
         """
-        expect(len(data) >= 2, f"an address of {len(data)} bytes, expected at least 4")
+        if len(data) < 2:
+            refuse(f"an address of {len(data)} bytes, expected at least 4")
         kind = data[0]
         if kind == _NAME:
-            start, length = 2, data[1]
-        else:
-            expect(kind in (_IPV4, _IPV6), f"address kind {kind}, expected 1, 4 or 6")
-            start, length = 1, 4 if kind == _IPV4 else 16
-        end = start + length
+            return cls._decode_name(data)
+        if kind not in (_IPV4, _IPV6):
+            refuse(f"address kind {kind}, expected 1, 4 or 6")
+        end = 5 if kind == _IPV4 else 17
         expect(len(data) >= end + 2, "an address is cut short")
-        raw = bytes(data[start:end])
+        ip, host = _read_packed(bytes(data[1:end]))
+        # A consensus has ten thousand of them, so the text is not read again. Each has one
+        # encoding, and two bytes are always a port.
+        address = object.__new__(cls)
+        object.__setattr__(address, "host", host)
+        object.__setattr__(address, "port", int.from_bytes(data[end : end + 2], "big"))
+        object.__setattr__(address, "ip", ip)
+        return address, end + 2
+
+    @classmethod
+    def _decode_name(cls, data: bytes) -> tuple["Address", int]:
+        end = 2 + data[1]
+        expect(len(data) >= end + 2, "an address is cut short")
         try:
-            host = raw.decode("ascii") if kind == _NAME else _spell(raw)
+            host = bytes(data[2:end]).decode("ascii")
             address = cls(host, int.from_bytes(data[end : end + 2], "big"))
         except ValueError as error:
             raise ProtocolError(f"not an address: {error}") from error
-        is_own = address.host == host and (address.ip is None) == (kind == _NAME)
+        is_own = address.host == host and address.ip is None
         expect(is_own, "an address in a spelling not its own")
         return address, end + 2

@@ -17,7 +17,7 @@ import nacl.signing
 from cryptography.hazmat.primitives.asymmetric import mlkem
 
 from warren.addresses import Address
-from warren.errors import ProtocolError, expect
+from warren.errors import ProtocolError, expect, refuse
 
 KEY_LENGTH = 32
 SIGNATURE_LENGTH = 64
@@ -39,7 +39,8 @@ class PeerId(bytes):
 
     def __new__(cls, raw: bytes) -> "PeerId":
         """Raise ProtocolError unless `raw` has 32 bytes."""
-        expect(len(raw) == KEY_LENGTH, f"a peer id of {len(raw)} bytes, expected 32")
+        if len(raw) != KEY_LENGTH:
+            refuse(f"a peer id of {len(raw)} bytes, expected 32")
         return super().__new__(cls, raw)
 
     @classmethod
@@ -95,7 +96,8 @@ def verify(peer_id: bytes, message: bytes, signature: bytes) -> bool:
 
 def _expect_key(key: bytes) -> None:
     # libsodium reads 32 bytes whatever it is given.
-    expect(len(key) == KEY_LENGTH, f"an X25519 key of {len(key)} bytes, expected 32")
+    if len(key) != KEY_LENGTH:
+        refuse(f"an X25519 key of {len(key)} bytes, expected 32")
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class SystemKeys:
         return ciphertext, secret
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Hop:
     """Hold what is needed to reach a relay and to make a circuit to it.
 

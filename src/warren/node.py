@@ -3,7 +3,8 @@
 Each function runs until it is cancelled. It holds its state folder against a second process,
 announces where it listens, and answers at its control socket. The roles themselves know no
 configuration files, no folders of others and no command line; here they are put together, and
-this is where to look for who owns what.
+this is where to look for who owns what. Publisher and authority are imported by those who are
+one, because a proxy should answer as soon as it is started.
 """
 
 import contextlib
@@ -13,13 +14,13 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from random import SystemRandom
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
+from warren import __version__
 from warren.addresses import Address
 from warren.config import (
     Config,
@@ -38,12 +39,10 @@ from warren.network.byte_streams import SocketListener, listening_socket
 from warren.network.link import RelayKeys
 from warren.peer import running_peer
 from warren.roles.archive import Archive
-from warren.roles.authority import BODY_LIMITS, Authority
 from warren.roles.client import Client
 from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.mirror import Directory
 from warren.roles.proxy import Proxy, ProxyLimits
-from warren.roles.publisher import Publisher
 from warren.roles.relay import Relay
 from warren.service import Announcer, LogStyle
 from warren.serving import Serving, answer_directory, relay_keys
@@ -52,6 +51,9 @@ from warren.storage import DataFolder
 from warren.workers.channel import Assignment, NewConsensus, NewKeys
 from warren.workers.foreman import Foreman
 from warren.workers.shares import make_assignment
+
+if TYPE_CHECKING:
+    from warren.roles.publisher import Publisher
 
 Statistics = Callable[[], Awaitable[Mapping[str, Any]]]
 
@@ -107,6 +109,8 @@ async def run_proxy(config: Config, network: NetworkFile, announcer: Announcer) 
 
 async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) -> None:
     """Be a relay, and an exit where ``config.exit`` says so."""
+    from warren.roles.publisher import Publisher
+
     wanted = config.relay
     assert wanted is not None
     with holding_state(config, "relay") as folder:
@@ -165,6 +169,8 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
 
 async def run_authority(config: Config, network: NetworkFile, announcer: Announcer) -> None:
     """Be the authority ``config.authority.name`` of `network`."""
+    from warren.roles.authority import BODY_LIMITS, Authority
+
     wanted = config.authority
     assert wanted is not None
     entry = next((each for each in network.authorities if each.name == wanted.name), None)
@@ -230,7 +236,7 @@ def _make_foreman(
     listening: socket.socket,
     assign: Callable[[bytes | None], Assignment],
     archive: Archive,
-    publisher: Publisher,
+    publisher: "Publisher",
 ) -> Foreman:
     """Return what runs the workers, and let them know of every new key and consensus."""
     assert config.relay is not None
@@ -266,7 +272,7 @@ def _describe(
         policy=exits.exit_policy.rules,
         family=wanted.family,
         contact=wanted.contact,
-        version=f"warren {version('warren')}",
+        version=f"warren {__version__}",
     )
 
 
@@ -285,7 +291,7 @@ async def _answering(path: Path, statistics: Statistics) -> AsyncIterator[None]:
     """Answer at the control socket while inside; memory and time are the process's own."""
 
     async def all_statistics() -> dict[str, Any]:
-        return {"pid": os.getpid(), "version": version("warren"), **await statistics()}
+        return {"pid": os.getpid(), "version": __version__, **await statistics()}
 
     async with serve_control(path, all_statistics):
         yield

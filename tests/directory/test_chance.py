@@ -55,6 +55,15 @@ def test_every_number_draws_somebody(weights: list[int], number: float) -> None:
     assert weights[drawn] > 0 or number > 0.99 or not any(weights)
 
 
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=200).filter(any), st.integers(0, 1023))
+def test_a_draw_is_where_counting_up_the_weights_arrives(weights: list[int], ticket: int) -> None:
+    lottery = Lottery(range(len(weights)), weights.__getitem__)
+
+    drawn = lottery.draw(Always(ticket / 1024))  # exact, so that no rounding blurs the borders
+
+    assert sum(weights[:drawn]) * 1024 <= ticket * sum(weights) < sum(weights[: drawn + 1]) * 1024
+
+
 @given(st.lists(st.integers(0, 2**60), max_size=20), st.integers())
 def test_a_shuffle_has_everybody_once_and_the_weightless_last(
     weights: list[int], seed: int

@@ -1,3 +1,4 @@
+import itertools
 import random
 import time
 from collections import Counter
@@ -9,7 +10,7 @@ from tests.support.imagined import consensus, peer, random_consensus, relay
 from warren.addresses import Address
 from warren.directory.consensus import Consensus
 from warren.directory.path import PathIndex, choose_path, index_of
-from warren.directory.path_search import MOST_HOPS
+from warren.directory.path_search import MOST_HOPS, Closeness
 from warren.directory.relays import Flag, RelayEntry
 from warren.errors import DirectoryError
 from warren.identity import PeerId
@@ -95,6 +96,14 @@ def test_a_hundred_thousand_paths_break_no_rule() -> None:  # T71
             referee.check(path, length)
             paths += 1
     assert refusals < 50
+
+
+def test_relays_clash_exactly_when_one_hand_may_hold_both() -> None:
+    rng, closeness = random.Random(72), Closeness(v4_bits=16, v6_bits=32)
+    for _ in range(10):
+        for a, b in itertools.combinations(random_consensus(rng, 60).relays, 2):
+            assert closeness.clash(a, b) == closeness.clash(b, a) == are_of_one_hand(a, b)
+            assert closeness.clash(a, a)
 
 
 def test_a_path_begins_with_the_first_guard_and_ends_with_an_exit() -> None:

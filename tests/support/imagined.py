@@ -3,6 +3,7 @@
 Relay number 7 has a peer id made of 7, and an address in a /16 of its own.
 """
 
+import ipaddress
 import random
 from collections.abc import Iterable
 
@@ -82,3 +83,13 @@ def random_consensus(rng: random.Random, count: int) -> Consensus:
             )
         )
     return consensus(relays)
+
+
+def random_rule(rng: random.Random) -> str:
+    """Make a rule of an exit policy about few addresses and few ports, so that rules overlap."""
+    four = ipaddress.ip_network((rng.getrandbits(32), rng.randint(0, 4)), strict=False)
+    six = ipaddress.ip_network((rng.getrandbits(128), rng.randint(1, 4)), strict=False)
+    host = rng.choice(["*", "*", "*4", "*6", str(four), f"[{six.network_address}]/{six.prefixlen}"])
+    low = rng.randint(1, 40)
+    ports = rng.choice(["*", f"{low}", f"{low}-{low + rng.randint(0, 9)}", f"{low},{low + 2}"])
+    return f"{rng.choice(['accept', 'reject', 'accept6', 'reject6'])} {host}:{ports}"

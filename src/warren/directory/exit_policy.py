@@ -106,27 +106,32 @@ class ExitPolicy:
     @property
     def is_exit(self) -> bool:
         """Tell whether there is anything at all that the rules accept."""
-        return any(self.opens(start) for start in self._starts)
+        return any(self.glance_at(start).is_open for start in self._starts)
 
     def allows(self, ip: IPAddress, port: int) -> bool:
         """Tell whether the rules let a stream go to `ip` at `port`; port 0 never is."""
-        value = int(ip)
-        for low, high, accepts in self._spans(port, ip.version):
-            if low <= value <= high:
-                return accepts
-        return False
+        return self.at(port).allows(ip)
 
     def opens(self, port: int) -> bool:
         """Tell whether any address at all may be allowed at `port`; for an exit's first look."""
-        return any(accepts for version in EVERYWHERE for *_, accepts in self._spans(port, version))
+        return self.at(port).is_open
 
     def might_allow(self, port: int) -> bool:
-        """Tell whether a name is likely to be allowed at `port`; for choosing an exit.
+        """Tell whether a name is likely to be allowed at `port`; see ``PortRules``."""
+        return self.at(port).is_mostly_open
 
-        It is when half of all IPv4 or half of all IPv6 addresses are: an exit that opens a port
-        for a few addresses only is no help to somebody who does not know the address yet.
-        """
-        return any(_is_mostly_open(self._spans(port, version), version) for version in EVERYWHERE)
+    def at(self, port: int) -> "PortRules":
+        """Return what counts at `port`: a look-up, once the policy is compiled."""
+        if not 1 <= port <= MOST_PORT:
+            return _NOTHING
+        return self._table[bisect_right(self._starts, port) - 1]
+
+    def glance_at(self, port: int) -> "PortRules":
+        """Return the same without compiling: for who asks many policies about few ports."""
+        if not 1 <= port <= MOST_PORT:
+            return _NOTHING
+        rules = [rule for rule in self.parsed if rule.covers(port)]
+        return PortRules(*(_unshadowed(rules, version) for version in EVERYWHERE))
 
     @cached_property
     def summary(self) -> str:
@@ -137,11 +142,6 @@ class ExitPolicy:
         ports = _join(tuple((start, end - 1) for start, end, wanted in ranges if wanted))
         return f"accept {render_ports(ports)}" if ports else "reject *"
 
-    def _spans(self, port: int, version: int) -> tuple[Span, ...]:
-        if not 1 <= port <= MOST_PORT:
-            return ()
-        return self._table[version][bisect_right(self._starts, port) - 1]
-
     @cached_property
     def _starts(self) -> list[int]:
         """Return the ports at which another set of rules begins to count; the first is 1."""
@@ -151,8 +151,8 @@ class ExitPolicy:
         return sorted({1, *bounds} - {MOST_PORT + 1})
 
     @cached_property
-    def _table(self) -> dict[int, list[tuple[Span, ...]]]:
-        return {version: self._compile(version) for version in EVERYWHERE}
+    def _table(self) -> list["PortRules"]:
+        return list(map(PortRules, *map(self._compile, EVERYWHERE)))
 
     def _compile(self, version: int) -> list[tuple[Span, ...]]:
         """Return for each range of ports the spans that count there, without shadowed ones."""
@@ -167,6 +167,54 @@ class ExitPolicy:
                         for start, end, accepts in spans:
                             cell.setdefault((start, end), accepts)
         return [tuple((*bounds, accepts) for bounds, accepts in cell.items()) for cell in cells]
+
+
+@dataclass(frozen=True, slots=True)
+class PortRules:
+    """Hold what a policy comes to at one port: its spans of each family, first match first.
+
+    Policies that are equal here open the same at this port, however else they differ.
+    """
+
+    four: tuple[Span, ...]
+    six: tuple[Span, ...]
+
+    def allows(self, ip: IPAddress) -> bool:
+        """Tell whether `ip` may be connected to."""
+        value = int(ip)
+        for low, high, accepts in self.four if ip.version == 4 else self.six:
+            if low <= value <= high:
+                return accepts
+        return False
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether any address at all may be."""
+        return any(accepts for *_, accepts in (*self.four, *self.six))
+
+    @property
+    def is_mostly_open(self) -> bool:
+        """Tell whether a name is likely to be allowed; for choosing an exit.
+
+        It is when half of all IPv4 or half of all IPv6 addresses are: an exit that opens a port
+        for a few addresses only is no help to somebody who does not know the address yet.
+        """
+        return _is_mostly_open(self.four, 4) or _is_mostly_open(self.six, 6)
+
+
+_NOTHING = PortRules((), ())
+
+
+def _unshadowed(rules: Iterable[ExitRule], version: int) -> tuple[Span, ...]:
+    """Return the spans of `rules` that can decide anything."""
+    everything = network_bounds(EVERYWHERE[version])
+    found: dict[tuple[int, int], bool] = {}
+    for rule in rules:
+        for start, end, accepts in rule.spans(version):
+            found.setdefault((start, end), accepts)
+        if everything in found:
+            break
+    return tuple((*bounds, accepts) for bounds, accepts in found.items())
 
 
 @lru_cache(maxsize=1024)

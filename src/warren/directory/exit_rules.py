@@ -48,6 +48,10 @@ class ExitRule:
         mine = (network for network in self.networks if network.version == version)
         return [(*network_bounds(network), self.accepts) for network in mine]
 
+    def covers(self, port: int) -> bool:
+        """Tell whether the rule counts at `port`."""
+        return any(low <= port <= high for low, high in self.ports)
+
     def names_port(self, port: int) -> bool:
         """Tell whether the rule was written for `port`, not for a range it falls into."""
         return (port, port) in self.ports

@@ -52,6 +52,8 @@ DESPERATE_SECONDS = 3.0
 #: A sample that does not answer grows only after this time: a short outage must not cost guards.
 GROWTH_SECONDS = 60.0
 
+_NEEDED = frozenset({Flag.GUARD, Flag.RUNNING})
+
 
 class GuardSet:
     """Own the guards of one client: the sample in its order, and who of it answers.
@@ -261,7 +263,7 @@ class GuardSet:
 
 def _is_eligible(entry: RelayEntry) -> bool:
     """Tell whether a client may begin at this relay; behind gateways nobody can dial it."""
-    return entry.flags >= {Flag.GUARD, Flag.RUNNING} and not entry.gateways
+    return entry.flags >= _NEEDED and not entry.gateways
 
 
 def _some_time_ago(now: float, most_seconds: float, rng: Chance) -> float:

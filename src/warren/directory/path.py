@@ -3,7 +3,8 @@
 The exit is drawn first, because the target narrows it most, then the first guard that fits it,
 then the middles; all by weight. Relays of the wrong kind, family or network are drawn again, so
 choosing from ten thousand costs no more than from a hundred. What can be computed once for a
-consensus stands in its ``PathIndex``; which relays fit together is in ``path_search``.
+consensus stands in its ``PathIndex``; which exits open a target is in ``exit_index``, and which
+relays fit together in ``path_search``.
 """
 
 from collections.abc import Iterable, Iterator, Sequence, Set
@@ -14,12 +15,14 @@ from itertools import chain
 from warren.addresses import Address
 from warren.directory.chance import Chance, Lottery
 from warren.directory.consensus import Consensus
-from warren.directory.exit_policy import ExitPolicy
+from warren.directory.exit_index import ExitIndex, Exits, fits, read_policy
 from warren.directory.parameters import Parameters
-from warren.directory.path_search import Node, Pool, Search, weight_of
+from warren.directory.path_search import Closeness, Pool, Search, weight_of
 from warren.directory.relays import Flag, RelayEntry
 from warren.errors import DirectoryError
 from warren.identity import PeerId
+
+__all__ = ["PathIndex", "choose_path", "index_of", "read_policy"]
 
 SHORTEST, LONGEST = 2, 5
 #: Exits are kept ready for so many kinds of targets.
@@ -35,18 +38,15 @@ class PathIndex:
     """
 
     def __init__(self, consensus: Consensus, parameters: Parameters | None = None) -> None:
-        self._parameters = parameters or consensus.parameters
+        parameters = parameters or consensus.parameters
+        self._consensus = consensus
+        self._closeness = Closeness(parameters.subnet_v4_prefix, parameters.subnet_v6_prefix)
         running = [entry for entry in consensus.relays if Flag.RUNNING in entry.flags]
-        self._nodes = {entry.peer_id: self._make_node(entry) for entry in running}
-        self._total = sum(entry.weight for entry in running)
-        self._middles = self._pools(list(self._nodes.values()), rather_without=Flag.EXIT)
-        by_policy: dict[ExitPolicy, list[Node]] = {}
-        for node in self._nodes.values():
-            policy = read_policy(node.entry.policy)
-            if policy is not None and Flag.EXIT in node.entry.flags:
-                by_policy.setdefault(policy, []).append(node)
-        self._exits = list(by_policy.items())
-        self._exit_pools: dict[tuple[tuple[int, ...], str | None], Sequence[Pool]] = {}
+        self._running = len(running)
+        self._total = sum(map(weight_of, running))
+        self._middles = self._pools(running, rather_without=Flag.EXIT)
+        self._exits = ExitIndex(entry for entry in running if Flag.EXIT in entry.flags)
+        self._exit_pools: dict[tuple[Exits, str | None], Sequence[Pool]] = {}
 
     def choose(
         self,
@@ -64,58 +64,43 @@ class PathIndex:
         assert SHORTEST <= length <= LONGEST, f"a path of {length} relays"
         banned = avoid if own is None else avoid | {own}
         exits = self._find_exits(target, exit_id, country)
-        first = [(node,) for node in self._find_guards(guards) if node.peer_id not in banned]
+        first = [(entry,) for entry in self._find_guards(guards) if entry.peer_id not in banned]
         if not first:
             raise DirectoryError("no guard to begin a path with is listed and may be used")
-        search = Search(self._nodes, banned, rng)
+        search = Search(self._find, self._closeness, banned, rng)
         middles = [lambda: search.positions(self._middles)] * (length - 2)
         found = search.complete([], [lambda: search.positions(exits), lambda: first, *middles])
         if found is None:
             raise DirectoryError(
-                f"no path of {length} relays to {target or 'an exit'}: the {len(self._nodes)} "
+                f"no path of {length} relays to {target or 'an exit'}: the {self._running} "
                 "running relays are too few in different networks and families"
             )
         last, *others = found
-        return tuple(node.entry for position in (*others, last) for node in position)
+        return tuple(chain.from_iterable((*others, last)))
 
-    def _make_node(self, entry: RelayEntry) -> Node:
-        return Node(
-            entry,
-            entry.peer_id,
-            self._network_of(entry.hop.address),
-            frozenset(entry.family),
-            frozenset(entry.gateways),
-        )
+    def _find(self, peer_id: PeerId) -> RelayEntry | None:
+        entry = self._consensus.get(peer_id)
+        return entry if entry is not None and Flag.RUNNING in entry.flags else None
 
-    def _network_of(self, address: Address) -> tuple[int, int] | None:
-        """Return the family and the leading bits that no other hop's address may have."""
-        ip = address.ip
-        if ip is None:
-            return None
-        is_four = ip.version == 4
-        parameters = self._parameters
-        prefix = parameters.subnet_v4_prefix if is_four else parameters.subnet_v6_prefix
-        return ip.version, int(ip) >> (ip.max_prefixlen - prefix)
-
-    def _pools(self, nodes: list[Node], *, rather_without: Flag) -> Sequence[Pool]:
+    def _pools(self, entries: Sequence[RelayEntry], *, rather_without: Flag) -> Sequence[Pool]:
         """Return the pools to draw from, the better one first.
 
         Relays that are good for something scarcer are left for it, unless the others together
         carry less than a third of the network.
         """
-        others = [node for node in nodes if rather_without not in node.entry.flags]
-        everyone = Lottery(nodes, weight_of)
-        if not others or len(others) == len(nodes):
+        others = [entry for entry in entries if rather_without not in entry.flags]
+        everyone = Lottery(entries, weight_of)
+        if not others or len(others) == len(entries):
             return (everyone,)
         is_scarce = 3 * sum(map(weight_of, others)) < self._total
         return (everyone,) if is_scarce else (Lottery(others, weight_of), everyone)
 
-    def _find_guards(self, guards: Iterable[PeerId | RelayEntry]) -> Iterator[Node]:
+    def _find_guards(self, guards: Iterable[PeerId | RelayEntry]) -> Iterator[RelayEntry]:
         for guard in guards:
             if isinstance(guard, RelayEntry):  # a bridge: in no consensus
-                yield self._make_node(guard)
-            elif (node := self._nodes.get(guard)) is not None and not node.gateways:
-                yield node
+                yield guard
+            elif (entry := self._find(guard)) is not None and not entry.gateways:
+                yield entry
 
     def _find_exits(
         self, target: Address | None, exit_id: PeerId | None, country: str | None
@@ -125,31 +110,30 @@ class PathIndex:
             return (Lottery([self._find_exit(exit_id, target)], weight_of),)
         if not self._exits:
             raise DirectoryError("no exit is listed that works")
-        kinds = tuple(i for i, (policy, _) in enumerate(self._exits) if _fits(policy, target))
-        if not kinds:
+        exits = self._exits.find(target)
+        if not exits.relays:
             raise DirectoryError(f"no exit allows {_text(target)}")
-        if (pools := self._exit_pools.get((kinds, country))) is None:
+        if (pools := self._exit_pools.get((exits, country))) is None:
             if len(self._exit_pools) >= _MOST_POOLS:
                 self._exit_pools.clear()
-            pools = self._exit_pools[kinds, country] = self._make_exit_pools(kinds, country)
+            pools = self._exit_pools[exits, country] = self._make_exit_pools(exits, country)
         if not pools:
             raise DirectoryError(f"no exit in country {country!r} allows {_text(target)}")
         return pools
 
-    def _make_exit_pools(self, kinds: Iterable[int], country: str | None) -> Sequence[Pool]:
-        able = chain.from_iterable(self._exits[kind][1] for kind in kinds)
-        nodes = [node for node in able if country in (None, node.entry.country)]
-        return self._pools(nodes, rather_without=Flag.GUARD) if nodes else ()
+    def _make_exit_pools(self, exits: Exits, country: str | None) -> Sequence[Pool]:
+        entries = [entry for entry in exits.relays if country in (None, entry.country)]
+        return self._pools(entries, rather_without=Flag.GUARD) if entries else ()
 
-    def _find_exit(self, exit_id: PeerId, target: Address | None) -> Node:
-        node = self._nodes.get(exit_id)
-        if node is None:
+    def _find_exit(self, exit_id: PeerId, target: Address | None) -> RelayEntry:
+        entry = self._find(exit_id)
+        if entry is None:
             raise DirectoryError(f"{exit_id!r}, which should be the exit, is not listed as running")
         if target is not None:
-            policy = read_policy(node.entry.policy)
-            if policy is None or not _fits(policy, target):
+            policy = read_policy(entry.policy)
+            if policy is None or not fits(policy, target):
                 raise DirectoryError(f"{exit_id!r}, which should be the exit, rejects {target}")
-        return node
+        return entry
 
 
 def choose_path(
@@ -211,23 +195,6 @@ def index_of(consensus: Consensus, parameters: Parameters | None = None) -> Path
 @lru_cache(maxsize=4)
 def _index_of(key: _Same) -> PathIndex:
     return PathIndex(key.consensus, key.parameters)
-
-
-@lru_cache(maxsize=1024)
-def read_policy(rules: tuple[str, ...]) -> ExitPolicy | None:
-    """Return the policy of a listed relay; one that cannot be read opens nothing for us."""
-    try:
-        return ExitPolicy.parse(rules) if rules else None
-    except ValueError:
-        return None
-
-
-def _fits(policy: ExitPolicy, target: Address | None) -> bool:
-    if target is None:
-        return policy.is_exit
-    if target.ip is not None:
-        return policy.allows(target.ip, target.port)
-    return policy.might_allow(target.port)
 
 
 def _text(target: Address | None) -> str:

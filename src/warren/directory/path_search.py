@@ -5,7 +5,7 @@ search draws by lot, so in a large network the first draws mostly fit; where the
 through everything there is, as far as its patience lasts.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from warren.directory.chance import Chance, Lottery
@@ -18,38 +18,44 @@ MOST_HOPS = 7
 _DRAWS = 16
 _PATIENCE = 20_000
 
+Position = tuple[RelayEntry, ...]
+Pool = Lottery[RelayEntry]
+Find = Callable[[PeerId], RelayEntry | None]
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Node:
-    """Hold what decides whether a relay may be in a path with another."""
 
-    entry: RelayEntry
-    peer_id: PeerId
-    network: tuple[int, int] | None
-    family: frozenset[PeerId]
-    gateways: frozenset[PeerId]
+@dataclass(frozen=True, slots=True)
+class Closeness:
+    """Tell which relays one hand may hold; of an address so many leading bits count (PATH-1)."""
 
-    def clashes(self, other: "Node") -> bool:
-        """Tell whether one hand may hold both (PATH-1)."""
+    v4_bits: int
+    v6_bits: int
+
+    def clash(self, one: RelayEntry, other: RelayEntry) -> bool:
+        """Tell whether `one` and `other` may not be in one path."""
+        if one.peer_id == other.peer_id or self._are_near(one, other):
+            return True
+        if one.family and one.peer_id in other.family and other.peer_id in one.family:
+            return True
         return (
-            self.peer_id == other.peer_id
-            or (self.network is not None and self.network == other.network)
-            or (self.peer_id in other.family and other.peer_id in self.family)
-            or self.peer_id in other.gateways
-            or other.peer_id in self.gateways
-            or not self.gateways.isdisjoint(other.gateways)
+            one.peer_id in other.gateways
+            or other.peer_id in one.gateways
+            or any(gateway in other.gateways for gateway in one.gateways)
         )
 
-
-Position = tuple[Node, ...]
-Pool = Lottery[Node]
+    def _are_near(self, one: RelayEntry, other: RelayEntry) -> bool:
+        a, b = one.hop.address.ip, other.hop.address.ip
+        if a is None or b is None or a.version != b.version:
+            return False
+        bits = self.v4_bits if a.version == 4 else self.v6_bits
+        return (int(a) ^ int(b)) >> (a.max_prefixlen - bits) == 0
 
 
 @dataclass(slots=True)
 class Search:
     """Go through positions that fit together, and own how long that may go on."""
 
-    nodes: Mapping[PeerId, Node]
+    find: Find
+    closeness: Closeness
     banned: Set[PeerId]
     rng: Chance
     patience: int = _PATIENCE
@@ -75,28 +81,29 @@ class Search:
         for pool in pools:
             for _ in range(_DRAWS):
                 yield from self._around(pool.draw(self.rng))
-            for node in pool.shuffled(self.rng):
-                yield from self._around(node)
+            for entry in pool.shuffled(self.rng):
+                yield from self._around(entry)
 
-    def _around(self, node: Node) -> Iterator[Position]:
-        """Yield `node` as a position, or with each of its gateways in turn (protocol §8)."""
-        if not node.gateways:
-            yield (node,)
+    def _around(self, entry: RelayEntry) -> Iterator[Position]:
+        """Yield `entry` as a position, or with each of its gateways in turn (protocol §8)."""
+        if not entry.gateways:
+            yield (entry,)
             return
-        known = [self.nodes[peer_id] for peer_id in node.entry.gateways if peer_id in self.nodes]
+        known = [found for peer_id in entry.gateways if (found := self.find(peer_id)) is not None]
         for gateway in Lottery(known, weight_of).shuffled(self.rng):
             if not gateway.gateways:
-                yield gateway, node
+                yield gateway, entry
 
     def _fits(self, position: Position, chosen: list[Position], slots_left: int) -> bool:
-        if any(node.peer_id in self.banned for node in position):
+        if any(entry.peer_id in self.banned for entry in position):
             return False
-        others = [node for other in chosen for node in other]
+        others = [entry for other in chosen for entry in other]
         if len(others) + len(position) + slots_left > MOST_HOPS:
             return False
-        return not any(node.clashes(other) for node in position for other in others)
+        clash = self.closeness.clash
+        return not any(clash(entry, other) for entry in position for other in others)
 
 
-def weight_of(node: Node) -> int:
-    """Return how often `node` is drawn, against others."""
-    return node.entry.weight
+def weight_of(entry: RelayEntry) -> int:
+    """Return how often `entry` is drawn, against others."""
+    return entry.weight

@@ -6,7 +6,7 @@ What the relay says of itself stands in its ``Descriptor``; this is what the net
 from dataclasses import dataclass
 from enum import StrEnum
 
-from warren.errors import expect
+from warren.errors import refuse
 from warren.identity import Hop, PeerId
 
 #: The country of a relay of which nobody knows it.
@@ -50,8 +50,10 @@ class RelayEntry:
     gateways: tuple[PeerId, ...] = ()
 
     def __post_init__(self) -> None:
-        expect(self.weight >= 0, f"a relay of weight {self.weight}, expected 0 or more")
-        expect(is_country(self.country), f"{self.country[:16]!r} is no country code")
+        if self.weight < 0:
+            refuse(f"a relay of weight {self.weight}, expected 0 or more")
+        if not is_country(self.country):
+            refuse(f"{self.country[:16]!r} is no country code")
 
     @property
     def peer_id(self) -> PeerId:

@@ -113,7 +113,7 @@ def _candidates(
             if descriptor and _is_current(descriptor, vote.valid_after, parameters):
                 found.setdefault(descriptor.peer_id, []).append((descriptor, opinion))
     return {
-        peer_id: _Candidate(min(pairs, key=_newest_first)[0], tuple(o for _, o in pairs))
+        peer_id: _Candidate(_newest(pairs), tuple(o for _, o in pairs))
         for peer_id, pairs in found.items()
         if 2 * len(pairs) > len(votes)
     }
@@ -125,6 +125,13 @@ def _readable(opinion: Opinion, read: ReadDescriptor) -> Descriptor | None:
         return read(opinion.descriptor)
     except ProtocolError:
         return None
+
+
+def _newest(pairs: Sequence[tuple[Descriptor, Opinion]]) -> Descriptor:
+    first = pairs[0][0]
+    if all(descriptor is first for descriptor, _ in pairs):  # as nearly always
+        return first
+    return min(pairs, key=_newest_first)[0]
 
 
 def _newest_first(pair: tuple[Descriptor, Opinion]) -> tuple[int, int, bytes]:
@@ -168,23 +175,26 @@ def _with_listed_gateways(entries: Sequence[RelayEntry]) -> list[RelayEntry]:
     kept = []
     for entry in entries:
         gateways = tuple(peer for peer in entry.gateways if peer in dialable)
-        if gateways or not entry.gateways:
+        if gateways == entry.gateways:
+            kept.append(entry)
+        elif gateways:
             kept.append(replace(entry, gateways=gateways))
     return kept
 
 
 def _with_mutual_families(entries: Sequence[RelayEntry]) -> list[RelayEntry]:
     """Keep of each family those that name each other: a stranger can push nobody aside."""
-    families = {entry.peer_id: frozenset(entry.family) for entry in entries}
-    return [
-        replace(
-            entry,
-            family=tuple(
-                peer
-                for peer in entry.family
-                if peer != entry.peer_id and entry.peer_id in families.get(peer, ())
-            ),
+    families = {entry.peer_id: frozenset(entry.family) for entry in entries if entry.family}
+
+    def mutual(entry: RelayEntry) -> tuple[PeerId, ...]:
+        return tuple(
+            peer
+            for peer in entry.family
+            if peer != entry.peer_id and entry.peer_id in families.get(peer, ())
         )
+
+    return [
+        entry if (family := mutual(entry)) == entry.family else replace(entry, family=family)
         for entry in entries
     ]
 
