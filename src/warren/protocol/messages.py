@@ -16,7 +16,12 @@ from enum import IntEnum, IntFlag
 from warren.addresses import Address
 from warren.errors import EndReason, ProtocolError, expect
 from warren.identity import KEY_LENGTH, PeerId, Suite
-from warren.protocol.cells import NK_MESSAGE_1_LENGTH, NK_MESSAGE_2_LENGTH, decode_suite
+from warren.protocol.cells import (
+    NK_MESSAGE_1_LENGTH,
+    NK_MESSAGE_2_LENGTH,
+    are_zeros,
+    decode_suite,
+)
 
 MESSAGE_HEADER = struct.Struct(">BIH")
 MESSAGE_HEADER_LENGTH = MESSAGE_HEADER.size
@@ -197,6 +202,5 @@ def read_messages(payload: memoryview) -> list[tuple[int, int, memoryview]]:
         expect(at <= size, "a relay message that runs past its cell")
         messages.append((command, stream, payload[start:at]))
     expect(bool(messages), "a cell without a relay message")
-    if at < size:
-        expect(payload[at:] == bytes(size - at), "bytes behind the last relay message")
+    expect(are_zeros(payload[at:]), "bytes behind the last relay message")
     return messages
