@@ -12,6 +12,7 @@ import socket
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import trio
@@ -186,13 +187,14 @@ class SocketStream(ByteStream):
         self._socket = sock
         self._waiting = 0  # tasks that wait for it
         try:
-            if sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.remote = remote or _address_of(sock.getpeername())
-            self.local = _address_of(sock.getsockname())
         except OSError as error:  # the other side is gone already
             sock.close()
             raise _broken(error) from error
+
+    @cached_property
+    def local(self) -> Address:  # type: ignore[override]  # few ask, and asking costs a call
+        return _address_of(self._socket.getsockname())
 
     def keep_send_queue_short(self) -> None:
         option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
@@ -366,8 +368,12 @@ class SocketNetwork(Network):
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
-            code = sock.connect_ex((address.host, address.port))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            place = (address.host, address.port)
+            code = sock.connect_ex(place)
             if code == errno.EINPROGRESS:
+                code = sock.connect_ex(place)  # a neighbour has answered by now
+            if code == errno.EALREADY:
                 await trio.lowlevel.wait_writable(sock)
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
@@ -394,6 +400,7 @@ def listening_socket(address: Address) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what it accepts inherits it
         sock.bind((address.host, address.port))
         sock.listen(4096)
     except OSError as error:
