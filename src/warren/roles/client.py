@@ -21,6 +21,7 @@ from warren.directory.relays import RelayEntry
 from warren.errors import CircuitError, DirectoryError, EndReason, ExitError, LinkError
 from warren.identity import PeerId
 from warren.network.circuits import Circuit, build_circuit
+from warren.network.expiry import Expiry
 from warren.network.link import Link
 from warren.network.links import Links
 from warren.network.streams import CircuitStream
@@ -81,6 +82,7 @@ class Client:
         self._allow_targets = frozenset(allow_targets)
         self._rng = rng or SystemRandom()
         self._pool = Pool(exempt=self._allow_targets.__contains__)
+        self._expiry = Expiry(links.turn.nursery, CONNECT_SECONDS)
         self._avoided: dict[PeerId, float] = {}
         self._building: dict[Hashable, trio.Event] = {}
         self._needs_spares = trio.Event()
@@ -102,52 +104,60 @@ class Client:
         failure: Exception = CircuitError("no circuit reached the target in time")
         avoid: set[PeerId] = set()
         refusals = 0
-        with trio.CancelScope(deadline=trio.current_time() + REQUEST_SECONDS):
-            for _ in range(MOST_ATTEMPTS):
-                try:
-                    slot = await self._slot_for(isolation, address, avoid)
-                except DirectoryError:
-                    if not avoid:
-                        raise
-                    avoid.clear()  # a small network has no other exit: ask the same again
-                    await trio.sleep(ASK_AGAIN_SECONDS)
-                    continue
-                try:
-                    return await self._connect(slot, address, early)
-                except ExitError as error:
-                    if error.reason not in _ELSEWHERE and error.reason is not EndReason.DESTROY:
-                        raise
-                    failure = error
-                    if error.reason is not EndReason.DESTROY:
-                        avoid.add(slot.exit_id)
-                        refusals += 1
-                except (CircuitError, trio.TooSlowError) as error:
-                    if isinstance(error, trio.TooSlowError):
-                        avoid.add(slot.exit_id)
-                    failure = error
-                self.retried += 1
-                if refusals >= MOST_REFUSALS:
-                    break
+        end = trio.current_time() + REQUEST_SECONDS
+        for _ in range(MOST_ATTEMPTS):
+            slot: Slot | None = None
+            try:
+                slot = self._pick(isolation, address, avoid)
+                if slot is None:
+                    with trio.fail_at(end):
+                        slot = await self._slot_for(isolation, address, avoid)
+                return await self._connect(slot, address, early)
+            except DirectoryError:
+                if not avoid:
+                    raise
+                avoid.clear()  # a small network has no other exit: ask the same again
+                await trio.sleep(ASK_AGAIN_SECONDS)
+                continue
+            except ExitError as error:
+                if error.reason not in _ELSEWHERE and error.reason is not EndReason.DESTROY:
+                    raise
+                failure = error
+                if error.reason is not EndReason.DESTROY:
+                    assert slot is not None
+                    avoid.add(slot.exit_id)
+                    refusals += 1
+            except (CircuitError, trio.TooSlowError) as error:
+                if isinstance(error, trio.TooSlowError) and slot is not None:
+                    avoid.add(slot.exit_id)
+                failure = error
+            self.retried += 1
+            if refusals >= MOST_REFUSALS or trio.current_time() >= end:
+                break
         if isinstance(failure, trio.TooSlowError):
             raise ExitError(EndReason.TIMEOUT) from failure
         raise failure
 
     async def _connect(self, slot: Slot, address: Address, early: bytes) -> CircuitStream:
+        """Begin a stream; raise ExitError when it is refused, TooSlowError without an answer."""
         circuit = slot.circuit
         assert isinstance(circuit, Circuit)
         stream = circuit.open_stream(address)
+        expiring = self._expiry.watch(stream.reset)
         try:
             if early:
                 stream.protocol.write(early)
                 circuit.turn.run()
-            scope = trio.CancelScope(deadline=trio.current_time() + CONNECT_SECONDS)
-            with scope:
-                connected = await stream.wait_connected()
-            if scope.cancelled_caught:
-                raise trio.TooSlowError
+            connected = await stream.wait_connected()
+        except ExitError as error:
+            if expiring.has_expired:
+                raise trio.TooSlowError from error
+            raise
         except BaseException:
             stream.reset()
             raise
+        finally:
+            expiring.is_over = True
         ip = connected.address.ip
         assert ip is not None
         if denied_reason(ip) is not None and connected.address not in self._allow_targets:
@@ -157,6 +167,16 @@ class Client:
         self.opened += 1
         return stream
 
+    def _pick(
+        self, isolation: Hashable, address: Address, avoid: Collection[PeerId]
+    ) -> Slot | None:
+        """Return a circuit that there is for the stream, or None."""
+        now = trio.current_time()
+        slot = self._pool.pick(isolation, address, now, avoid)
+        if slot is not None and slot.first_used == now:
+            self._needs_spares.set()
+        return slot
+
     async def _slot_for(
         self, isolation: Hashable, address: Address, avoid: Collection[PeerId]
     ) -> Slot:
@@ -165,11 +185,8 @@ class Client:
         Streams of one isolation that come at the same time wait for one circuit together.
         """
         while True:
-            now = trio.current_time()
-            slot = self._pool.pick(isolation, address, now, avoid)
+            slot = self._pick(isolation, address, avoid)
             if slot is not None:
-                if slot.first_used == now:
-                    self._needs_spares.set()
                 return slot
             building = self._building.get(isolation)
             if building is not None:

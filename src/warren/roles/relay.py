@@ -5,7 +5,6 @@ itself happens in ``protocol.circuit``, inside the reading step of a link. A str
 goes to the exit, if this relay is one, or to the directory mirror.
 """
 
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 
 import structlog
@@ -14,6 +13,7 @@ import trio
 from warren.addresses import Address
 from warren.errors import EndReason, ExitError, LinkError, ProtocolError
 from warren.identity import Hop, PeerId
+from warren.network.expiry import Expiry
 from warren.network.link import Link, LinkSettings
 from warren.network.links import Links
 from warren.network.streams import CircuitStream
@@ -75,15 +75,14 @@ class PassingCircuit:
 class _Extension:
     """Be the next leg's user until its CREATE is answered; then it is the circuit's."""
 
-    def __init__(self, relay: "Relay", machine: RelayCircuit, leg: Leg, deadline: float) -> None:
-        self.deadline = deadline
-        self.is_over = False
+    def __init__(self, relay: "Relay", machine: RelayCircuit, leg: Leg) -> None:
         self._relay, self._machine, self._leg = relay, machine, leg
+        self._expiring = relay.expiry.watch(self._expire)
         leg.user = self
 
     def receive_created(self, leg: Leg, message: bytes) -> None:
         """Join the circuit to the hop that said `message`."""
-        self.is_over = True
+        self._expiring.is_over = True
         if self._machine.is_closed:  # the origin did not want to wait
             leg.destroy()
         else:
@@ -96,19 +95,20 @@ class _Extension:
 
     def violation(self, leg: Leg, error: ProtocolError) -> None:
         """Give the next hop up."""
-        self.give_up(ExtendStatus.REFUSED)
+        leg.destroy()
+        self._refuse(ExtendStatus.REFUSED)
 
     def receive_run(self, *_: object) -> None:
         """Refuse: the next hop speaks only once the circuit goes through it."""
         raise ProtocolError("a cell from a hop that was not joined yet")
 
-    def give_up(self, status: ExtendStatus) -> None:
-        """Tell the origin why it gets no next hop, and that hop that it is not wanted any more."""
+    def _expire(self) -> None:
         self._leg.destroy()
-        self._refuse(status)
+        self._refuse(ExtendStatus.UNREACHABLE)
+        self._relay.turn.run()
 
     def _refuse(self, status: ExtendStatus) -> None:
-        self.is_over = True
+        self._expiring.is_over = True
         self._machine.refuse_extend(status)
 
 
@@ -128,21 +128,21 @@ class Relay:
         serve_exit: ServeExit = refuse_streams,
     ) -> None:
         assert settings.relay is not None
-        self._turn = turn
+        self.turn = turn
         self._settings = settings
         self._keys = settings.relay
         self._find_hops = find_hops
         self._serve_directory = serve_directory
         self._serve_exit = serve_exit
         self._circuits: set[PassingCircuit] = set()
-        self._extensions: deque[_Extension] = deque()  # in the order of their deadlines, nearly
+        self.expiry = Expiry(turn.nursery, EXTEND_SECONDS)
         self._cells_forward = self._cells_backward = 0
         self.links: Links | None = None  # set once, before the first circuit
         self.created = self.extended = self.refused = 0
 
     def start(self, work: Callable[..., Awaitable[None]], *arguments: object) -> None:
         """Run `work` as a task of its own, whose failure hurts nobody else (DOS-1)."""
-        self._turn.nursery.start_soon(self._guard, work, arguments)
+        self.turn.nursery.start_soon(self._guard, work, arguments)
 
     async def _guard(
         self, work: Callable[..., Awaitable[None]], arguments: tuple[object, ...]
@@ -155,7 +155,7 @@ class Relay:
                 assert isinstance(circuit, PassingCircuit)
                 circuit.machine.destroy()
         finally:
-            self._turn.run()
+            self.turn.run()
 
     # ---- circuits
 
@@ -193,17 +193,16 @@ class Relay:
     def extend(self, circuit: PassingCircuit, extend: Extend) -> None:
         """Join the circuit to the peer that EXTEND names, over a link there is or will be."""
         assert self.links is not None
-        deadline = trio.current_time() + EXTEND_SECONDS
         link = self.links.find(extend.peer_id)
         if link is None:
-            self.start(self._extend_later, circuit, extend, deadline)
+            self.start(self._extend_later, circuit, extend)
         else:
-            self._create(link, circuit.machine, extend, deadline)
+            self._create(link, circuit.machine, extend)
 
-    async def _extend_later(self, circuit: PassingCircuit, extend: Extend, deadline: float) -> None:
+    async def _extend_later(self, circuit: PassingCircuit, extend: Extend) -> None:
         machine = circuit.machine
         try:
-            with trio.fail_at(deadline):
+            with trio.fail_after(EXTEND_SECONDS):
                 link = await self._find_link(extend.peer_id)
         except (LinkError, trio.TooSlowError):
             machine.refuse_extend(ExtendStatus.UNREACHABLE)
@@ -211,29 +210,16 @@ class Relay:
         if link is None:
             machine.refuse_extend(ExtendStatus.UNKNOWN_PEER)
         elif not machine.is_closed:  # or the origin gave up while the link was made
-            self._create(link, machine, extend, deadline)
+            self._create(link, machine, extend)
 
-    def _create(self, link: Link, machine: RelayCircuit, extend: Extend, deadline: float) -> None:
+    def _create(self, link: Link, machine: RelayCircuit, extend: Extend) -> None:
         """Send the next hop its CREATE; its answer, or the want of one, does the rest."""
         try:
             leg = link.create(machine.depth + 1, extend.suite, extend.message)
         except LinkError:
             machine.refuse_extend(ExtendStatus.UNREACHABLE)
-            return
-        if not self._extensions:
-            self.start(self._expire_extensions)
-        self._extensions.append(_Extension(self, machine, leg, deadline))
-
-    async def _expire_extensions(self) -> None:
-        """Give up on next hops that do not answer, until there is none to wait for."""
-        extensions = self._extensions
-        while extensions:
-            if not extensions[0].is_over:
-                await trio.sleep_until(extensions[0].deadline)
-            extension = extensions.popleft()
-            if not extension.is_over:
-                extension.give_up(ExtendStatus.UNREACHABLE)
-                self._turn.run()
+        else:
+            _Extension(self, machine, leg)
 
     async def _find_link(self, peer_id: PeerId) -> Link | None:
         """Return a link to `peer_id`: one we have, or one to where a consensus says it is."""

@@ -1,0 +1,54 @@
+"""Expiry: what is not over after a fixed time is ended, by one task for all of them.
+
+A cancel scope for each would be the plain way. Where thousands a second begin and nearly all are
+over in a moment, entering and leaving it costs more than what it watches over.
+"""
+
+from collections import deque
+
+import trio
+
+from warren.network.readiness import Act
+
+
+class Expiring:
+    """Be one entry: ``act`` is called once unless ``is_over`` was set before its time."""
+
+    __slots__ = ("act", "deadline", "has_expired", "is_over")
+
+    def __init__(self, deadline: float, act: Act) -> None:
+        self.deadline = deadline
+        self.act = act
+        self.is_over = False
+        self.has_expired = False
+
+
+class Expiry:
+    """Own the entries that end after `seconds`, and the task in `nursery` that ends them.
+
+    The task lives while there are entries, at most `seconds` longer than the last one needed it.
+    """
+
+    def __init__(self, nursery: trio.Nursery, seconds: float) -> None:
+        self._nursery = nursery
+        self._seconds = seconds
+        self._entries: deque[Expiring] = deque()  # in the order of their deadlines
+
+    def watch(self, act: Act) -> Expiring:
+        """Call `act`, which must not wait, in `seconds`, unless the entry is over by then."""
+        entry = Expiring(trio.current_time() + self._seconds, act)
+        if not self._entries:
+            self._nursery.start_soon(self._expire)
+        self._entries.append(entry)
+        return entry
+
+    async def _expire(self) -> None:
+        entries = self._entries
+        while entries:
+            if not entries[0].is_over:
+                await trio.sleep_until(entries[0].deadline)
+            entry = entries[0]  # it stays there meanwhile: what watches now finds this task
+            if not entry.is_over:
+                entry.is_over = entry.has_expired = True
+                entry.act()
+            entries.popleft()
