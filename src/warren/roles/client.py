@@ -7,7 +7,8 @@ what was sent with its opening is kept until then. Which circuit a stream may us
 """
 
 from collections import deque
-from collections.abc import Collection, Hashable
+from collections.abc import Callable, Collection, Hashable
+from functools import partial
 from itertools import count
 from random import Random, SystemRandom
 
@@ -15,11 +16,13 @@ import structlog
 import trio
 
 from warren.addresses import Address
+from warren.directory.exit_index import Datagrams, Target
 from warren.directory.exit_policy import ExitPolicy, denied_reason
 from warren.directory.path import choose_path, read_policy
 from warren.directory.relays import RelayEntry
 from warren.errors import CircuitError, DirectoryError, EndReason, ExitError, LinkError
 from warren.identity import PeerId
+from warren.network.associations import CircuitAssociation
 from warren.network.circuits import Circuit, build_circuit
 from warren.network.expiry import Expiry
 from warren.network.link import Link
@@ -44,6 +47,7 @@ MOST_BUILDS = 8
 AVOID_SECONDS = 300.0
 _UPKEEP_SECONDS = 10.0
 
+_NO_POLICY = ExitPolicy(())
 _ELSEWHERE = frozenset(
     (
         EndReason.MISC,
@@ -167,9 +171,53 @@ class Client:
         self.opened += 1
         return stream
 
-    def _pick(
-        self, isolation: Hashable, address: Address, avoid: Collection[PeerId]
-    ) -> Slot | None:
+    async def open_association(
+        self, address: Address | None, isolation: Hashable
+    ) -> tuple[CircuitAssociation, Callable[[Address], bool]]:
+        """Return an association that reaches `address`, and what tells where else it may go.
+
+        With None its exit is one that sends any datagrams. Waits and raises as ``open_stream``.
+        """
+        target = Datagrams(None if address in self._allow_targets else address)
+        failure: Exception = CircuitError("no circuit reached an exit in time")
+        avoid: set[PeerId] = set()
+        for _ in range(MOST_ATTEMPTS):
+            with trio.move_on_after(REQUEST_SECONDS / MOST_ATTEMPTS):
+                try:
+                    slot = await self._slot_for(isolation, target, avoid)
+                except DirectoryError as error:
+                    raise (failure if avoid else error) from None
+                except CircuitError as error:
+                    failure = error
+                    continue
+                avoid.add(slot.exit_id)
+                try:
+                    return await self._associate(slot), partial(self._sends_to, slot)
+                except (ExitError, CircuitError) as error:
+                    failure = error
+            self.retried += 1
+        raise failure
+
+    def _sends_to(self, slot: Slot, address: Address) -> bool:
+        """Tell whether the exit of `slot` sends datagrams to `address`."""
+        return address in self._allow_targets or slot.allows(Datagrams(address))
+
+    async def _associate(self, slot: Slot) -> CircuitAssociation:
+        """Begin an association; raise ExitError when it is refused, also for want of an answer."""
+        assert isinstance(slot.circuit, Circuit)
+        association = slot.circuit.open_association()
+        expiring = self._expiry.watch(association.end)
+        try:
+            await association.wait_connected()
+        except BaseException:
+            association.end()
+            raise
+        finally:
+            expiring.is_over = True
+        self.opened += 1
+        return association
+
+    def _pick(self, isolation: Hashable, address: Target, avoid: Collection[PeerId]) -> Slot | None:
         """Return a circuit that there is for the stream, or None."""
         now = trio.current_time()
         slot = self._pool.pick(isolation, address, now, avoid)
@@ -178,7 +226,7 @@ class Client:
         return slot
 
     async def _slot_for(
-        self, isolation: Hashable, address: Address, avoid: Collection[PeerId]
+        self, isolation: Hashable, address: Target, avoid: Collection[PeerId]
     ) -> Slot:
         """Return a circuit for the stream; build one when none fits.
 
@@ -203,7 +251,7 @@ class Client:
 
     # ---- circuits
 
-    async def _build(self, target: Address | None, avoid: Collection[PeerId] = ()) -> Slot:
+    async def _build(self, target: Target | None, avoid: Collection[PeerId] = ()) -> Slot:
         """Build a circuit whose exit lets `target` through; the pool has it then."""
         failure: Exception | None = None
         for attempt in range(MOST_BUILDS):
@@ -221,7 +269,7 @@ class Client:
             return slot
         raise CircuitError(f"no circuit could be built: {failure}")
 
-    async def _build_once(self, target: Address | None, avoid: Collection[PeerId]) -> Slot:
+    async def _build_once(self, target: Target | None, avoid: Collection[PeerId]) -> Slot:
         path = await self._choose_path(target, avoid)
         guard = path[0]
         try:
@@ -237,8 +285,16 @@ class Client:
                 until = trio.current_time() + AVOID_SECONDS
                 self._avoided[path[error.hop].peer_id] = until
             raise
-        policy = read_policy(path[-1].policy) or ExitPolicy(())
-        slot = Slot(circuit, path, policy, trio.current_time(), next(self._numbers))
+        policy = read_policy(path[-1].policy) or _NO_POLICY
+        udp_policy = read_policy(path[-1].udp_policy) or _NO_POLICY
+        slot = Slot(
+            circuit,
+            path,
+            policy,
+            trio.current_time(),
+            next(self._numbers),
+            udp_policy=udp_policy,
+        )
         circuit.on_closed = lambda _: self._lost(slot)
         return slot
 
@@ -256,7 +312,7 @@ class Client:
         return link
 
     async def _choose_path(
-        self, target: Address | None, avoid: Collection[PeerId]
+        self, target: Target | None, avoid: Collection[PeerId]
     ) -> tuple[RelayEntry, ...]:
         consensus = await self._directory.wait_for_consensus()
         now = trio.current_time()

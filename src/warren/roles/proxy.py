@@ -29,6 +29,7 @@ from warren.protocol.front import Command, Failure, Isolation
 from warren.protocol.http_answers import malformed, pac_answer
 from warren.protocol.http_proxy import ForeignRequest, HttpRequest, PacRequest
 from warren.protocol.socks import SocksRequest
+from warren.roles.datagram_desk import AssociationOpener, DatagramDesk
 from warren.roles.doorstep import Doorstep, Visit
 from warren.roles.http_carrier import carry
 from warren.roles.leak_watch import LeakWatch
@@ -76,7 +77,8 @@ class Proxy:
 
     `allow_clients` names the networks besides this machine that may come in, `allow_targets` the
     internal addresses that may be asked for all the same (EXT-16). With `safe_socks` a request
-    is refused whose name the program has resolved itself (FE-9).
+    is refused whose name the program has resolved itself (FE-9). Without `datagrams` no UDP is
+    carried.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Proxy:
         safe_socks: bool = False,
         limits: ProxyLimits | None = None,
         splice: Splice = splice,
+        datagrams: AssociationOpener | None = None,
     ) -> None:
         self._client = client
         self._allow_clients = tuple(allow_clients)
@@ -97,6 +100,9 @@ class Proxy:
         self._splice = splice
         self._doorstep = Doorstep(self._limits.half_done, self._limits.half_done_per_peer)
         self._leaks = LeakWatch()
+        self._desk = None
+        if datagrams is not None:
+            self._desk = DatagramDesk(datagrams, self._address_objection)
         self._open = 0
         self._counts = Counter(dict.fromkeys(_COUNTERS, 0))
         self._next_report = 0.0
@@ -111,6 +117,7 @@ class Proxy:
             "connections_open": self._open,
             "half_done": len(self._doorstep),
             "literal_addresses": self._leaks.total,
+            **(self._desk.statistics() if self._desk is not None else {}),
         }
 
     async def serve(self, listener: Listener, nursery: trio.Nursery, name: str = "") -> None:
@@ -218,9 +225,11 @@ class Proxy:
 
     async def _fulfil(self, visit: Visit, request: SocksRequest | HttpRequest) -> Failure | None:
         """Do what `request` asks; return None when that is over, or why it was not begun."""
-        failure = request.objection or self._objection(request)
+        failure = request.objection or self._objection(visit, request)
         if failure is not None:
             return failure
+        if request.command is Command.ASSOCIATE:
+            return await self._associate(visit, request)
         open_stream = partial(self._open_stream, visit, request)
         if isinstance(request, HttpRequest) and not request.is_tunnel:
             failure = await carry(visit, request, open_stream, self._limits.idle_seconds)
@@ -241,12 +250,32 @@ class Proxy:
         visit.is_attached = False  # the splice has closed the socket, or reset it
         return None
 
-    def _objection(self, request: SocksRequest | HttpRequest) -> Failure | None:
+    async def _associate(self, visit: Visit, request: SocksRequest | HttpRequest) -> Failure | None:
+        """Carry datagrams for as long as the connection lives (FE-13)."""
+        assert self._desk is not None
+        assert isinstance(request, SocksRequest)
+        isolation = Isolation(visit.listener, request.credentials)
+        try:
+            await self._desk.serve(visit, request, isolation)
+        except WarrenError as error:
+            if visit.is_attached:
+                raise
+            self._counts["failed"] += 1
+            return front.failure_of(error)
+        return None
+
+    def _objection(self, visit: Visit, request: SocksRequest | HttpRequest) -> Failure | None:
         """Return why no circuit may be used for `request`, or None (FE-8)."""
+        if request.command is Command.ASSOCIATE and self._desk is not None:
+            peer = visit.peer
+            return None if peer is not None and peer.is_loopback else front.FOREIGN_DATAGRAMS
         if request.command is not Command.CONNECT:
             return front.UNSUPPORTED_COMMAND
-        address = request.address
-        is_leak = isinstance(request, SocksRequest) and address.ip is not None
+        return self._address_objection(request.address, is_socks=isinstance(request, SocksRequest))
+
+    def _address_objection(self, address: Address, *, is_socks: bool) -> Failure | None:
+        """Return why no circuit may be used for `address`, or None."""
+        is_leak = is_socks and address.ip is not None
         self._leaks.watch(address.port, trio.current_time(), is_leak=is_leak)
         if is_leak and self._safe_socks:
             return front.LITERAL_ADDRESS
