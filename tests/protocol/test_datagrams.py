@@ -25,6 +25,7 @@ from warren.protocol.datagrams import (
 )
 from warren.protocol.messages import BeginFlags, Message, encode_end, encode_message
 from warren.protocol.multiplexer import TURN_PAYLOADS
+from warren.protocol.pace import Pace
 
 REMOTE = Address("93.184.216.34", 443)
 OTHER = Address("2606:2800:220::1", 53)
@@ -191,7 +192,7 @@ def test_whatever_is_sent_arrives_beside_a_stream(
 )
 @settings(max_examples=50, deadline=None)
 def test_the_oldest_make_room_and_the_newest_are_whole(sizes: list[int], is_incoming: bool) -> None:
-    association = Association(1, is_origin=True)
+    association = Association(1, Pace(lambda: 0.0), is_origin=True)
     association.receive_connected(NO_PLACE)
     for number, size in enumerate(sizes):
         content = number.to_bytes(2, "big").ljust(size, b".")[: max(size, 2)]
@@ -284,6 +285,24 @@ def test_two_floods_have_equal_turns() -> None:
     first, second = (far.received for _, far in ends)
     assert first > 0
     assert abs(first - second) <= 2 * TURN_PAYLOADS
+
+
+@pytest.mark.parametrize(("per_second", "is_company"), [(50, True), (2000, False)])
+def test_a_call_is_company_for_a_download_and_a_flood_is_not(
+    per_second: int, is_company: bool
+) -> None:
+    now = [0.0]
+    pace = Pace(lambda: now[0])
+    association = Association(2, pace, is_origin=True)
+    association.receive_connected(NO_PLACE)
+
+    for _ in range(per_second):
+        now[0] += 1 / per_second
+        association.receive_datagram(encode_datagram(REMOTE, bytes(500)))
+        association.take()
+
+    assert pace.has_company(1) is is_company
+    assert not pace.has_company(2)
 
 
 # ---- the end

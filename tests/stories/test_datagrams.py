@@ -13,7 +13,7 @@ import dns.message
 import dns.query
 import dns.rdatatype
 import pytest
-import socks
+import socks  # type: ignore[import-untyped]  # PySocks has no stubs
 
 from tests.support.journeys import check_logs
 from tests.support.labs import RunningLab, running_lab

@@ -39,6 +39,7 @@ from warren.protocol.messages import (
     encode_stream_credit,
     read_messages,
 )
+from warren.protocol.pace import Pace
 from warren.protocol.stream import StreamProtocol, StreamState
 
 #: Streams one circuit may carry at once, those whose second END is awaited included (EXT-11).
@@ -60,11 +61,14 @@ class Multiplexer:
 
     __slots__ = (
         "_busy", "_credits", "_first_unused", "_fresh", "_turn", "_urgent", "associated",
-        "associations", "is_origin", "most_streams", "on_send", "opened", "streams",
+        "associations", "is_origin", "most_streams", "on_send", "opened", "pace", "streams",
     )  # fmt: skip
 
-    def __init__(self, *, is_origin: bool, on_send: Callable[[], None]) -> None:
+    def __init__(
+        self, *, is_origin: bool, on_send: Callable[[], None], clock: Callable[[], float]
+    ) -> None:
         self.is_origin = is_origin
+        self.pace = Pace(clock)
         self.on_send = on_send
         self.streams: dict[int, StreamProtocol] = {}
         self.opened: list[tuple[StreamProtocol, Begin | None]] = []
@@ -140,13 +144,13 @@ class Multiplexer:
         return stream
 
     def _add(self, number: int) -> StreamProtocol:
-        stream = StreamProtocol(number, is_origin=self.is_origin)
+        stream = StreamProtocol(number, self.pace, is_origin=self.is_origin)
         stream.on_send = lambda: self._has_something(stream)
         self.streams[number] = stream
         return stream
 
     def _add_association(self, number: int) -> Association:
-        association = Association(number, is_origin=self.is_origin)
+        association = Association(number, self.pace, is_origin=self.is_origin)
         association.on_send = partial(self._has_datagrams, association)
         self.associations[number] = association
         return association
@@ -358,6 +362,7 @@ class Multiplexer:
     def _receive_for(self, stream: StreamProtocol, command: int, data: memoryview) -> None:
         if command == _DATA:
             stream.receive_data(data)
+            stream.note_little()
         elif command == Message.CREDIT:
             stream.receive_credit(*decode_stream_credit(bytes(data)))
         elif command == Message.EOF:
