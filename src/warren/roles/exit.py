@@ -196,7 +196,7 @@ class Exit:
         """Resolve, check and connect; return the connection and the name's time to live."""
         await self._wait_turn(circuit, stream)
         try:
-            addresses, ttl = await self.resolve(circuit, begin.address, self._policy)
+            addresses, ttl = await self.look_up(circuit, begin.address, self._policy)
             allowed = self.allowed(addresses, begin, self._policy)
             _expect_wanted(stream)
             return await self._connect(allowed, begin.address.port), ttl
@@ -225,7 +225,7 @@ class Exit:
         if circuit in self._waiting:
             self._waiting.pop(circuit).set()
 
-    async def resolve(
+    async def look_up(
         self, circuit: int, address: Address, policy: ExitPolicy
     ) -> tuple[tuple[IPAddress, ...], int]:
         """Return what `address` stands for, and for how many seconds (0: it is a literal).

@@ -322,7 +322,7 @@ class _Outlet:
         owner = self._owner
         begin = Begin(address, self._flags)
         try:
-            ips, ttl = await owner.exit.resolve(self._circuit, address, owner.policy)
+            ips, ttl = await owner.exit.look_up(self._circuit, address, owner.policy)
             place = Address(str(owner.exit.allowed(ips, begin, owner.policy)[0]), address.port)
         except ExitError as error:
             is_closed = error.reason in (EndReason.EXIT_POLICY, EndReason.PROTOCOL)
