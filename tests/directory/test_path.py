@@ -12,7 +12,7 @@ from warren.directory.consensus import Consensus
 from warren.directory.path import PathIndex, choose_path, index_of
 from warren.directory.path_search import MOST_HOPS, Closeness
 from warren.directory.relays import Flag, RelayEntry
-from warren.errors import DirectoryError
+from warren.errors import DirectoryError, NoPathError
 from warren.identity import PeerId
 
 GUARD, EXIT = Flag.GUARD, Flag.EXIT
@@ -248,10 +248,17 @@ def test_a_named_exit_is_taken_even_where_it_is_none() -> None:
     assert numbers(path)[-1] == 6
 
 
-@pytest.mark.parametrize(("number", "message"), [(6, "rejects site.example:443"), (99, "listed")])
+@pytest.mark.parametrize(("number", "message"), [(6, "does not allow port 443"), (99, "listed")])
 def test_a_named_exit_that_cannot_help_is_refused(number: int, message: str) -> None:
     with pytest.raises(DirectoryError, match=message):
         choose_path(roomy_network(), [peer(1)], SITE, rng=random.Random(1), exit_id=peer(number))
+
+
+def test_a_named_exit_in_another_country_is_refused() -> None:
+    network = consensus([relay(1, GUARD), relay(2), relay(3, EXIT, country="de")])
+
+    with pytest.raises(NoPathError, match="is not in country 'fr'"):
+        choose_path(network, [peer(1)], SITE, rng=random.Random(1), exit_id=peer(3), country="fr")
 
 
 def test_a_bridge_is_a_guard_without_being_listed() -> None:

@@ -1,4 +1,4 @@
-"""The system programs that tests drive, and the Debian package that has each.
+"""The system programs and files that tests use, and the Debian package that has each.
 
 Run as a program it prints a line for every one that is missing; with ``--packages`` only the
 packages, for ``apt-get install``. Where ``CI`` is set, a missing one is a failure. It uses the
@@ -8,6 +8,7 @@ standard library alone, because it runs before anything is set up.
 import os
 import shutil
 import sys
+from pathlib import Path
 
 PACKAGES = {
     "certutil": "libnss3-tools",
@@ -18,12 +19,21 @@ PACKAGES = {
     "nc": "netcat-openbsd",
     "ps": "procps",
     "ssh": "openssh-client",
+    "tor-geoipdb": "tor-geoipdb",
 }
 
 
+#: What is there when a file is, and no program.
+FILES = {"tor-geoipdb": "/usr/share/tor/geoip6"}
+
+
 def missing_programs() -> list[str]:
-    """Return the names of the programs that are not on the PATH."""
-    return [name for name in PACKAGES if shutil.which(name) is None]
+    """Return the names of the programs that are not on the PATH, and of the files not there."""
+    return [
+        name
+        for name in PACKAGES
+        if not (Path(FILES[name]).exists() if name in FILES else shutil.which(name))
+    ]
 
 
 def main(arguments: list[str]) -> int:

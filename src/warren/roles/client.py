@@ -180,10 +180,10 @@ class Client:
 
     def _not_served(self, isolation: Hashable, slot: Slot, avoid: set[PeerId]) -> None:
         """Note that the slot's exit did not serve a stream; `avoid` it if another one may."""
-        if choice_of(isolation).binds_exit:
-            self._sessions.refused(isolation, slot.exit_id)
-        else:
+        if not choice_of(isolation).binds_exit:
             avoid.add(slot.exit_id)
+        elif self._sessions.refused(isolation, slot.exit_id):
+            slot.retire()
 
     def _wish(self, isolation: Hashable) -> Choice | None:
         """Return what `isolation` asks of a path now, None for nothing."""

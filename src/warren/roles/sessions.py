@@ -53,19 +53,26 @@ class Sessions:
         if session is not None and session.exit_id == exit_id:
             session.has_worked, session.misses = True, 0
 
-    def refused(self, isolation: Hashable, exit_id: PeerId) -> None:
-        """Note that `exit_id` did not serve a stream; it counts until one of them was served."""
-        session = self._sessions.get(isolation)
-        if session is not None and not session.has_worked:
-            self.missed(isolation, exit_id)
+    def refused(self, isolation: Hashable, exit_id: PeerId) -> bool:
+        """Note that `exit_id` did not serve a stream, which counts until one was served.
 
-    def missed(self, isolation: Hashable, exit_id: PeerId) -> None:
-        """Note that no circuit reached `exit_id`; forget it when that happens too often."""
+        Tells whether the session is to have another one.
+        """
         session = self._sessions.get(isolation)
-        if session is not None and session.exit_id == exit_id:
-            session.misses += 1
-            if session.misses >= MOST_MISSES:
-                del self._sessions[isolation]
+        if session is None or session.has_worked:
+            return False
+        return self.missed(isolation, exit_id)
+
+    def missed(self, isolation: Hashable, exit_id: PeerId) -> bool:
+        """Note that no circuit reached `exit_id`; tell whether that was once too often."""
+        session = self._sessions.get(isolation)
+        if session is None or session.exit_id != exit_id:
+            return False
+        session.misses += 1
+        if session.misses < MOST_MISSES:
+            return False
+        del self._sessions[isolation]
+        return True
 
     def lost(self, isolation: Hashable) -> None:
         """Forget the exit of `isolation`, which is listed no more."""
