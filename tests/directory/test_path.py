@@ -1,5 +1,6 @@
 import itertools
 import random
+import string
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -345,6 +346,30 @@ def test_ten_thousand_relays_are_indexed_once() -> None:
 
     assert index_of(network) is index
     assert (time.perf_counter() - began) / 200 < 0.002
+
+
+def test_two_hundred_countries_of_ten_thousand_relays_are_indexed_once_each() -> None:
+    kinds = [(GUARD,), (), (EXIT,)]
+    codes = [a + b for a in string.ascii_lowercase for b in "abcdefgh"]
+    network = consensus(
+        relay(
+            number,
+            *kinds[number % 3],
+            host=f"{20 + number % 200}.{number // 200}.0.1",
+            country=codes[number % len(codes)],
+        )
+        for number in range(10_000)
+    )
+    rng = random.Random(1)
+    index_of(network)
+    for code in codes:
+        choose_path(network, [peer(3)], SITE, rng=rng, country=code)
+    began = time.perf_counter()
+
+    paths = [choose_path(network, [peer(3)], SITE, rng=rng, country=code) for code in codes]
+
+    assert [path[-1].country for path in paths] == codes
+    assert (time.perf_counter() - began) / len(codes) < 0.002
 
 
 def test_the_same_chance_gives_the_same_path() -> None:
