@@ -1,5 +1,6 @@
 """The tables of countries that an authority's operator supplies, as files."""
 
+import sys
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -155,6 +156,15 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path, content: bytes) -> 
 def test_a_database_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read the table of countries .*country\.mmdb"):
         load_countries([tmp_path / "country.mmdb"])
+
+
+def test_a_database_without_its_package_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "maxminddb", None)
+
+    with pytest.raises(ConfigError, match=r"pip install 'warren\[geoip\]'"):
+        load_countries([database(tmp_path, {"country": "DE"})])
 
 
 def test_of_several_tables_the_first_that_knows_counts(tmp_path: Path) -> None:
