@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.support.client_network import HOST, ClientNetwork, client_network
+from tests.support.choosing_network import HOST, ClientNetwork, client_network
 from tests.support.memory_network import MemoryListener
 from warren.addresses import Address
 from warren.roles.listener_rules import ListenerRules

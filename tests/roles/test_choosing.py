@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.support.client_network import UNKNOWN, ClientNetwork, client_network
+from tests.support.choosing_network import UNKNOWN, ClientNetwork, client_network
 from tests.support.small_network import RelayPeer
 from warren.addresses import Address
 from warren.errors import CircuitError, EndReason, ExitError, NoPathError
