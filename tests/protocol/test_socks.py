@@ -377,7 +377,7 @@ def isolation_of(listener: str, way: Way) -> Isolation:
         credentials = asked(socks5()).credentials
     else:
         credentials = credentials_of(b"<torS0X>0" if kind == "extended" else user, password)
-    return Isolation(listener, credentials)
+    return Isolation(listener, credentials, (), credentials.choice)
 
 
 @given(st.sampled_from("xy"), LOGINS, st.sampled_from("xy"), LOGINS)

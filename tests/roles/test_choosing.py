@@ -29,7 +29,7 @@ async def net(
 
 def isolation(user: str, choice: Choice) -> Isolation:
     credentials = Credentials(Authentication.LEGACY, (user.encode(), b""))
-    return Isolation("port", credentials, choice=choice)
+    return Isolation("port", credentials, (), choice)
 
 
 def country_of(net: ClientNetwork, relay: RelayPeer) -> str:

@@ -13,7 +13,7 @@ from warren.addresses import Address
 from warren.directory.exit_policy import ExitPolicy
 from warren.directory.relays import Flag, RelayEntry
 from warren.identity import Hop, PeerId, Suite
-from warren.protocol.choice import Choice
+from warren.protocol.choice import ANYTHING, Choice
 from warren.protocol.front import Authentication, Credentials, Isolation
 from warren.roles.pool import (
     DIRTY_SECONDS,
@@ -242,6 +242,8 @@ isolations = st.builds(
     Isolation,
     st.sampled_from(["127.0.0.1:9150", "127.0.0.1:9151", "[::1]:9150"]),
     st.builds(Credentials, st.sampled_from(Authentication), st.tuples(shown, shown)),
+    st.tuples(st.sampled_from([80, 443])),
+    st.sampled_from([ANYTHING, Choice("de")]),
 )
 requests = st.lists(
     st.tuples(

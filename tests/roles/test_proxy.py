@@ -19,6 +19,7 @@ from warren.network.byte_streams import (
     SocketNetwork,
 )
 from warren.network.streams import CircuitStream
+from warren.protocol.choice import ANYTHING
 from warren.protocol.front import BY_REASON, Authentication, Credentials, Isolation
 from warren.roles.listener_rules import PLAIN, ListenerRules
 from warren.roles.proxy import Proxy, ProxyLimits
@@ -258,7 +259,7 @@ async def test_the_login_and_the_listener_become_the_isolation(door: Door) -> No
 
     target = await door.next_stream()
     legacy = Credentials(Authentication.LEGACY, (b"me", b"secret"))
-    assert target.isolation == Isolation("port", legacy, ("127.0.0.1",))
+    assert target.isolation == Isolation("port", legacy, ("127.0.0.1",), ANYTHING)
 
 
 async def test_a_failed_stream_resets_the_application(door: Door) -> None:  # SID-4

@@ -70,8 +70,8 @@ class Isolation:
 
     listener: str
     credentials: Credentials
-    apart: tuple[Hashable, ...] = field(default=(), repr=False)
-    choice: Choice = ANYTHING
+    apart: tuple[Hashable, ...] = field(repr=False)
+    choice: Choice
 
 
 class WrongLogin(ProtocolError):
