@@ -13,6 +13,7 @@ from tests.support.daemons import Daemon, running_daemons
 from tests.support.handmade import HandmadeNetwork, running_handmade_network
 from tests.support.journeys import check_logs
 from tests.support.labs import RunningLab, running_lab
+from tests.support.recipes import Kitchen
 from tests.support.web_origin import NAME, Origin, running_origin
 
 #: What the applications of the stories ask for is no business of any log.
@@ -46,6 +47,13 @@ def lab(lab_options: list[str]) -> Iterator[RunningLab]:
     with running_lab(*lab_options) as running:
         yield running
         check_logs(Path(running.ready["dir"]), *SECRETS)
+
+
+@pytest.fixture
+def kitchen(lab: RunningLab, origin: Origin, daemons: dict[str, Daemon], tmp_path: Path) -> Kitchen:
+    """Return where recipes of docs/clients.md are tried against the lab."""
+    ports = {name: daemon.address.port for name, daemon in daemons.items()}
+    return Kitchen(tmp_path, lab.proxy, origin, ports)
 
 
 @pytest.fixture(scope="session")

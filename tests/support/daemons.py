@@ -30,7 +30,7 @@ class Daemon(socketserver.ThreadingTCPServer):
     @property
     def address(self) -> Address:
         """Return where it listens."""
-        return Address(*self.server_address[:2])
+        return Address("127.0.0.1", self.socket.getsockname()[1])
 
 
 class _Visit(socketserver.BaseRequestHandler):

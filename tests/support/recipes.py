@@ -7,10 +7,12 @@ along (trusted certificates, a key for ssh, sources for apt) comes from the envi
 programs of the same name that stand before the real ones on the PATH.
 """
 
+import contextlib
 import os
 import re
+import shlex
 import shutil
-import stat
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -124,12 +126,12 @@ class Kitchen:
 
     def put_before(self, program: str, *arguments: str) -> Path:
         """Make recipes start `program` with these `arguments` before their own."""
+        path = self._programs / program
+        path.unlink(missing_ok=True)
         real = shutil.which(program, path=self.environment["PATH"])
         assert real is not None
-        words = " ".join(f"'{word}'" for word in (real, *arguments))
-        path = self._programs / program
-        path.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        path.write_text(f'#!/bin/sh\nexec {shlex.join((real, *arguments))} "$@"\n')
+        path.chmod(0o700)
         return path
 
     def prepare(self, text: str) -> str:
@@ -156,13 +158,20 @@ class Kitchen:
         language = language or recipe.language
         script = self.table / ("recipe.mjs" if language == "js" else f"recipe.{language}")
         script.write_text(self.prepare(recipe.text))
-        return subprocess.run(
-            [*_INTERPRETERS[language], str(script)],
-            input=given,
+        command = [*_INTERPRETERS[language], str(script)]
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             cwd=self.table,
             env=self.environment,
-            capture_output=True,
             text=True,
-            timeout=SECONDS,
-            check=False,
-        )
+            start_new_session=True,
+        ) as process:
+            try:
+                output, errors = process.communicate(given, timeout=SECONDS)
+            finally:  # and whatever it has started
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        return Done(command, process.returncode, output, errors)

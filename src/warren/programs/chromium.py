@@ -23,8 +23,8 @@ _PREFERENCES = {
     "media_router": {"enable_media_router": False},
     "search": {"suggest_enabled": False},
     "safebrowsing": {"enabled": False},  # would tell a third party what is visited
+    "signin": {"allowed": False},
     "credentials_enable_service": False,
-    "browser": {"has_seen_welcome_page": True},
 }
 
 
@@ -45,7 +45,8 @@ def arguments(profile: Path, proxy: Address, page: str) -> list[str]:
         f"--webrtc-ip-handling-policy={_WEBRTC}",
         "--disable-quic",
         "--dns-prefetch-disable",
-        "--disable-features=MediaRouter,DialMediaRouteProvider",
+        "--disable-features=MediaRouter,DialMediaRouteProvider,OptimizationHints",
+        "--disable-default-apps",
         "--disable-background-networking",
         "--disable-component-update",
         "--disable-domain-reliability",
