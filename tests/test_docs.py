@@ -262,6 +262,7 @@ def test_the_documents_show_every_command() -> None:
 
     assert {("proxy",), ("relay",), ("authority",), ("status",), ("keys",)} <= shown
     assert {("network", "create"), ("network", "checksum")} <= shown
+    assert {("env",), ("browser",)} <= shown
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
