@@ -113,6 +113,21 @@ def test_a_program_that_does_not_answer_is_refused(
         find_browser(str(path))
 
 
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_snap_must_be_able_to_read_its_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_link: bool
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    snap = program(tmp_path, "snap", "Mozilla Firefox 153", "exec /snap/bin/firefox")
+    link = tmp_path / "firefox"
+    link.symlink_to(snap)
+
+    with pytest.raises(ConfigError, match="is a snap, which cannot read a profile in /"):
+        find_browser(str(link if is_link else snap))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "snap" / "firefox" / "common"))
+    assert find_browser(str(link)).is_firefox
+
+
 # ---- the proxy must be there
 
 

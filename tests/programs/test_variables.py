@@ -143,9 +143,51 @@ def test_the_shell_is_the_first_that_is_known(programs: list[str], shell: Shell)
     assert shell_of(*programs) == shell
 
 
+def run(*arguments: str, shell: str = "/bin/sh") -> str:
+    """Run the command as a process, because it looks at who has started it: here, no shell."""
+    return subprocess.run(
+        [sys.executable, "-m", "warren", "env", *arguments],
+        env={**os.environ, "SHELL": shell},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_the_command_prints_what_its_options_say() -> None:
+    assert run("--shell", "sh") == "\n".join(setting_lines(Shell.SH, proxy_variables(PROXY))) + "\n"
+    assert "set -gx all_proxy 'socks5h://work:any@[::1]:99';" in run(
+        *("--shell", "fish", "--proxy", "[::1]:99", "--user", "work")
+    )
+    assert run("--shell", "powershell", "--unset").startswith("$env:http_proxy = $null;\n")
+
+
+def test_the_command_speaks_the_language_of_the_usual_shell_where_nothing_else_is_known() -> None:
+    assert run(shell="/usr/bin/fish").startswith("set -gx ")
+    assert run(shell="/bin/zsh").startswith("export ")
+
+
+@pytest.mark.needs("fish")
+def test_the_command_speaks_the_language_of_the_shell_that_asks() -> None:
+    asked = f"{sys.executable} -m warren env; true"
+
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", asked],
+        env={**os.environ, "SHELL": "/bin/sh"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.startswith("set -gx http_proxy")
+
+
 def test_the_hint_is_what_the_help_says() -> None:
     hints = {shell: evaluation_hint(shell, "warren env") for shell in Shell}
 
+    told = run("--help")
+
+    assert all(hint in told for hint in hints.values())
     assert hints[Shell.SH] == 'eval "$(warren env)"'
     assert hints[Shell.FISH] == "warren env | source"
     assert hints[Shell.POWERSHELL] == "warren env | Out-String | Invoke-Expression"

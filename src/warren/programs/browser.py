@@ -84,6 +84,7 @@ def find_browser(wanted: str | None = None) -> Browser:
             f"no browser found: looked on the PATH for {', '.join(NAMES)}. Install one (on Debian: "
             "apt install chromium), or name it with --browser PATH"
         )
+    _check_is_free(path)
     version = _version_of(path)
     is_firefox = "Firefox" in version
     if not is_firefox and not any(kin in version for kin in _CHROMIUM_KIN):
@@ -92,6 +93,21 @@ def find_browser(wanted: str | None = None) -> Browser:
             "Edge: of others it is not known how to keep them from leaking"
         )
     return Browser(path, is_firefox)
+
+
+def _check_is_free(path: str) -> None:
+    """Raise ConfigError for a browser that cannot read our profile: a snap sees another /tmp."""
+    with contextlib.suppress(OSError):
+        is_snap = Path(path).resolve().name == "snap"  # /snap/bin has links to it
+        if not is_snap:
+            with Path(path).open("rb") as program:  # or a script that starts one of these
+                is_snap = b"/snap/bin/" in program.read(4096)
+        if is_snap and not Path(tempfile.gettempdir()).is_relative_to(Path.home() / "snap"):
+            raise ConfigError(
+                f"{path} is a snap, which cannot read a profile in {tempfile.gettempdir()}. Let "
+                "TMPDIR be a folder of its own, such as ~/snap/firefox/common for Firefox, or "
+                "name another browser with --browser PATH"
+            )
 
 
 def _version_of(path: str) -> str:
