@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -9,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.browsers import canary
+from tests.support.journeys import wait_until
 from warren.addresses import Address
 from warren.errors import ConfigError
 from warren.programs.variables import (
@@ -90,6 +93,22 @@ def test_a_real_shell_takes_all_of_them_away_again(program: str, family: Shell) 
 
     assert not set(names) & set(found)
     assert found["no_proxy"] == "localhost"
+
+
+@pytest.mark.needs("wget")
+@pytest.mark.parametrize("is_set", [False, True])
+def test_a_program_without_socks_stops_instead_of_going_there_directly(is_set: bool) -> None:
+    variables = proxy_variables(PROXY) if is_set else {}
+
+    with canary(socket.SOCK_STREAM) as bird:
+        subprocess.run(
+            ["wget", "-q", "-t", "1", "-T", "5", f"ftp://{bird.address}/letter"],
+            env={"PATH": os.environ["PATH"], **variables},
+            check=False,
+        )
+        wait_until(lambda: bool(bird.heard) or is_set, 5, "a connection")
+
+    assert bool(bird.heard) is not is_set
 
 
 @pytest.mark.needs("bash")

@@ -268,7 +268,8 @@ def node_modules() -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(source, folder)
         command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
         stamp.write_text(wanted)
     return folder / "node_modules"
 
