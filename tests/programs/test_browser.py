@@ -291,6 +291,23 @@ def test_a_browser_that_does_not_want_to_end_is_ended(
     assert list(tmp_path.glob("warren-browser-*")) == []
 
 
+def test_a_second_signal_does_not_wait(proxy: Listener, tmp_path: Path) -> None:
+    stubborn = f"trap '' TERM; touch {tmp_path}/up; while :; do sleep 1; done"
+    path = program(tmp_path, "chromium", "Chromium 156", stubborn)
+
+    with start(proxy, path, tmp_path) as process:
+        wait_until((tmp_path / "up").exists, 20, "the browser's start")
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        was_running = process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=browser.GRACE_SECONDS / 2)
+
+    assert was_running
+    assert process.returncode == 0
+    assert list(tmp_path.glob("warren-browser-*")) == []
+
+
 def test_a_browser_that_fails_is_told(proxy: Listener, tmp_path: Path) -> None:
     path = program(tmp_path, "chromium", "Chromium 156", "echo no display >&2; exit 3")
 

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -159,39 +159,43 @@ def _passing_profile() -> Iterator[Path]:
 
 
 def _run(command: list[str]) -> int:
-    """Run the browser in a session of its own until it ends, or until we are told to end."""
-    with _caught_signals() as caught:
+    """Run the browser in a session of its own until it ends, or until we are told to end it.
+
+    The first signal asks it to end; a second one, or an alarm after a while, makes it.
+    """
+    caught: list[int] = []
+    running: list[subprocess.Popen[bytes]] = []
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        caught.append(number)
+        for process in running:
+            process.send_signal(signal.SIGTERM if len(caught) == 1 else signal.SIGKILL)
+        signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+
+    with _handling_signals(end):
         process = subprocess.Popen(  # noqa: S603  the program that the user named or installed
             command, start_new_session=True, stdin=subprocess.DEVNULL
         )
+        running.append(process)
         try:
-            while process.poll() is None and not caught:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(0.2)
-            if caught:
+            if caught:  # before there was anything to end
                 process.terminate()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(GRACE_SECONDS)
+            code = process.wait()
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             # Whatever it started would go on with a profile that is not there any more.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    return 0 if caught else process.returncode
+    return 0 if caught else code
 
 
 @contextlib.contextmanager
-def _caught_signals() -> Iterator[list[int]]:
-    """Note SIGINT, SIGTERM and SIGHUP in a list while inside, instead of ending by them."""
-    caught: list[int] = []
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        caught.append(number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, note) for number in numbers}
+def _handling_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let `handler` have all signals that would end this process or that it sets an alarm for."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
-        yield caught
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)
