@@ -3,8 +3,8 @@
 Each canary is first shown to hear a Chromium that only has its proxy set, or none.
 """
 
+import contextlib
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -65,6 +65,20 @@ def chromium(kitchen: Kitchen) -> Iterator[Path]:
         yield kitchen.put_before("chromium", *WINDOWLESS)
 
 
+@contextlib.contextmanager
+def running(kitchen: Kitchen, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `command` while inside, and end it."""
+    process = subprocess.Popen(command, cwd=kitchen.table, env=kitchen.environment)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        finally:
+            process.kill()
+
+
 def profiles(kitchen: Kitchen) -> list[Path]:
     return list(Path(kitchen.environment["TMPDIR"]).glob("warren-browser-*"))
 
@@ -113,9 +127,8 @@ def test_webrtc_of_a_plain_chromium_goes_around_the_proxy(
     proxy = f"--proxy-server=socks5://{lab.proxy}"
     command = [str(chromium), "--user-data-dir=profile", proxy, origin.url("/leaky")]
 
-    with subprocess.Popen(command, cwd=kitchen.table, env=kitchen.environment) as process:
+    with running(kitchen, command):
         wait_until(lambda: bool(udp.heard), GATHERING_SECONDS, "a STUN request")
-        process.terminate()
 
     assert udp.heard[0][:2] == b"\x00\x01"  # RFC 8489 §5: a Binding request
 
@@ -148,9 +161,8 @@ def test_a_chromium_without_proxy_speaks_quic(
     ]
     command = [str(chromium), "--user-data-dir=profile", *forced, f"https://{here}/"]
 
-    with subprocess.Popen(command, cwd=kitchen.table, env=kitchen.environment) as process:
+    with running(kitchen, command):
         wait_until(lambda: bool(udp.heard), GATHERING_SECONDS, "a QUIC packet")
-        process.terminate()
 
     assert udp.heard[0][0] & 0xC0 == 0xC0  # RFC 9000 §17.2: a long header
     assert len(udp.heard[0]) >= 1200
@@ -170,16 +182,14 @@ def test_a_page_in_warren_browser_finds_no_address_and_sends_no_datagram(
     def told() -> list[str]:
         return [path for path in origin.paths()[before:] if path.startswith("/found?")]
 
-    with subprocess.Popen(command, env=kitchen.environment) as process:
+    with running(kitchen, command) as process:
         wait_until(lambda: bool(told()), GATHERING_SECONDS, "the page's report")
         during = profiles(kitchen)
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(20)
 
     [report] = told()
     assert json.loads(unquote(report.partition("?")[2])) == []
     assert udp.heard == []
-    assert (len(during), profiles(kitchen), code) == (1, [], 0)
+    assert (len(during), profiles(kitchen), process.returncode) == (1, [], 0)
 
 
 def test_warren_browser_speaks_no_quic_even_where_it_would_be_forced_to(
