@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemons import Daemon, serve_git, serve_ssh
+from tests.support.elsewhere import try_elsewhere
 from tests.support.recipes import RECIPES, ROOT, Kitchen, Recipe, recipes_of
 from tests.support.web_origin import NAME, PAGE, Origin
 from warren.addresses import Address
@@ -243,6 +244,17 @@ def test_socat(kitchen: Kitchen, recipe: Recipe) -> None:
 @pytest.mark.parametrize("recipe", recipes_of("proxychains4"), ids=str)
 def test_proxychains(kitchen: Kitchen, recipe: Recipe) -> None:
     prints_the_page(kitchen, recipe)
+
+
+@pytest.mark.needs("torsocks", "curl", "ip", "unshare")
+def test_torsocks() -> None:
+    """It never connects to this machine, so the origin must be elsewhere."""
+    recipes = recipes_of("torsocks")
+
+    done = try_elsewhere("torsocks")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == PAGE_TEXT * len(recipes), done.stderr
 
 
 # ---- Python and Node

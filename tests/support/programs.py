@@ -28,6 +28,8 @@ PACKAGES = {
     "socat": "socat",
     "ssh": "openssh-client",
     "sshd": "openssh-server",
+    "torsocks": "torsocks",
+    "unshare": "util-linux",
     "wget": "wget",
 }
 #: Where Debian keeps some of them, and an ordinary user's PATH does not lead.
