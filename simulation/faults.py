@@ -21,8 +21,12 @@ _SLOWER, _FURTHER_SECONDS = 50, 0.3
 
 
 def draw_faults(scenario: Scenario, hosts: Sequence[str]) -> tuple[Fault, ...]:
-    """Return the faults of `scenario` in their order; `hosts` are the names of all machines."""
+    """Return the faults of `scenario` in their order; `hosts` are the names of all machines.
+
+    Raises ConfigError when one that was written down names a machine that there is not.
+    """
     if scenario.faults is not None:
+        _check(scenario.faults, hosts)
         return scenario.faults
     rng, faults, at = dice(scenario.seed, "faults"), [], 0.0
     end = scenario.seconds * (1 - CALM_SHARE)
@@ -45,6 +49,20 @@ def draw_faults(scenario: Scenario, hosts: Sequence[str]) -> tuple[Fault, ...]:
         seconds = min(seconds, math.floor(end - at) + 1)
         faults.append(Fault(round(at, 3), kind, names, seconds, value))
     return tuple(faults)
+
+
+def _check(faults: Sequence[Fault], hosts: Sequence[str]) -> None:
+    """Raise ConfigError when a fault names a machine that there is not, or not for that."""
+    for fault in faults:
+        known = [
+            name
+            for name in hosts
+            if fault.kind not in ("crash", "clock", "full") or not name.startswith("target")
+        ]
+        unknown = set(fault.hosts) - set(known)
+        if unknown:
+            names = ", ".join(known)
+            raise ConfigError(f"'{fault}': there is no {min(unknown)} for that, only {names}")
 
 
 class Trouble:
@@ -71,15 +89,6 @@ class Trouble:
         for fault in sorted(faults, key=lambda fault: fault.at):
             await trio.sleep_until(begin + fault.at)
             nursery.start_soon(self._carry_out, fault)
-
-    def check(self, faults: Sequence[Fault]) -> None:
-        """Raise ConfigError when a fault names a machine that there is not."""
-        for fault in faults:
-            known = self._nodes if fault.kind in ("crash", "clock", "full") else self._addresses
-            unknown = set(fault.hosts) - known.keys()
-            if unknown:
-                names = ", ".join(known)
-                raise ConfigError(f"'{fault}': no {min(unknown)} there, only {names}")
 
     async def _carry_out(self, fault: Fault) -> None:
         self._tell(f"! {fault.kind} {'+'.join(fault.hosts)}")

@@ -156,7 +156,6 @@ class Simulation:
         trouble = Trouble(
             self.wire, self._by_name, self._names, start=start, tell=self.tell
         )
-        trouble.check(outcome.faults)
         for node in self.nodes:
             start(node)
         for target in self.targets:
@@ -236,13 +235,16 @@ class Simulation:
     async def _settle(self, tasks: dict[str, Counter[str]]) -> None:
         """Expect that nothing is left; what just passes by is gone at another look."""
         await trio.sleep(SETTLING_SECONDS)
+        before: set[tuple[str, str]] = set()
         for _ in range(10):
             left = await what_is_left(self.nodes, tasks)
             left += [("leak", f"{each.name}: {each.open} open") for each in self.targets if each.open]
             if not left:
                 return
+            lasting = [each for each in left if each in before]
+            before = set(left)
             await trio.sleep(3.3)
-        for kind, what in left:
+        for kind, what in lasting:
             self.complain(kind, what)
 
     def _expect_nothing_open(self) -> None:

@@ -203,6 +203,7 @@ class WireStream(ByteStream):
     def _give_up(self) -> None:
         if self._wire.is_blocked(self.host, self.other.host, is_local=self.is_local):
             self.break_off()
+            self.other.break_off()  # which asks as often, or will be told when it says something
 
     def _leave(self) -> None:
         if not self.is_closed:
