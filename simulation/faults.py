@@ -17,7 +17,6 @@ from warren.errors import ConfigError
 
 #: Of a simulation nothing goes wrong at its end, so that all can be well again.
 CALM_SHARE = 0.2
-_SLOWER, _FURTHER_SECONDS = 50, 0.3
 
 
 def draw_faults(scenario: Scenario, hosts: Sequence[str]) -> tuple[Fault, ...]:
@@ -111,11 +110,9 @@ class Trouble:
                 await trio.sleep(fault.seconds)
                 wire.join(fault)
             case "slow":
-                host.rate /= _SLOWER
-                host.latency += _FURTHER_SECONDS
+                host.slowed += 1
                 await trio.sleep(fault.seconds)
-                host.rate *= _SLOWER
-                host.latency -= _FURTHER_SECONDS
+                host.slowed -= 1
             case "refuse":
                 host.refusing += 1
                 await trio.sleep(fault.seconds)

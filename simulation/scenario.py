@@ -17,7 +17,7 @@ KINDS = {
     "cut": "the connections of HOST, or between HOST and HOST, break",
     "stall": "nothing passes from or to HOST for SECONDS, and nobody is told",
     "part": "nothing passes between HOST … and all others for SECONDS",
-    "slow": "the uplink of HOST has a fiftieth of its rate, and 300 ms more, for SECONDS",
+    "slow": "the uplink of HOST has a fiftieth of its rate (20 KB/s at least), and 300 ms more",
     "refuse": "HOST accepts no connection for SECONDS",
     "corrupt": "a bit of the next bytes that HOST reads from a link is changed",
     "clock": "the clock of HOST is wrong by VALUE for SECONDS",

@@ -29,6 +29,8 @@ LOOPBACK = "127.0.0.1"
 CAPACITY = 256 * 1024
 QUEUE = 128 * 1024
 _LOOPBACK_SECONDS = 0.0001
+#: What it is for a host to be slow; still, what is in its queues leaves within two minutes or so.
+_SLOWER, _SLOWEST, _FURTHER_SECONDS = 50, 20_000.0, 0.3
 _END, _RESET = b"end", b"reset"  # what arrives besides bytes, told apart by identity
 
 
@@ -41,13 +43,22 @@ class Host:
     """
 
     address: str
-    latency: float
-    rate: float
+    usual_latency: float
+    usual_rate: float
     free_at: float = 0.0
+    slowed: int = 0
     stalled: int = 0
     refusing: int = 0
     corrupting: int = 0
     sides: dict[object, int] = field(default_factory=dict)  # of which part, in each partition
+
+    @property
+    def latency(self) -> float:
+        return self.usual_latency + _FURTHER_SECONDS if self.slowed else self.usual_latency
+
+    @property
+    def rate(self) -> float:
+        return max(self.usual_rate / _SLOWER, _SLOWEST) if self.slowed else self.usual_rate
 
 
 class WireStream(ByteStream):
