@@ -121,9 +121,7 @@ def _describe(outcome: Outcome) -> str:
     )
 
 
-def _sweep(
-    scenario: Scenario, count: int, path: Path, jobs: int, scheduler: str | None
-) -> bool:
+def _sweep(scenario: Scenario, count: int, path: Path, jobs: int, scheduler: str | None) -> bool:
     results = Results(path, scenario)
     seeds = range(scenario.seed, scenario.seed + count)
     done = sum(seed in results.rows for seed in seeds)

@@ -122,10 +122,12 @@ def wrong_stream(stream: StreamProtocol) -> str | None:
 def streams_of(leg: Leg) -> Iterator[Multiplexer]:
     """Yield the streams that end where this leg does."""
     user = leg.user
-    if isinstance(user, OriginCircuit) and user.hops:
-        yield user.streams
-    elif isinstance(user, RelayCircuit) and user.streams is not None and leg is user.previous:
-        yield user.streams
+    if isinstance(user, OriginCircuit):
+        streams = user.streams if user.hops else None
+    else:
+        streams = user.streams if isinstance(user, RelayCircuit) and leg is user.previous else None
+    if streams is not None:
+        yield streams
 
 
 def _pairs(one: Link, other: Link) -> Iterator[tuple[Leg, Leg]]:

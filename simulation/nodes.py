@@ -57,6 +57,7 @@ class Node(ABC):
         self.clock_error = 0.0
         self.starts = 0
         self.is_up = False
+        self.is_running = trio.Event()  # for the first time
         self.peer: Peer | None = None
         self.file = file
         self._seed = seed
@@ -78,10 +79,13 @@ class Node(ABC):
         """Run until killed."""
         self.starts += 1
         self._scope = trio.CancelScope()
-        world = World(self._network, self.wall_clock, self.rng("peer"), SeededKeys(self.rng("keys")))
+        world = World(
+            self._network, self.wall_clock, self.rng("peer"), SeededKeys(self.rng("keys"))
+        )
         with self._scope:
             async with self._running(world) as self.peer:
                 self.is_up = True
+                self.is_running.set()
                 await trio.sleep_forever()
         self.is_up = False
         self.peer = None
@@ -116,7 +120,12 @@ class AuthorityNode(Node):
                 return True
 
             authority = Authority(
-                self.keys.identity, peer.archive, self.folder, peer.fetch, check, now=self.wall_clock
+                self.keys.identity,
+                peer.archive,
+                self.folder,
+                peer.fetch,
+                check,
+                now=self.wall_clock,
             )
             answer = answer_directory(authority.handle, BODY_LIMITS, authority.large_bodies)
             peer.answer_with(

@@ -17,6 +17,7 @@ import structlog
 
 from simulation.targets import Complain
 from warren.directory.consensus import Consensus
+from warren.directory.path import choose_path
 from warren.directory.relays import Flag, RelayEntry
 from warren.identity import PeerId, Suite
 from warren.protocol import ciphers
@@ -113,8 +114,8 @@ def probing(complain: Complain) -> Iterator[NonceLedger]:
     structlog.configure(processors=[partial(_heed, complain)])
     try:
         with (
-            _replaced(ciphers, "make_aead", make_watched),
-            _replaced(client, "choose_path", _watch_paths(client.choose_path, complain)),
+            replaced(ciphers, "make_aead", make_watched),
+            replaced(client, "choose_path", _watch_paths(choose_path, complain)),
         ):
             yield ledger
     finally:
@@ -135,7 +136,8 @@ def _heed(
 
 
 @contextmanager
-def _replaced(place: object, name: str, new: object) -> Iterator[None]:
+def replaced(place: object, name: str, new: object) -> Iterator[None]:
+    """Let `place` have something else under `name` while inside."""
     old = getattr(place, name)
     setattr(place, name, new)
     try:

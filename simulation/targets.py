@@ -10,6 +10,7 @@ either end knows each byte of a transfer beforehand and can tell at once when on
 
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
+from typing import ClassVar
 
 import trio
 
@@ -113,9 +114,13 @@ class Target:
                 break
         stream.send_eof()
 
-    _VERBS: dict[
-        bytes, Callable[["Target", WireStream, bytes, int, int], Awaitable[None]]
-    ] = {b"GET": _get, b"PUT": _put, b"ECHO": _echo}
+    _VERBS: ClassVar[
+        dict[bytes, Callable[["Target", WireStream, bytes, int, int], Awaitable[None]]]
+    ] = {
+        b"GET": _get,
+        b"PUT": _put,
+        b"ECHO": _echo,
+    }
 
 
 def target_names(addresses: list[str]) -> dict[str, Address]:

@@ -258,7 +258,7 @@ class WireStream(ByteStream):
         self._is_told = False
         if self._reader is not None and self._is_readable:
             self._reader()
-            if self._reader is not None and self._is_readable:
+            if self._is_readable:
                 self._tell()
 
     def _there_is_room(self) -> None:

@@ -15,7 +15,7 @@ from warren.addresses import Address
 from warren.config import ExitConfig, RelayLimits
 from warren.identity import Hop, PeerId, Suite
 from warren.key_files import KeyFiles
-from warren.network.byte_streams import Listener, Network
+from warren.network.byte_streams import Listener
 from warren.network.directory_http import Handler, serve
 from warren.network.link import RelayKeys
 from warren.peer import Peer

@@ -110,8 +110,10 @@ async def test_a_clock_that_was_set_right_is_followed_by_a_new_descriptor(
     def wrong_clock() -> float:
         return wall_clock() + error[0]
 
-    pairs = [list(files.load(name, wrong_clock()).pairs) for name in LIFETIME_SECONDS]
-    keys = RelayKeys(files.identity(), *pairs, (Suite.AESGCM,))
+    link_keys, onion_keys = (
+        list(files.load(name, wrong_clock()).pairs) for name in LIFETIME_SECONDS
+    )
+    keys = RelayKeys(files.identity(), link_keys, onion_keys, (Suite.AESGCM,))
     judge = Judge()
     publisher = Publisher(
         keys,
