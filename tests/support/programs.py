@@ -11,28 +11,42 @@ import sys
 from pathlib import Path
 
 PACKAGES = {
+    "apt-get": "apt",
+    "bash": "bash",
     "certutil": "libnss3-tools",
     "chromium": "chromium",
     "curl": "curl",
+    "dpkg-deb": "dpkg",
+    "fish": "fish",
     "git": "git",
     "ip": "iproute2",
     "nc": "netcat-openbsd",
+    "ncat": "ncat",
+    "node": "nodejs",
+    "npm": "npm",
+    "proxychains4": "proxychains4",
     "ps": "procps",
+    "socat": "socat",
     "ssh": "openssh-client",
+    "sshd": "openssh-server",
     "tor-geoipdb": "tor-geoipdb",
+    "torsocks": "torsocks",
+    "unshare": "util-linux",
+    "wget": "wget",
 }
-
-
+#: Where Debian keeps some of them, and an ordinary user's PATH does not lead.
+_SYSTEM_FOLDERS = ("/usr/sbin", "/sbin")
 #: What is there when a file is, and no program.
 FILES = {"tor-geoipdb": "/usr/share/tor/geoip6"}
 
 
 def missing_programs() -> list[str]:
     """Return the names of the programs that are not on the PATH, and of the files not there."""
+    path = os.pathsep.join((os.environ.get("PATH", ""), *_SYSTEM_FOLDERS))
     return [
         name
         for name in PACKAGES
-        if not (Path(FILES[name]).exists() if name in FILES else shutil.which(name))
+        if not (Path(FILES[name]).exists() if name in FILES else shutil.which(name, path=path))
     ]
 
 
