@@ -314,10 +314,14 @@ def test_what_was_sent_goes_before_the_end() -> None:
 
     send_all(near, [b"last words"])
     near.end(EndReason.TIMEOUT)
-    commands = [command for command, _, _ in say(pair.lanes[0])]
+    pair.lanes[0].send()
+    (cell,) = pair.lanes[0].under_way
+    pair.settle()
 
+    commands = [command for command, _, _ in _messages(memoryview(cell))]
     assert commands == [Message.DATAGRAM, Message.END]
-    assert far.reason is None
+    assert far.is_ended
+    assert contents_of(far) == [b"last words"]
 
 
 @pytest.mark.parametrize("by_origin", [True, False])

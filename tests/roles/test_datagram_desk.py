@@ -1,5 +1,6 @@
 """UDP ASSOCIATE at the proxy: real sockets on this side, a circuit in memory on the other."""
 
+import ipaddress
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -393,8 +394,6 @@ async def test_what_the_connection_says_meanwhile_means_nothing(desk: Desk) -> N
 
 async def test_programs_on_other_machines_are_refused() -> None:
     """FE-13: the socket is on loopback, where they cannot reach it."""
-    import ipaddress
-
     lan = (ipaddress.ip_network("192.168.0.0/16"),)
     outside = RenamedListener(listen(), "192.168.1.1", "192.168.1.7")
     async with open_desk(listener=outside, allow_clients=lan) as desk:

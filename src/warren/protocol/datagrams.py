@@ -258,8 +258,7 @@ class Association:
         self.on_send()
 
     def lose(self, reason: EndReason) -> None:
-        """End without a word to the other side: its circuit is gone."""
+        """End without a word to the other side: its circuit is gone. What arrived is still there."""
         self.reason = self.reason or reason
         self._outgoing.clear()
-        self._incoming.clear()
         self.on_news()

@@ -61,8 +61,8 @@ class AssociationOpener(Protocol):
 class Objection(Protocol):
     """Be what says why no circuit may be used for an address (FE-8, FE-9)."""
 
-    def __call__(self, address: Address, *, is_socks: bool) -> Failure | None:
-        """Return the objection, or None."""
+    def __call__(self, visit: Visit, address: Address) -> Failure | None:
+        """Return the objection to `address` for the program that visits, or None."""
 
 
 class DatagramDesk:
@@ -96,7 +96,7 @@ class DatagramDesk:
         self._open += 1
         try:
             async with trio.open_nursery() as nursery:
-                talk = _Talk(self, sock, _literal(visit.stream.remote), isolation)
+                talk = _Talk(self, sock, visit, isolation)
                 try:
                     talk.start(*first, nursery)
                     visit.is_attached = True
@@ -120,11 +120,12 @@ class _Talk:
     """Own one program's socket, and the associations that its datagrams take."""
 
     def __init__(
-        self, desk: DatagramDesk, sock: DatagramSocket, host: str, isolation: Hashable
+        self, desk: DatagramDesk, sock: DatagramSocket, visit: Visit, isolation: Hashable
     ) -> None:
         self._desk = desk
         self._socket = sock
-        self._host = host
+        self._visit = visit
+        self._host = _literal(visit.stream.remote)
         self._isolation = isolation
         self._program: Address | None = None  # once it has sent something (FE-13)
         self._ways: dict[CircuitAssociation, Fits] = {}
@@ -181,7 +182,7 @@ class _Talk:
     def _send_new(self, address: Address, data: bytes) -> None:
         """Send to whom nothing was sent before, or not lately."""
         counts = self._desk.counts
-        if self._desk.objection(address, is_socks=True) is not None:
+        if self._desk.objection(self._visit, address) is not None:
             self._know(address, None)
             counts["refused"] += 1
             return
