@@ -42,4 +42,6 @@ def run(proxy: Address, with_variables_only: bool, verbose: bool, words: tuple[s
         )
     from warren.run.launch import run as run_command
 
-    sys.exit(run_command(words, proxy, with_variables_only=with_variables_only, is_verbose=verbose))
+    sys.exit(
+        run_command(list(words), proxy, with_variables_only=with_variables_only, is_verbose=verbose)
+    )

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from errno import EINVAL, EIO, ENOENT
 from pathlib import Path
 from typing import NoReturn
@@ -62,7 +62,7 @@ class NotStarted(WarrenError):
 class Command:
     """Own the child that becomes the command: ``enter``, then ``start``."""
 
-    def __init__(self, words: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(self, words: list[str], environment: Mapping[str, str]) -> None:
         self._words = words
         self._environment = environment
         self._channel, self._other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -129,17 +129,29 @@ def map_identities(pid: int) -> None:
 
 
 def _become(
-    words: Sequence[str],
+    words: list[str],
     environment: Mapping[str, str],
     channel: socket.socket,
     mask: Iterable[int],
 ) -> NoReturn:
-    """Be the child: go through all steps, tell the parent, and become the command."""
+    """Be the child: enter the namespaces, telling the parent, and become the command."""
+    try:
+        if _prepare(channel):
+            channel.sendall(str(_replace(words, environment, mask)).encode())
+    except BaseException:  # noqa: BLE001  it ends here, whatever it is
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(NOT_EXECUTABLE)
+
+
+def _prepare(channel: socket.socket) -> bool:
+    """Go through all steps that lead into the namespaces; return whether the command may begin."""
     step = "making namespaces"
     try:
         kernel.unshare(kernel.NEW_USER | kernel.NEW_MOUNTS | kernel.NEW_NETWORK)
         channel.sendall(b"unshared")
-        _wait_for(b"mapped", channel)
+        if channel.recv(_LONGEST) != b"mapped":
+            return False
         step = "setting up the network of a namespace"
         has_ipv6 = make_everything_local(OWN_4, OWN_6)
         _close_side_doors()
@@ -149,24 +161,20 @@ def _become(
         listener = kernel.watch_calls()
         socket.send_fds(channel, [b"watched ipv6" if has_ipv6 else b"watched"], [listener])
         os.close(listener)
-        _wait_for(b"go", channel)
     except OSError as error:
         channel.sendall(f"failed {error.errno or EIO} {step}".encode())
-        os._exit(NOT_EXECUTABLE)
-    try:
-        channel.sendall(str(_replace(words, environment, mask)).encode())
-    finally:
-        os._exit(NOT_EXECUTABLE)
+        return False
+    return channel.recv(_LONGEST) == b"go"
 
 
-def become(words: Sequence[str], environment: Mapping[str, str], mask: Iterable[int]) -> int:
+def become(words: list[str], environment: Mapping[str, str], mask: Iterable[int]) -> int:
     """Become the command; return the shell's exit code for a failure, having said why."""
     error = NotStarted(words[0], _replace(words, environment, mask))
     sys.stderr.write(f"warren: {error}\n")
     return error.code
 
 
-def _replace(words: Sequence[str], environment: Mapping[str, str], mask: Iterable[int]) -> int:
+def _replace(words: list[str], environment: Mapping[str, str], mask: Iterable[int]) -> int:
     """Replace this process by the command, with signals as they were; return only an error."""
     try:
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
@@ -177,11 +185,6 @@ def _replace(words: Sequence[str], environment: Mapping[str, str], mask: Iterabl
         return error.errno or EINVAL
     except ValueError:  # a zero byte in a word
         return EINVAL
-
-
-def _wait_for(word: bytes, channel: socket.socket) -> None:
-    if channel.recv(_LONGEST) != word:
-        os._exit(NOT_EXECUTABLE)  # the parent has gone or given up
 
 
 def _close_side_doors() -> None:

@@ -9,6 +9,7 @@ import os
 import platform
 import struct
 from dataclasses import dataclass
+from errno import EINVAL
 
 from warren.run.filter import DATA, MACHINES, build_filter
 
@@ -71,13 +72,17 @@ def watch_calls() -> int:
         raise OSError(f"no seccomp filter for {machine}, only for {', '.join(MACHINES)}")
     code = build_filter(MACHINES[machine])
     program = _Program(len(code) // 8, code)
+    try:  # where the kernel can (5.19), signals do not break off a call that is looked at
+        return _install(machine, program, _NEW_LISTENER | _WAIT_KILLABLE)
+    except OSError as error:
+        if error.errno != EINVAL:
+            raise
+    return _install(machine, program, _NEW_LISTENER)
+
+
+def _install(machine: str, program: _Program, flags: int) -> int:
     number, mode = ctypes.c_long(_SECCOMP[machine]), ctypes.c_uint(_SET_MODE_FILTER)
-    # Where the kernel can (5.19), signals do not break off a call that is being looked at.
-    for flags in (_NEW_LISTENER | _WAIT_KILLABLE, _NEW_LISTENER):
-        result = int(_libc.syscall(number, mode, ctypes.c_uint(flags), ctypes.byref(program)))
-        if result >= 0 or ctypes.get_errno() != 22:
-            break
-    return _check(result)
+    return _check(int(_libc.syscall(number, mode, ctypes.c_uint(flags), ctypes.byref(program))))
 
 
 def next_call(listener: int) -> Notification:

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
 
 from warren.addresses import Address
 from warren.errors import WarrenError
@@ -21,9 +20,7 @@ from warren.run.waiter import WATCHED, end_like, wait_for
 _READY = b"ready"
 
 
-def run(
-    words: Sequence[str], proxy: Address, *, with_variables_only: bool, is_verbose: bool
-) -> int:
+def run(words: list[str], proxy: Address, *, with_variables_only: bool, is_verbose: bool) -> int:
     """Run the command `words` in a network out of which only `proxy` leads.
 
     Ends this process as the command ended, or returns the exit code for one that did not start.
@@ -49,7 +46,7 @@ def run(
         return error.code
     finally:
         command.close()
-    end_like(wait_for(command.pid))
+    return end_like(wait_for(command.pid))
 
 
 def _start_gateway(command: Command, listener: int, proxy: Address, *, is_verbose: bool) -> None:

@@ -42,7 +42,7 @@ class Questions(DnsServer):
         """
         async with trio.open_nursery() as nursery:
             for address in own:
-                everywhere = Address("0.0.0.0" if address.ip.version == 4 else "::", PORT)
+                everywhere = Address("::" if ":" in address.host else "0.0.0.0", PORT)
                 nursery.start_soon(self._serve_datagrams, maker.datagrams(everywhere))
                 stream = maker.listen(address, may_be_left=True)
                 stream.setblocking(False)
