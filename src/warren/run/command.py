@@ -108,7 +108,7 @@ class Command:
         if said == event:
             return detail, descriptors
         code, _, step = detail.partition(" ")
-        raise Forbidden(step or "starting a process", OSError(int(code or EIO)))
+        raise Forbidden(step or "starting a process", OSError(int(code or EIO), ""))
 
 
 def map_identities(pid: int) -> None:
@@ -199,15 +199,15 @@ def _ask_us_for_names() -> None:
 
     Where there is no resolv.conf, it asks its own machine: us as well.
     """
-    if Path("/etc/resolv.conf").exists():
-        with tempfile.NamedTemporaryFile("w", prefix="warren-run-") as file:
-            file.write(_RESOLV_CONF)
-            file.flush()
-            Path(file.name).chmod(0o644)
+    with tempfile.NamedTemporaryFile("w", prefix="warren-run-") as file:
+        file.write(_RESOLV_CONF)
+        file.flush()
+        Path(file.name).chmod(0o644)
+        with contextlib.suppress(FileNotFoundError):
             kernel.bind_mount(file.name, "/etc/resolv.conf")
-    for path in LOOKUP_SERVICES:
-        if Path(os.fsdecode(path)).exists():
-            kernel.bind_mount(os.devnull, os.fsdecode(path))
+    for name in LOOKUP_SERVICES:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            kernel.bind_mount(os.devnull, os.fsdecode(name))
 
 
 def _hint() -> str:

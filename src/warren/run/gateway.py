@@ -29,6 +29,7 @@ from warren.service import raise_limits
 
 #: How long what was sent may take to get through when everybody has gone.
 LINGER_SECONDS = 30.0
+_LAST_LOOK_SECONDS = 0.1
 
 # What is read is written, or copied out, in the same step.
 _READ = memoryview(bytearray(256 * 1024))
@@ -149,6 +150,8 @@ def run_gateway(
             doors.keep(proxy)
             on_ready()
             await Calls(listener, doors).answer_all()
+            # Who came last may still wait at a door; it takes one round of the loop to see them.
+            await trio.sleep(_LAST_LOOK_SECONDS)
             doors.close()
             # Whoever waits for the end of what is written there need not wait for us.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

@@ -11,12 +11,13 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from errno import EMFILE
 
 from warren.addresses import Address
 from warren.run import kernel
 
-#: Kind of socket, version of IP, whether the port may have been in use a moment ago, its number.
-_REQUEST = struct.Struct("=iBBH")
+#: Kind of socket, and whether the port may have been in use a moment ago; an address follows.
+_REQUEST = struct.Struct("=i?")
 _ANSWER = struct.Struct("=i")
 _BACKLOG = 4096
 _MOST_DESCRIPTORS = 1 << 30
@@ -51,10 +52,11 @@ class SocketMaker:
     def _make(self, kind: int, address: Address, is_reusing: bool) -> socket.socket:
         # It waits for nothing but us, so neither do we for long, and a task that made us wait
         # would only let others overtake.
-        assert address.ip is not None
-        request = _REQUEST.pack(kind, address.ip.version, is_reusing, address.port)
-        self._channel.sendall(request + address.ip.packed)
-        return socket.socket(fileno=self._take_answer()[0])
+        self._channel.sendall(_REQUEST.pack(kind, is_reusing) + address.encode())
+        descriptors = self._take_answer()
+        if not descriptors:  # there was no number left for it here
+            raise OSError(EMFILE, os.strerror(EMFILE))
+        return socket.socket(fileno=descriptors[0])
 
     def _take_answer(self) -> list[int]:
         data, descriptors, _, _ = socket.recv_fds(self._channel, _ANSWER.size, 1)
@@ -104,17 +106,19 @@ def _serve(inside: int, channel: socket.socket) -> None:
     channel.sendall(_ANSWER.pack(0))
     while request := channel.recv(64):
         try:
-            with _make_socket(request) as made:
+            kind, is_reusing = _REQUEST.unpack_from(request)
+            address, _ = Address.decode(request[_REQUEST.size :])
+            with make_socket(kind, address, is_reusing=is_reusing) as made:
                 socket.send_fds(channel, [_ANSWER.pack(0)], [made.fileno()])
         except OSError as error:
             channel.sendall(_ANSWER.pack(error.errno or 1))
 
 
-def _make_socket(request: bytes) -> socket.socket:
-    kind, version, is_reusing, port = _REQUEST.unpack_from(request)
-    is_4 = version == 4
-    family = socket.AF_INET if is_4 else socket.AF_INET6
-    made = socket.socket(family, kind)
+def make_socket(kind: int, address: Address, *, is_reusing: bool) -> socket.socket:
+    """Return a socket of `kind` in the network of this process; see ``SocketMaker``."""
+    assert address.ip is not None
+    is_4 = address.ip.version == 4
+    made = socket.socket(socket.AF_INET if is_4 else socket.AF_INET6, kind)
     try:
         level = socket.IPPROTO_IP if is_4 else socket.IPPROTO_IPV6
         # A route makes an address local enough to be reached; IPv6 wants more for binding to it.
@@ -125,11 +129,11 @@ def _make_socket(request: bytes) -> socket.socket:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if kind == socket.SOCK_DGRAM:
             made.setsockopt(level, kernel.IP_PKTINFO if is_4 else kernel.IPV6_RECVPKTINFO, 1)
-        made.bind((socket.inet_ntop(family, request[_REQUEST.size :]), port))
+        made.bind((address.host, address.port))
         if kind == socket.SOCK_STREAM:
             made.setsockopt(
                 socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-            )  # inherited by what it accepts
+            )  # what it accepts inherits it
             made.listen(_BACKLOG)
             # What the command binds after we left must not meet what we accepted before.
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
