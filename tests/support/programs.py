@@ -13,16 +13,29 @@ import subprocess
 import sys
 
 PACKAGES = {
+    "apt-get": "apt",
+    "bash": "bash",
     "certutil": "libnss3-tools",
     "chromium": "chromium",
     "curl": "curl",
+    "dpkg-deb": "dpkg",
+    "fish": "fish",
     "gcc": "gcc libc6-dev",
     "git": "git",
     "ip": "iproute2",
     "nc": "netcat-openbsd",
+    "ncat": "ncat",
+    "node": "nodejs",
+    "npm": "npm",
+    "proxychains4": "proxychains4",
     "ps": "procps",
     "setpriv": "util-linux",
+    "socat": "socat",
     "ssh": "openssh-client",
+    "sshd": "openssh-server",
+    "torsocks": "torsocks",
+    "unshare": "util-linux",
+    "wget": "wget",
 }
 #: What tests need a machine to allow, and what to do where it does not.
 PERMISSIONS = {
@@ -31,11 +44,14 @@ PERMISSIONS = {
 }
 #: Somebody with no rights and no name, for tests that run as root.
 NOBODY = 4242
+#: Where Debian keeps some of them, and an ordinary user's PATH does not lead.
+_SYSTEM_FOLDERS = ("/usr/sbin", "/sbin")
 
 
 def missing_programs() -> list[str]:
     """Return the names of the programs that are not on the PATH."""
-    return [name for name in PACKAGES if shutil.which(name) is None]
+    path = os.pathsep.join((os.environ.get("PATH", ""), *_SYSTEM_FOLDERS))
+    return [name for name in PACKAGES if shutil.which(name, path=path) is None]
 
 
 def as_ordinary_user() -> list[str]:

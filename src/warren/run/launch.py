@@ -11,10 +11,10 @@ import sys
 
 from warren.addresses import Address
 from warren.errors import WarrenError
+from warren.programs.variables import EXCEPTIONS, proxy_variables
 from warren.run.command import Command, Forbidden, NotStarted, become
 from warren.run.proxy_client import check_proxy
 from warren.run.sockets import run_in_child
-from warren.run.variables import with_proxy
 from warren.run.waiter import WATCHED, end_like, wait_for
 
 _READY = b"ready"
@@ -29,7 +29,8 @@ def run(words: list[str], proxy: Address, *, with_variables_only: bool, is_verbo
     proxy.
     """
     check_proxy(proxy)
-    environment = with_proxy(os.environ, proxy)
+    kept = {name: value for name, value in os.environ.items() if name not in EXCEPTIONS}
+    environment = {**kept, **proxy_variables(proxy)}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     command = Command(words, environment)
     try:
