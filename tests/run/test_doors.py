@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from warren.addresses import Address
 from warren.network.byte_streams import ByteStream
-from warren.run.doors import Doors
+from warren.run.doors import LEFT_SECONDS, Doors
 from warren.run.sockets import make_socket
 
 
@@ -99,6 +100,23 @@ async def test_doors_give_way_to_who_wants_to_listen_and_later_leave_it_to_them(
             with socket.create_connection(server.getsockname()):
                 server.settimeout(5)
                 server.accept()[0].close()
+        assert visitors.doors == [places[0]]
+
+
+async def test_between_its_bind_and_the_kernels_nobody_gets_before_a_program(
+    places: list[Address], mock_clock: MockClock
+) -> None:
+    async with open_house() as (doors, visitors):
+        assert doors.open(places[0])
+        doors.give_way(places[0].port)
+
+        assert doors.open(places[0])
+
+        with socket.create_server((places[0].host, places[0].port)):
+            assert doors.open(places[0])
+        mock_clock.jump(LEFT_SECONDS)
+        assert doors.open(places[0])
+        assert await visit(places[0]) == b"welcome"
         assert visitors.doors == [places[0]]
 
 

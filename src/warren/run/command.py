@@ -101,6 +101,11 @@ class Command:
         """Let go of the child; one that has not become the command ends by that."""
         self._channel.close()
 
+    def bury(self) -> None:
+        """Wait for the end of a child that has not become the command."""
+        self.close()
+        os.waitpid(self.pid, 0)
+
     def _expect(self, event: str) -> tuple[str, list[int]]:
         """Wait for the child to tell `event`; return what it said of it and gave with it."""
         data, descriptors, _, _ = socket.recv_fds(self._channel, _LONGEST, 1)

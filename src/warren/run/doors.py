@@ -17,6 +17,8 @@ from warren.network.byte_streams import ByteStream, SocketListener
 from warren.run.sockets import SocketMaker
 
 MOST_DOORS = 2048
+#: How long a port of loopback is left to whoever was about to bind it.
+LEFT_SECONDS = 1.0
 
 Enter = Callable[[Address, ByteStream], Awaitable[None]]
 
@@ -43,6 +45,7 @@ class Doors:
         self._most = most
         self._open: OrderedDict[Address, SocketListener] = OrderedDict()
         self._kept: dict[Address, SocketListener | None] = dict.fromkeys(taken)
+        self._left: dict[int, float] = {}  # ports of loopback, until when
 
     def keep(self, address: Address) -> None:
         """Open a door that stays; raise OSError when that is impossible."""
@@ -57,6 +60,8 @@ class Doors:
             return True
         if address in self._open:
             self._open.move_to_end(address)
+            return True
+        if _is_loopback(address) and self._is_left(address.port):
             return True
         try:
             listener = self._listen(address)
@@ -73,6 +78,10 @@ class Doors:
         """Close the doors at `port`, so that the command can listen there."""
         for address in [address for address in self._open if address.port == port]:
             self._open.pop(address).close()
+        # Whoever waits for it to listen may ask again before it has bound the port.
+        now = trio.current_time()
+        self._left = {port: end for port, end in self._left.items() if end > now}
+        self._left[port] = now + LEFT_SECONDS
 
     def close(self) -> None:
         """Close all doors; who came through one stays."""
@@ -81,6 +90,9 @@ class Doors:
                 listener.close()
         self._open.clear()
         self._kept.clear()
+
+    def _is_left(self, port: int) -> bool:
+        return self._left.get(port, 0.0) > trio.current_time()
 
     def _listen(self, address: Address) -> SocketListener:
         # A program that has bound 127.0.0.1 and listens in a moment must not find us there.

@@ -9,9 +9,9 @@ It goes on as long as there is a process in the command's network, and until wha
 is through.
 """
 
+import contextlib
 import os
 import secrets
-import sys
 from collections.abc import Callable
 
 import trio
@@ -29,7 +29,8 @@ from warren.service import raise_limits
 
 #: How long what was sent may take to get through when everybody has gone.
 LINGER_SECONDS = 30.0
-_LAST_LOOK_SECONDS = 0.1
+_LAST_LOOK_SECONDS = 0.02
+_STANDARD_ERROR = 2
 
 # What is read is written, or copied out, in the same step.
 _READ = memoryview(bytearray(256 * 1024))
@@ -69,7 +70,7 @@ class Gateway:
             return
         try:
             outside = await self._network.dial(self._proxy)
-        except LinkError as error:
+        except (LinkError, OSError) as error:  # no number left for a socket is the visitor's end
             self._report(f"{target}: the proxy: {error}")
             return
         try:
@@ -136,8 +137,9 @@ def run_gateway(
     raise_limits()
 
     def report(text: str) -> None:
-        if is_verbose:
-            os.write(sys.stderr.fileno(), f"warren run: {text}\n".encode())
+        with contextlib.suppress(OSError):  # nobody need read it
+            if is_verbose:
+                os.write(_STANDARD_ERROR, f"warren run: {text}\n".encode())
 
     names = SyntheticNames(has_ipv6=has_ipv6)
     gateway = Gateway(proxy, names, report)
@@ -146,7 +148,7 @@ def run_gateway(
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             doors = Doors(maker, gateway.enter, nursery, taken=own)
-            nursery.start_soon(Questions(names).serve_all, maker, own)
+            await nursery.start(Questions(names).serve_all, maker, own)
             doors.keep(proxy)
             on_ready()
             await Calls(listener, doors).answer_all()
@@ -154,7 +156,7 @@ def run_gateway(
             await trio.sleep(_LAST_LOOK_SECONDS)
             doors.close()
             # Whoever waits for the end of what is written there need not wait for us.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), _STANDARD_ERROR)
             with trio.move_on_after(LINGER_SECONDS):
                 await gateway.is_empty.wait()
             nursery.cancel_scope.cancel()

@@ -28,6 +28,7 @@ def run(words: list[str], proxy: Address, *, with_variables_only: bool, is_verbo
     allows that, lets the command have proxy variables only. Raises ConfigError when there is no
     proxy.
     """
+    _open_standard_streams()
     check_proxy(proxy)
     kept = {name: value for name, value in os.environ.items() if name not in EXCEPTIONS}
     environment = {**kept, **proxy_variables(proxy)}
@@ -40,6 +41,7 @@ def run(words: list[str], proxy: Address, *, with_variables_only: bool, is_verbo
     except Forbidden as error:
         if not with_variables_only:
             raise
+        command.bury()
         _say(f"{error.step} is forbidden here, so the command has proxy variables only")
         return become(words, environment, mask)
     except NotStarted as error:
@@ -61,12 +63,15 @@ def _start_gateway(command: Command, listener: int, proxy: Address, *, is_verbos
         from warren.run.sockets import SocketMaker
 
         maker = SocketMaker(inside)
-        run_gateway(
-            *(listener, maker, proxy),
-            has_ipv6=command.has_ipv6,
-            is_verbose=is_verbose,
-            on_ready=lambda: theirs.sendall(_READY),
-        )
+        try:
+            run_gateway(
+                *(listener, maker, proxy),
+                has_ipv6=command.has_ipv6,
+                is_verbose=is_verbose,
+                on_ready=lambda: theirs.sendall(_READY),
+            )
+        finally:
+            maker.close()
 
     with ours, theirs:
         run_in_child(be_gateway, keep=(listener, inside, theirs.fileno()), keeps_errors=True)
@@ -75,6 +80,18 @@ def _start_gateway(command: Command, listener: int, proxy: Address, *, is_verbos
         os.close(listener)
         if ours.recv(len(_READY)) != _READY:
             raise WarrenError("the gateway did not start: see above")
+
+
+def _open_standard_streams() -> None:
+    """Take the numbers of standard streams that are closed, so that nothing of ours gets them.
+
+    The command finds them closed all the same.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number
 
 
 def _say(text: str) -> None:

@@ -35,10 +35,16 @@ class Questions(DnsServer):
         self.asked.clear()  # one of the names more would be one too many to remember
         return self._synthetic.addresses_of(name)
 
-    async def serve_all(self, maker: SocketMaker, own: list[Address]) -> None:
+    async def serve_all(
+        self,
+        maker: SocketMaker,
+        own: list[Address],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
         """Answer until cancelled; questions by TCP only at the addresses `own`.
 
-        Raises OSError at once when the sockets cannot be made.
+        Raises OSError when the sockets cannot be made, and has started once they are.
         """
         async with trio.open_nursery() as nursery:
             for address in own:
@@ -48,6 +54,7 @@ class Questions(DnsServer):
                 stream.setblocking(False)
                 listener = trio.SocketListener(trio.socket.from_stdlib_socket(stream))
                 nursery.start_soon(trio.serve_listeners, self._serve_tcp, [listener])
+            task_status.started()
 
     async def _serve_datagrams(self, made: socket.socket) -> None:
         made.setblocking(False)
