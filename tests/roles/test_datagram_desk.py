@@ -15,6 +15,7 @@ from warren.addresses import Address
 from warren.errors import DirectoryError, EndReason, ExitError, WarrenError
 from warren.network.associations import CircuitAssociation
 from warren.protocol.socks_datagrams import read_datagram, write_datagram
+from warren.roles.listener_rules import ListenerRules
 
 REMOTE = Address("93.184.216.34", 443)
 OTHER = Address("93.184.216.35", 3478)
@@ -390,6 +391,14 @@ async def test_what_the_connection_says_meanwhile_means_nothing(desk: Desk) -> N
     await program.send(REMOTE, b"?")
 
     assert await program.receive() == (REMOTE, b"echo of ?")
+
+
+@pytest.mark.parametrize("apart", ["destination_host", "destination_port"])
+async def test_a_listener_that_keeps_targets_apart_carries_no_datagrams(apart: str) -> None:
+    """FE-10: an association has many targets, and one circuit."""
+    async with open_desk(rules=ListenerRules(isolate=("client_address", apart))) as desk:
+        assert await desk.door.ask(ASK) == b"\x05\x00\x05\x02\x00\x01" + bytes(6)
+        assert desk.opener.asked == []
 
 
 async def test_programs_on_other_machines_are_refused() -> None:

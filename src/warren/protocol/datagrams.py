@@ -258,7 +258,7 @@ class Association:
         self.on_send()
 
     def lose(self, reason: EndReason) -> None:
-        """End without a word to the other side: its circuit is gone. What arrived is still there."""
+        """End without a word to the other side, whose circuit is gone; what came can be taken."""
         self.reason = self.reason or reason
         self._outgoing.clear()
         self.on_news()
