@@ -79,6 +79,7 @@ async def run_proxy(config: Config, network: NetworkFile, announcer: Announcer) 
             )
             proxy = Proxy(
                 client,
+                datagrams=client,
                 allow_clients=wanted.allow_clients,
                 allow_targets=wanted.allow_targets,
                 limits=ProxyLimits(connections=wanted.connections),
@@ -291,6 +292,7 @@ def _describe(
         published=now,
         counter=count,
         policy=exits.exit_policy.rules,
+        udp_policy=exits.exit_udp_policy.rules,
         family=wanted.family,
         contact=wanted.contact,
         version=f"warren {__version__}",

@@ -11,6 +11,7 @@ import trio
 from warren.addresses import Address
 from warren.errors import CircuitError, EndReason, LinkError, ProtocolError
 from warren.identity import Hop, PeerId, Suite
+from warren.network.associations import CircuitAssociation
 from warren.network.link import Link
 from warren.network.streams import CircuitStream
 from warren.network.turn import Turn
@@ -51,8 +52,8 @@ class Circuit:
 
     @property
     def stream_count(self) -> int:
-        """Return how many streams it carries, those about to end included."""
-        return len(self.machine.streams.streams) if self.machine.hops else 0
+        """Return how many streams and associations it carries, those about to end included."""
+        return self.machine.streams.count if self.machine.hops else 0
 
     @property
     def has_room(self) -> bool:
@@ -85,6 +86,13 @@ class Circuit:
         self.turn.run()
         return stream
 
+    def open_association(self, flags: BeginFlags = ANY_FAMILY) -> CircuitAssociation:
+        """Begin an association; raise CircuitError as above. Datagrams may be sent at once."""
+        self._expect_room()
+        association = CircuitAssociation(self.machine.streams.associate(flags), self.turn)
+        self.turn.run_soon()
+        return association
+
     def _expect_room(self) -> None:
         if not self.is_open:
             raise CircuitError("the circuit is gone")
@@ -95,8 +103,11 @@ class Circuit:
         """End all streams, then destroy the circuit."""
         if not self.machine.is_closed:
             if self.machine.hops:
-                for stream in tuple(self.machine.streams.streams.values()):
+                streams = self.machine.streams
+                for stream in tuple(streams.streams.values()):
                     stream.end(EndReason.MISC)
+                for association in tuple(streams.associations.values()):
+                    association.end(EndReason.MISC)
                 self.turn.run()
             self.machine.destroy()
             self.turn.run()

@@ -201,7 +201,7 @@ class OriginCircuit(_Circuit):
         end = self._end
         assert end is not None
         assert self.state is CircuitState.OPEN
-        assert not end.streams.streams
+        assert not end.streams.count
         assert not end.streams.has_something
         assert self.hops < MOST_HOPS
         self._move("extend")
@@ -393,7 +393,7 @@ class RelayCircuit(_Circuit):
         leg.passed(count)
         for number, _, _ in others:
             refuse(f"message {number} to the last hop")
-        if end.streams.opened:
+        if end.streams.opened or end.streams.associated:
             self.wake()
 
     def receive_created(self, leg: Leg, message: bytes) -> None:
@@ -424,7 +424,7 @@ class RelayCircuit(_Circuit):
         number, stream, data = messages[0]
         expect(number == Message.EXTEND and stream == 0, "a RELAY_EARLY without an EXTEND")
         expect(len(messages) == 1, "an EXTEND that is not alone")
-        expect(not end.streams.streams, "an EXTEND while there are streams")
+        expect(not end.streams.count, "an EXTEND while there are streams")
         expect(self.depth + 1 < MOST_HOPS, "a circuit longer than seven hops")
         extend = Extend.decode(bytes(data))
         expect(any(extend.peer_id), "an EXTEND to nobody")  # CIR-1

@@ -7,8 +7,9 @@ what was sent with its opening is kept until then. Which circuit a stream may us
 """
 
 from collections import deque
-from collections.abc import Collection, Hashable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from random import Random, SystemRandom
 
@@ -17,11 +18,13 @@ import trio
 
 from warren.addresses import Address
 from warren.directory.consensus import Consensus
+from warren.directory.exit_index import Datagrams, Target
 from warren.directory.exit_policy import ExitPolicy, denied_reason
 from warren.directory.path import choose_path, read_policy
 from warren.directory.relays import Flag, RelayEntry
 from warren.errors import CircuitError, DirectoryError, EndReason, ExitError, LinkError
 from warren.identity import PeerId
+from warren.network.associations import CircuitAssociation
 from warren.network.circuits import Circuit, build_circuit
 from warren.network.expiry import Expiry
 from warren.network.link import Link
@@ -49,6 +52,7 @@ MOST_BUILDS = 8
 AVOID_SECONDS = 300.0
 _UPKEEP_SECONDS = 10.0
 
+_NO_POLICY = ExitPolicy(())
 _ELSEWHERE = frozenset(
     (
         EndReason.MISC,
@@ -178,6 +182,61 @@ class Client:
         self.opened += 1
         return stream
 
+    async def open_association(
+        self, address: Address | None, isolation: Hashable
+    ) -> tuple[CircuitAssociation, Callable[[Address], bool]]:
+        """Return an association that reaches `address`, and what tells where else it may go.
+
+        With None its exit is one that sends any datagrams. Waits and raises as ``open_stream``.
+        """
+        target = Datagrams(None if address in self._allow_targets else address)
+        failure: Exception = CircuitError("no circuit reached an exit in time")
+        avoid: set[PeerId] = set()
+        refusals = 0
+        for _ in range(MOST_ATTEMPTS):
+            slot: Slot | None = None
+            with trio.move_on_after(REQUEST_SECONDS / MOST_ATTEMPTS):
+                try:
+                    slot = await self._slot_for(isolation, target, avoid)
+                    association = await self._associate(slot)
+                except DirectoryError as error:
+                    raise (failure if avoid else error) from None
+                except CircuitError as error:
+                    failure = error
+                except ExitError as error:
+                    failure = error
+                    if error.reason is not EndReason.DESTROY:
+                        assert slot is not None
+                        self._not_served(isolation, slot, avoid)
+                        refusals += 1
+                else:
+                    if choice_of(isolation).keeps_exit:
+                        self._sessions.worked(isolation, slot.exit_id)
+                    return association, partial(self._sends_to, slot)
+            self.retried += 1
+            if refusals >= MOST_REFUSALS:
+                break
+        raise failure
+
+    def _sends_to(self, slot: Slot, address: Address) -> bool:
+        """Tell whether the exit of `slot` sends datagrams to `address`."""
+        return address in self._allow_targets or slot.allows(Datagrams(address))
+
+    async def _associate(self, slot: Slot) -> CircuitAssociation:
+        """Begin an association; raise ExitError when it is refused, also for want of an answer."""
+        assert isinstance(slot.circuit, Circuit)
+        association = slot.circuit.open_association()
+        expiring = self._expiry.watch(association.end)
+        try:
+            await association.wait_connected()
+        except BaseException:
+            association.end()
+            raise
+        finally:
+            expiring.is_over = True
+        self.opened += 1
+        return association
+
     def _not_served(self, isolation: Hashable, slot: Slot, avoid: set[PeerId]) -> None:
         """Note that the slot's exit did not serve a stream; `avoid` it if another one may."""
         if not choice_of(isolation).binds_exit:
@@ -194,9 +253,7 @@ class Client:
             return replace(choice, exit_id=kept)
         return choice
 
-    def _pick(
-        self, isolation: Hashable, address: Address, avoid: Collection[PeerId]
-    ) -> Slot | None:
+    def _pick(self, isolation: Hashable, address: Target, avoid: Collection[PeerId]) -> Slot | None:
         """Return a circuit that there is for the stream, or None."""
         now = trio.current_time()
         wish = self._wish(isolation)
@@ -210,7 +267,7 @@ class Client:
         return slot
 
     async def _slot_for(
-        self, isolation: Hashable, address: Address, avoid: Collection[PeerId]
+        self, isolation: Hashable, address: Target, avoid: Collection[PeerId]
     ) -> Slot:
         """Return a circuit for the stream; build one when none fits.
 
@@ -239,7 +296,7 @@ class Client:
 
     async def _build(
         self,
-        target: Address | None,
+        target: Target | None,
         avoid: Collection[PeerId] = (),
         isolation: Hashable | None = None,
     ) -> Slot:
@@ -264,7 +321,7 @@ class Client:
         raise CircuitError(f"no circuit could be built: {failure}")
 
     async def _build_once(
-        self, target: Address | None, avoid: Collection[PeerId], isolation: Hashable | None
+        self, target: Target | None, avoid: Collection[PeerId], isolation: Hashable | None
     ) -> Slot:
         consensus = await self._directory.wait_for_consensus()
         wish = self._wish_from(consensus, isolation)
@@ -286,8 +343,15 @@ class Client:
             if error.hop == len(path) - 1:
                 self._sessions.missed(isolation, path[-1].peer_id)
             raise
-        policy = read_policy(path[-1].policy) or ExitPolicy(())
-        slot = Slot(circuit, path, policy, trio.current_time(), next(self._numbers), hops)
+        slot = Slot(
+            circuit,
+            path,
+            read_policy(path[-1].policy) or _NO_POLICY,
+            trio.current_time(),
+            next(self._numbers),
+            hops,
+            udp_policy=read_policy(path[-1].udp_policy) or _NO_POLICY,
+        )
         circuit.on_closed = lambda _: self._lost(slot)
         return slot
 
@@ -320,7 +384,7 @@ class Client:
     def _choose_path(
         self,
         consensus: Consensus,
-        target: Address | None,
+        target: Target | None,
         avoid: Collection[PeerId],
         wish: Choice,
         hops: int,
