@@ -7,6 +7,7 @@
     ├── ExitError         the far end refused or lost a stream; ``reason`` says why
     ├── DirectoryError    no usable consensus, document or path
     └── ConfigError       a file, key or command-line value is wrong
+        └── NewerSchema   a file is the work of a later version of this program
 
 A message says what was found, what was expected and, to a user, what to do next. Foreign
 exceptions become one of these once, at the edge where they appear. Our own misuse is a bug
@@ -75,6 +76,10 @@ class DirectoryError(WarrenError):
 
 class ConfigError(WarrenError):
     """Tell a user which file, key or value is wrong and what is expected."""
+
+
+class NewerSchema(ConfigError):
+    """Tell that a file was written by a later version of the program (REL-5)."""
 
 
 def expect(condition: bool, message: str) -> None:

@@ -8,7 +8,6 @@ one, because a proxy should answer as soon as it is started.
 """
 
 import contextlib
-import fcntl
 import os
 import socket
 import time
@@ -304,13 +303,5 @@ def holding_state(config: Config, role: Role) -> Iterator[DataFolder]:
     Raises ConfigError when another process has it.
     """
     folder = DataFolder(state_directory(config, role))
-    descriptor = os.open(folder.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    with os.fdopen(descriptor, "rb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(
-                f"another process uses {folder.path}: stop it, or give this one a state folder "
-                "of its own with --state"
-            ) from error
+    with folder.held():
         yield folder

@@ -21,7 +21,7 @@ from warren.network.turn import Turn
 from warren.protocol.credit import CreditBudget
 from warren.roles.archive import Archive
 from warren.roles.relay import Relay
-from warren.storage import DataFolder
+from warren.storage import RETRY_SECONDS, DataFolder
 
 #: Cells that all windows of a node may grow by, 4 KiB each: 1 GiB for clients.
 _CLIENT_CELLS = 256 * 1024
@@ -79,8 +79,17 @@ async def running_peer(
         turn = Turn(nursery)
         links = Links(sockets, settings, turn)
         nursery.start_soon(links.watch)
+        if folder is not None:
+            nursery.start_soon(_write_again, folder)
         try:
             yield Peer(turn, sockets, settings, links, archive)
         finally:
             links.close()
             nursery.cancel_scope.cancel()
+
+
+async def _write_again(folder: DataFolder) -> None:
+    """Bring to the disk what it did not take when it was full."""
+    while True:
+        await trio.sleep(RETRY_SECONDS)
+        folder.write_again()

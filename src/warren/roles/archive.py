@@ -12,7 +12,6 @@ import trio
 
 from warren.directory.consensus import Consensus, Verdict, check_usable, compare, read_consensus
 from warren.directory.network_file import NetworkFile
-from warren.errors import ConfigError, DirectoryError, ProtocolError
 from warren.identity import PeerId
 from warren.storage import DataFolder
 
@@ -115,16 +114,13 @@ class Archive:
             callback(self._held[0])
 
     def _load(self) -> None:
-        document = self._folder.read(_FILE) if self._folder is not None else None
-        if self._folder is None or document is None:
+        if self._folder is None:
             return
-        try:
-            consensus = read_consensus(document, self.network)
-        except (ProtocolError, DirectoryError) as error:
-            place = self._folder.set_aside(_FILE)
-            logger.warning("the consensus on disk is no use", now_at=str(place), error=str(error))
-        else:
-            self._take(consensus, document)
+        loaded = self._folder.load(
+            _FILE, lambda document: (read_consensus(document, self.network), document)
+        )
+        if loaded is not None:
+            self._take(*loaded)
 
     def _keep_evidence(self, offered: Consensus, document: bytes) -> None:
         logger.error(
@@ -139,12 +135,8 @@ class Archive:
             self._write(f"conflict-{offered.valid_after}-b", document)
 
     def _write(self, name: str, document: bytes) -> None:
-        if self._folder is None:
-            return
-        try:
-            self._folder.write(name, document)
-        except ConfigError as error:
-            logger.warning("going on from memory", error=str(error))
+        if self._folder is not None:
+            self._folder.keep(name, document)
 
     def __repr__(self) -> str:
         return f"<Archive of {len(self._held)}, newest {self.newest!r}>"
