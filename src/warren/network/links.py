@@ -15,6 +15,7 @@ from warren.errors import LinkError, ProtocolError
 from warren.identity import Hop, PeerId
 from warren.network.byte_streams import ByteStream, Listener, Network
 from warren.network.link import (
+    URGENT_SECONDS,
     WATCH_SECONDS,
     Link,
     LinkSettings,
@@ -310,9 +311,16 @@ class Links:
 
     async def watch(self) -> None:
         """Ping quiet links, give up dead ones, close those nobody uses; runs for ever."""
+        is_urgent = False
         while True:
-            await trio.sleep(WATCH_SECONDS)
+            due = trio.current_time() + (URGENT_SECONDS if is_urgent else WATCH_SECONDS)
+            await trio.sleep_until(due)
             now = trio.current_time()
+            is_urgent = now - due > WATCH_SECONDS
+            if is_urgent:  # this process stood still: hear what has come meanwhile, then judge
+                for link in self:
+                    link.pardon()
+                continue
             for link in self:
                 if link.protocol.legs:
                     link.last_used = now
@@ -322,7 +330,7 @@ class Links:
                 elif now - link.last_used > IDLE_SECONDS or self._is_superseded(link):
                     link.close()
                 else:
-                    link.check()
+                    is_urgent |= link.check()
             self.turn.run()
 
     def _is_superseded(self, link: Link) -> bool:
