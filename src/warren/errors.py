@@ -27,7 +27,14 @@ class ProtocolError(WarrenError):
 
 
 class LinkError(WarrenError):
-    """Tell that a peer could not be reached or that its link broke."""
+    """Tell that a peer could not be reached or that its link broke.
+
+    ``is_local`` tells that the reason is on this side, and says nothing about the peer.
+    """
+
+    def __init__(self, message: str, *, is_local: bool = False) -> None:
+        super().__init__(message)
+        self.is_local = is_local
 
 
 class CircuitError(WarrenError):

@@ -35,6 +35,7 @@ from warren.errors import ConfigError, LinkError
 from warren.identity import Hop, SystemKeys
 from warren.key_files import KeyFiles
 from warren.network.byte_streams import SocketListener, listening_socket
+from warren.network.interruptions import Interruption
 from warren.network.link import RelayKeys
 from warren.peer import running_peer
 from warren.roles.archive import Archive
@@ -73,6 +74,9 @@ async def run_proxy(config: Config, network: NetworkFile, announcer: Announcer) 
                 hops=wanted.hops,
                 allow_targets=wanted.allow_targets,
             )
+            peer.interruptions.on_interruption.append(
+                partial(_begin_anew, directory=directory, client=client)
+            )
             proxy = Proxy(
                 client,
                 allow_clients=wanted.allow_clients,
@@ -87,6 +91,7 @@ async def run_proxy(config: Config, network: NetworkFile, announcer: Announcer) 
                     "links": peer.links.statistics(),
                     "directory": directory.statistics(),
                     "guards": guards.statistics(),
+                    "interruptions": peer.interruptions.statistics(),
                     **client.statistics(),
                 }
 
@@ -129,6 +134,7 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
                 own_id=keys.identity.peer_id,
                 is_mirror=True,
             )
+            peer.interruptions.on_interruption.append(partial(_begin_anew, directory=directory))
             publisher = Publisher(
                 keys,
                 files,
@@ -219,6 +225,13 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
                 await peer.archive.wait_for_consensus()
                 announcer.usable()
                 await trio.sleep_forever()
+
+
+def _begin_anew(what: Interruption, *, directory: Directory, client: Client | None = None) -> None:
+    """Let nothing go on waiting for what an interruption has made worthless."""
+    directory.look_again()
+    if client is not None and what.breaks_links:
+        client.interrupted()
 
 
 # ---- the parts of a relay

@@ -15,6 +15,7 @@ from warren.directory.network_file import NetworkFile
 from warren.identity import Hop
 from warren.network.byte_streams import SocketNetwork
 from warren.network.fetch import fetch
+from warren.network.interruptions import Interruption, Interruptions
 from warren.network.link import LinkSettings, RelayKeys
 from warren.network.links import Links
 from warren.network.turn import Turn
@@ -29,13 +30,14 @@ _CLIENT_CELLS = 256 * 1024
 
 @dataclass
 class Peer:
-    """Hold what every role stands on: a turn, links, and the consensus."""
+    """Hold what every role stands on: a turn, links, the consensus, and word of interruptions."""
 
     turn: Turn
     network: SocketNetwork
     settings: LinkSettings
     links: Links
     archive: Archive
+    interruptions: Interruptions
 
     def answer_with(self, relay: Relay) -> None:
         """Let `relay` answer those who ask for circuits."""
@@ -78,11 +80,20 @@ async def running_peer(
     async with trio.open_nursery() as nursery:
         turn = Turn(nursery)
         links = Links(sockets, settings, turn)
+        interruptions = Interruptions(entry.hop.address for entry in network.authorities)
+
+        def interrupted(what: Interruption) -> None:
+            if what.breaks_links:
+                links.interrupted()
+            archive.look_again()
+
+        interruptions.on_interruption.append(interrupted)
         nursery.start_soon(links.watch)
+        nursery.start_soon(interruptions.run)
         if folder is not None:
             nursery.start_soon(_write_again, folder)
         try:
-            yield Peer(turn, sockets, settings, links, archive)
+            yield Peer(turn, sockets, settings, links, archive, interruptions)
         finally:
             links.close()
             nursery.cancel_scope.cancel()

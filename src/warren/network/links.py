@@ -66,6 +66,8 @@ class _Dial:
     """Share one dial among all who ask for the same peer; without a failure, it was given up."""
 
     def __init__(self) -> None:
+        self.scope = trio.CancelScope(deadline=trio.current_time() + HANDSHAKE_SECONDS)
+        self.is_interrupted = False
         self.done = trio.Event()
         self.failure: LinkError | None = None
 
@@ -123,7 +125,8 @@ class Links:
                 return await self._dial(hop, key)
             await dial.done.wait()
             if dial.failure is not None:
-                raise LinkError(str(dial.failure)) from dial.failure
+                is_local = dial.failure.is_local
+                raise LinkError(str(dial.failure), is_local=is_local) from dial.failure
 
     async def probe(self, hop: Hop) -> None:
         """Dial `hop` afresh and close again; raise LinkError unless it is what `hop` says.
@@ -148,18 +151,24 @@ class Links:
         dial = self._dialling[key] = _Dial()
         link = None
         try:
-            with trio.fail_after(HANDSHAKE_SECONDS):
+            with dial.scope:
                 link = await self._open(hop, is_anonymous=key[1])
                 await link.wait_ready()
-        except (LinkError, ProtocolError, trio.TooSlowError) as error:
+            if dial.scope.cancelled_caught:
+                raise LinkError(
+                    "interrupted" if dial.is_interrupted else "no answer in time",
+                    is_local=dial.is_interrupted,
+                )
+        except (LinkError, ProtocolError) as error:
             if link is not None:
                 link.close()
-            reason = "no answer in time" if isinstance(error, trio.TooSlowError) else str(error)
-            dial.failure = LinkError(f"no link to {hop!r}: {reason}")
+            is_local = isinstance(error, LinkError) and error.is_local
+            dial.failure = LinkError(f"no link to {hop!r}: {error}", is_local=is_local)
             raise dial.failure from error
         finally:
             del self._dialling[key]
             dial.done.set()
+        assert link is not None
         self.dialled += 1
         return link
 
@@ -339,6 +348,14 @@ class Links:
         if peer_id is None or link.protocol.legs:
             return False
         return self.find(peer_id, is_anonymous=link.protocol.is_anonymous) is not link
+
+    def interrupted(self) -> None:
+        """Give up every link and every dial: the machine slept, or is in another network."""
+        for dial in self._dialling.values():
+            dial.is_interrupted = True
+            dial.scope.cancel()
+        for link in self:
+            link.close(LinkError("the way to the peer was interrupted", is_local=True))
 
     def close(self) -> None:
         """Close every link."""

@@ -43,6 +43,7 @@ class Archive:
         self._now = now
         self._held: list[Consensus] = []
         self._changed = trio.Event()
+        self._maybe_usable = trio.Event()
         self._conflicts = 0
         self._load()
 
@@ -66,7 +67,7 @@ class Archive:
     async def wait_for_consensus(self) -> Consensus:
         """Wait until there is a usable consensus and return it; the caller sets a deadline."""
         while (current := self.current) is None:
-            await self._changed.wait()
+            await self._maybe_usable.wait()
         return current
 
     async def wait_for_change(self) -> Consensus:
@@ -75,6 +76,11 @@ class Archive:
         newest = self.newest
         assert newest is not None
         return newest
+
+    def look_again(self) -> None:
+        """Let those who wait for a usable consensus look: the clock may be right now (DIR-9)."""
+        self._maybe_usable.set()
+        self._maybe_usable = trio.Event()
 
     def offer(self, document: bytes) -> Verdict:
         """Verify a signed consensus and take it if it is newer than all before.
@@ -110,6 +116,7 @@ class Archive:
         self.document = document
         self._changed.set()
         self._changed = trio.Event()
+        self.look_again()
         for callback in self.on_change:
             callback(self._held[0])
 

@@ -61,6 +61,10 @@ class GuardKeeper:
         self._guards.failed(peer_id, self._wall_clock())
         self._save()
 
+    def interrupted(self) -> None:
+        """Forget who failed: the machine slept, or is in another network (T42, T43)."""
+        self._guards.network_changed()
+
     def statistics(self) -> dict[str, object]:
         """Return how many guards there are and whether nothing answers."""
         now = self._wall_clock()
