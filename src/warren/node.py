@@ -73,6 +73,7 @@ async def run_proxy(config: Config, network: NetworkFile, announcer: Announcer) 
                 guards,
                 hops=wanted.hops,
                 allow_targets=wanted.allow_targets,
+                is_offline=lambda: peer.interruptions.is_down,
             )
             peer.interruptions.on_interruption.append(
                 partial(_begin_anew, directory=directory, client=client)

@@ -39,7 +39,7 @@ def silence(network: ClientNetwork, circuit: Circuit) -> None:
         return
 
     for passing in network.relay(circuit.hops[-1].peer_id).circuits:
-        passing.machine.receive_run = swallow  # type: ignore[method-assign]
+        passing.machine.receive_run = swallow  # type: ignore[assignment, method-assign]
 
 
 async def test_a_circuit_with_a_silent_far_end_is_given_up(

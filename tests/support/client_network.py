@@ -1,7 +1,7 @@
 """A small network in memory with a whole client in it: guards, pool, circuits that are kept ready.
 
-Every relay may be guard, middle and exit. There are no authorities: the client simply holds the
-consensus that lists the relays.
+The first half of the relays are guards, the others exits, and all are middles. There are no
+authorities: the client simply holds the consensus that lists the relays.
 """
 
 from collections.abc import AsyncIterator
@@ -25,7 +25,8 @@ from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.mirror import Directory
 from warren.storage import DataFolder
 
-FLAGS = frozenset((Flag.GUARD, Flag.EXIT, Flag.RUNNING, Flag.MIRROR))
+GUARD = frozenset((Flag.GUARD, Flag.RUNNING, Flag.MIRROR))
+EXIT = frozenset((Flag.EXIT, Flag.RUNNING, Flag.MIRROR))
 
 
 @dataclass
@@ -42,16 +43,15 @@ class ClientNetwork:
 
     @property
     def guard(self) -> RelayPeer:
-        """Return the relay that the client dialled last and has a link to."""
-        *_, link = [link for link in self.origin.links if link.protocol.peer_id is not None]
-        assert link.protocol.peer_id is not None
-        return self.relay(link.protocol.peer_id)
+        """Return the first guard that the client has an open circuit through, in their order."""
+        used = {slot.path[0].peer_id for slot in self.client._pool if slot.circuit.is_open}
+        return self.relay(next(peer for peer in self.guards._guards.sample if peer in used))
 
     @property
-    def dialled(self) -> set[str]:
-        """Return the hosts that anybody dialled and that are relays."""
-        hosts = {peer.host for peer in self.net.relays}
-        return {address.host for address in self.net.memory.dialled} & hosts
+    def contacted(self) -> set[PeerId]:
+        """Return the guards that were dialled within an hour."""
+        now = wall_clock()
+        return {guard.peer_id for guard in self.guards._guards._sample if guard.was_contacted(now)}
 
 
 async def _no_fetch(*_: object, **__: object) -> bytes:
@@ -59,13 +59,16 @@ async def _no_fetch(*_: object, **__: object) -> bytes:
 
 
 def consensus_of_relays(net: SmallNetwork) -> Consensus:
-    """Return a consensus that lists the relays of `net` with every flag."""
+    """Return a consensus that lists the relays of `net`."""
+    guards = set(net.hops[: len(net.hops) // 2])
     return Consensus(
         valid_after=int(wall_clock()) - 60,
         fresh_until=int(wall_clock()) + 30 * 86400,
         valid_until=int(wall_clock()) + 90 * 86400,
         relays=tuple(
-            RelayEntry(hop, FLAGS, 100, policy=("accept *:*",))
+            RelayEntry(hop, GUARD, 100)
+            if hop in guards
+            else RelayEntry(hop, EXIT, 100, policy=("accept *:*",))
             for hop in sorted(net.hops, key=lambda hop: hop.peer_id)
         ),
         parameters=Parameters(subnet_v4_prefix=24),
@@ -84,7 +87,13 @@ async def client_network(
         archive._take(consensus_of_relays(net), b"")
         directory = Directory(archive, _no_fetch, now=wall_clock, rng=Random(seed))
         guards = GuardKeeper(DataFolder(folder), rng=Random(seed), wall_clock=wall_clock)
-        client = Client(origin.links, directory, guards, rng=Random(seed))
+        client = Client(
+            origin.links,
+            directory,
+            guards,
+            rng=Random(seed),
+            is_offline=lambda: origin.host in net.memory.offline,
+        )
         origin.nursery.start_soon(client.run)
         with trio.fail_after(30):
             await client.is_usable.wait()

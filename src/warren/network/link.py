@@ -121,7 +121,7 @@ class Link:
     """Own one link: its socket and its machine.
 
     ``run`` must be running; it returns when the link is gone, and every circuit on it was told.
-    ``error`` says what ended it, None for ourselves.
+    ``error`` says what ended it, None for ourselves, and ``fell_silent`` whether it was silence.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Link:
         self.in_turn = False
         self.is_ready = trio.Event()
         self.error: LinkError | ProtocolError | None = None
-        self.is_closed = False
+        self.is_closed = self.fell_silent = False
         self.last_heard = self.last_used = trio.current_time()
         self._stream = stream
         self._on_ready, self._on_create = on_ready, on_create
@@ -201,16 +201,20 @@ class Link:
             self._is_urgent and bool(self.protocol.legs) and self.last_heard < self._ping_sent
         )
         if silence > SILENCE_SECONDS - WATCH_SECONDS:  # the next look is too late
-            self.close(LinkError("the peer fell silent"))
+            self._give_up("the peer fell silent")
         elif self._is_urgent:
             if now - self._ping_sent > self._round_trips.patience:
-                self.close(LinkError("the peer does not answer, and circuits wait for it"))
+                self._give_up("the peer does not answer, and circuits wait for it")
         elif silence >= URGENT_SECONDS and self._is_waited_for:
             self.ping()
             self._is_urgent = True
         elif silence >= PING_SECONDS or now - self._ping_sent >= 6 * PING_SECONDS:
             self.ping()
         return self._is_urgent
+
+    def _give_up(self, why: str) -> None:
+        self.fell_silent = True
+        self.close(LinkError(why))
 
     def pardon(self) -> None:
         """Forgive the peer its silence: it was us who did not listen."""

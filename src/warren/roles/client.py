@@ -7,7 +7,7 @@ what was sent with its opening is kept until then. Which circuit a stream may us
 """
 
 from collections import deque
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from itertools import count
 from random import Random, SystemRandom
 
@@ -64,7 +64,8 @@ _ELSEWHERE = frozenset(
 class Client:
     """Own the circuits of this peer as a client: their pool, and who is avoided for a while.
 
-    Streams to `allow_targets` may reach internal addresses (EXT-16).
+    Streams to `allow_targets` may reach internal addresses (EXT-16). `is_offline` tells whether
+    this machine has no network, so that silence is no fault of a guard.
     """
 
     def __init__(
@@ -77,8 +78,10 @@ class Client:
         own: PeerId | None = None,
         allow_targets: Collection[Address] = (),
         rng: Random | None = None,
+        is_offline: Callable[[], bool] = bool,
     ) -> None:
         self._links = links
+        self._is_offline = is_offline
         self._directory = directory
         self._guards = guards
         self._hops = hops
@@ -312,6 +315,10 @@ class Client:
 
     def _lost(self, slot: Slot) -> None:
         self._pool.remove(slot)
+        assert isinstance(slot.circuit, Circuit)
+        if slot.circuit.link.fell_silent and not self._is_offline():
+            # To dial it would take long, and most likely be in vain.
+            self._guards.failed(slot.path[0].peer_id)
         self._needs_spares.set()
 
     # ---- interruptions
