@@ -19,7 +19,14 @@ from typing import Protocol
 import structlog
 import trio
 
-from warren.directory.consensus import CONSENSUS_LIMIT, Consensus, Flag, Verdict, WrongTime
+from warren.directory.consensus import (
+    CONSENSUS_LIMIT,
+    Consensus,
+    Flag,
+    Verdict,
+    WrongTime,
+    check_usable,
+)
 from warren.errors import WarrenError
 from warren.identity import Hop, PeerId
 from warren.network.directory_http import Response
@@ -102,7 +109,8 @@ class Directory:
 
     async def run(self) -> None:
         """Fetch whenever a newer consensus is due; until cancelled."""
-        patient = Backoff(self._rng, first=1.0, most=60.0)
+        interval = self.archive.network.parameters.consensus_interval_seconds
+        patient = Backoff(self._rng, first=1.0, most=min(60.0, max(2.0, interval / 2)))
         hasty = Backoff(self._rng, first=0.2, most=2.0)  # nothing works without any consensus
         while True:
             await self._wait_until_due()
@@ -110,7 +118,8 @@ class Directory:
                 patient.reset()
                 hasty.reset()
             else:
-                is_hasty = self.archive.current is None and not self._is_time_wrong
+                self._check_time()
+                is_hasty = self.archive.newest is None and not self._is_time_wrong
                 await self._sleep((hasty if is_hasty else patient).next_wait())
 
     def statistics(self) -> dict[str, int]:
@@ -184,6 +193,14 @@ class Directory:
             self._failed += 1
             logger.exception("a bug in a request for a consensus", relay=repr(hop.peer_id))
             return False
+
+    def _check_time(self) -> None:
+        """Complain when the newest consensus cannot be used now, and nobody has a newer one."""
+        if self.archive.newest is not None:
+            try:
+                check_usable(self.archive.newest, self._now())
+            except WrongTime as error:
+                self._complain(error)
 
     def _complain(self, error: WrongTime) -> None:
         """Say that the clock may be wrong, once an hour; a person has to set it (DIR-9)."""
