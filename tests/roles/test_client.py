@@ -3,12 +3,15 @@
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from tests.support.client_network import ClientNetwork, client_network
+from tests.support.memory_network import Line
+from tests.support.small_network import tasks_in
 from warren.addresses import Address
 from warren.errors import ExitError, WarrenError
 from warren.roles.client import AVOID_SECONDS, REQUEST_SECONDS
@@ -239,3 +242,54 @@ async def test_when_no_exit_is_left_an_error_says_so_and_their_return_is_noticed
 
     assert took <= REQUEST_SECONDS
     assert await get(network) <= 10
+
+
+# ---- cancelled at any moment
+
+
+async def cancelled(network: ClientNetwork, seconds: float, port: int, user: object) -> bool:
+    """Use a stream and be cancelled after `seconds`; return whether that came too late."""
+    with trio.move_on_after(seconds):
+        stream = await network.client.open_stream(Address("5.6.0.1", port), user, b"hello")
+        try:
+            assert await stream.receive_some() == b"hello"
+            await stream.send_eof()
+            assert await stream.receive_some() == b""
+        finally:
+            stream.reset()
+        return True
+    return False
+
+
+@pytest.mark.parametrize("times", [2_000, pytest.param(50_000, marks=pytest.mark.long)])
+@pytest.mark.timeout(900)
+async def test_whoever_is_cancelled_leaves_nothing_behind(
+    times: int, network: ClientNetwork, autojump_clock: MockClock
+) -> None:  # T82
+    rng = Random(82)
+    network.net.echo()
+    for peer in network.net.relays:
+        network.net.memory.join(network.origin.host, peer.host, Line(latency=0.01))
+    await get(network, 8)
+    await trio.sleep(400)
+    tasks, streams = tasks_in(network.net.nursery), len(network.net.memory.streams)
+    done = 0
+
+    for _ in range(times // 10):
+        async with trio.open_nursery() as nursery:
+
+            async def one() -> None:
+                nonlocal done
+                done += await cancelled(network, rng.uniform(0, 0.4), 7, rng.randrange(4))
+
+            for _ in range(10):
+                nursery.start_soon(one)
+        if rng.random() < 0.02:
+            network.net.memory.cut(network.origin.host)
+    await trio.sleep(1000)
+
+    assert times / 10 < done < times * 9 / 10
+    assert not any(slot.circuit.stream_count for slot in network.client._pool)
+    assert not any(peer.streams for peer in network.net.relays)
+    assert tasks_in(network.net.nursery) <= tasks + 2 * len(network.net.relays)
+    assert len(network.net.memory.streams) <= streams + 2 * len(network.net.relays)

@@ -16,8 +16,10 @@ PACKAGES = {
     "git": "git",
     "ip": "iproute2",
     "nc": "netcat-openbsd",
+    "nsenter": "util-linux",
     "ps": "procps",
     "ssh": "openssh-client",
+    "unshare": "util-linux",
 }
 
 
