@@ -250,11 +250,16 @@ async def test_when_no_exit_is_left_an_error_says_so_and_their_return_is_noticed
 async def cancelled(network: ClientNetwork, seconds: float, port: int, user: object) -> bool:
     """Use a stream and be cancelled after `seconds`; return whether that came too late."""
     with trio.move_on_after(seconds):
-        stream = await network.client.open_stream(Address("5.6.0.1", port), user, b"hello")
+        try:
+            stream = await network.client.open_stream(Address("5.6.0.1", port), user, b"hello")
+        except WarrenError:  # the links are cut now and then
+            return False
         try:
             assert await stream.receive_some() == b"hello"
             await stream.send_eof()
             assert await stream.receive_some() == b""
+        except trio.BrokenResourceError:
+            return False
         finally:
             stream.reset()
         return True
@@ -280,7 +285,8 @@ async def test_whoever_is_cancelled_leaves_nothing_behind(
 
             async def one() -> None:
                 nonlocal done
-                done += await cancelled(network, rng.uniform(0, 0.4), 7, rng.randrange(4))
+                came_through = await cancelled(network, rng.uniform(0, 0.06), 7, rng.randrange(4))
+                done += came_through
 
             for _ in range(10):
                 nursery.start_soon(one)
