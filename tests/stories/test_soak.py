@@ -11,8 +11,8 @@ from tests.support.labs import RunningLab, running_lab
 
 pytestmark = [pytest.mark.processes, pytest.mark.long, pytest.mark.timeout(900)]
 
-WARM_SECONDS = 60
-SECONDS = 200
+WARM_SECONDS = 90
+SECONDS = 360
 CHAOS = "kill any relay every 60s; kill any exit every 50s; stop guard 3s every 70s"
 #: Of the resident memory between the two looks, and of open files.
 MOST_GROWTH = 1.05

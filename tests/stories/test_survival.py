@@ -30,7 +30,7 @@ from warren.status.control import ask, find_socket
 pytestmark = [
     pytest.mark.processes,
     pytest.mark.timeout(240),
-    pytest.mark.needs("curl", "ip", "nsenter", "unshare"),
+    pytest.mark.needs("curl", "ip", "namespaces", "nsenter", "unshare"),
 ]
 
 CHAOS = (

@@ -16,10 +16,13 @@ COMMANDS = {
     "proxy": "warren.cli.roles",
     "relay": "warren.cli.roles",
     "authority": "warren.cli.roles",
+    "browser": "warren.cli.browser",
+    "env": "warren.cli.env",
     "status": "warren.cli.status",
     "keys": "warren.cli.keys",
     "network": "warren.cli.network",
     "lab": "warren.cli.lab",
+    "run": "warren.cli.run",
 }
 
 

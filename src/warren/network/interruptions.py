@@ -130,10 +130,12 @@ class Interruptions:
         *,
         clocks: Callable[[], Clocks] = read_clocks,
         towards: Callable[[IPAddress], IPAddress | None] = address_towards,
+        look_seconds: float = LOOK_SECONDS,
     ) -> None:
         """Watch the clocks, and the ways to `places`, which have literal addresses."""
         self.on_interruption: list[OnInterruption] = []
         self.seen = dict.fromkeys(Interruption, 0)
+        self._look_seconds = look_seconds
         self._read_clocks = clocks
         self._clocks = ClockWatch(clocks())
         ips = dict.fromkeys(place.ip for place in places if place.ip is not None)
@@ -145,9 +147,9 @@ class Interruptions:
         return self._network.is_down
 
     async def run(self) -> None:
-        """Look once a second, for ever."""
+        """Look every so many seconds, for ever."""
         while True:
-            await trio.sleep(LOOK_SECONDS)
+            await trio.sleep(self._look_seconds)
             self.look()
 
     def look(self) -> None:

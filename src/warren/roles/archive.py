@@ -21,7 +21,8 @@ logger = structlog.get_logger()
 MOST_HELD = 27
 #: Pairs of conflicting consensuses kept as evidence (DIR-7).
 MOST_CONFLICTS = 8
-_FILE = "consensus"
+#: Where the newest one lies in the folder.
+CONSENSUS_FILE = "consensus"
 
 OnChange = Callable[[Consensus], None]
 
@@ -96,7 +97,7 @@ class Archive:
             self._keep_evidence(offered, document)
         if verdict is Verdict.NEWER:
             check_usable(offered, self._now())
-            self._write(_FILE, document)
+            self._write(CONSENSUS_FILE, document)
             self._take(offered, document)
         return verdict
 
@@ -124,7 +125,7 @@ class Archive:
         if self._folder is None:
             return
         loaded = self._folder.load(
-            _FILE, lambda document: (read_consensus(document, self.network), document)
+            CONSENSUS_FILE, lambda document: (read_consensus(document, self.network), document)
         )
         if loaded is not None:
             self._take(*loaded)
