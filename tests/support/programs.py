@@ -28,6 +28,7 @@ PACKAGES = {
     "ncat": "ncat",
     "node": "nodejs",
     "npm": "npm",
+    "nsenter": "util-linux",
     "proxychains4": "proxychains4",
     "ps": "procps",
     "setpriv": "util-linux",

@@ -279,6 +279,9 @@ class OpenExit:
             connection = await self._network.dial(begin.address)
         except LinkError as error:
             raise ExitError(EndReason.CONNECT_REFUSED) from error
+        if circuit.machine.is_closed or stream.is_ended:
+            connection.close()
+            return
         connect(circuit, stream, begin.address)
         await splice(connection, stream)
 

@@ -122,17 +122,21 @@ def read_consensus(document: bytes, network: NetworkFile, now: float | None = No
     return consensus
 
 
+class WrongTime(DirectoryError):
+    """Tell that a consensus cannot be used at the time that the clock shows."""
+
+
 def check_usable(consensus: Consensus, now: float) -> None:
-    """Raise DirectoryError, naming the likely clock error, unless it can be used (DIR-9)."""
+    """Raise WrongTime, naming the likely clock error, unless it can be used (DIR-9)."""
     if now >= consensus.usable_until:
         late = now - consensus.valid_until
-        raise DirectoryError(
+        raise WrongTime(
             f"the consensus ended {late / HOUR:.1f} hours ago: "
             "get a newer one; if there is none, check the clock of this machine"
         )
     if not consensus.is_usable(now):
         early = consensus.valid_after - now
-        raise DirectoryError(
+        raise WrongTime(
             f"the consensus begins {early / HOUR:.1f} hours from now: "
             "the clock of this machine is slow by at least that much"
         )

@@ -56,6 +56,16 @@ class Circuit:
         return self.machine.streams.count if self.machine.hops else 0
 
     @property
+    def cells_received(self) -> int:
+        """Return how many cells came back on it."""
+        return self.machine.cells_received
+
+    @property
+    def cells_moved(self) -> int:
+        """Return how many cells went either way on it."""
+        return self.machine.cells_moved
+
+    @property
     def has_room(self) -> bool:
         """Tell whether one more stream fits."""
         return self.stream_count < MOST_STREAMS * 3 // 4
@@ -112,6 +122,11 @@ class Circuit:
             self.machine.destroy()
             self.turn.run()
 
+    def give_up(self) -> None:
+        """Destroy the circuit without ending its streams: they are lost, as by a relay's death."""
+        self.machine.destroy()
+        self.turn.run()
+
     async def wait_hops(self, count: int) -> None:
         """Wait until the circuit has `count` hops; raise CircuitError when it fails instead."""
         machine = self.machine
@@ -122,8 +137,10 @@ class Circuit:
                     why = _STATUS[self._failed]
                 elif machine.error is not None:
                     why = str(machine.error)
-                # Not to know a relay is what a peer does whose consensus is a little older.
-                is_its_fault = self._failed is not ExtendStatus.UNKNOWN_PEER
+                # Not to know a relay is what a peer does whose consensus is a little older, and
+                # when the link to the first hop broke, those behind it did nothing.
+                is_known = self._failed is not ExtendStatus.UNKNOWN_PEER
+                is_its_fault = is_known and not self.link.is_closed
                 message = f"hop {count} of {len(self.hops)}: {why}"
                 raise CircuitError(message, hop=count - 1, is_its_fault=is_its_fault)
             self._changed = trio.Event()

@@ -188,6 +188,16 @@ class OriginCircuit(_Circuit):
         return len(self._forward)
 
     @property
+    def cells_received(self) -> int:
+        """Return how many onion cells came back so far."""
+        return self._backward[0].count if self._backward else 0
+
+    @property
+    def cells_moved(self) -> int:
+        """Return how many onion cells went either way so far."""
+        return self.cells_received + (self._forward[0].count if self._forward else 0)
+
+    @property
     def streams(self) -> Multiplexer:
         """Return the streams; only once the first hop is there."""
         assert self._end is not None, "a circuit without a hop carries no streams"
