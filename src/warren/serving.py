@@ -22,7 +22,7 @@ from warren.peer import Peer
 from warren.protocol.ciphers import make_aead, nonce_maker
 from warren.roles.archive import Archive
 from warren.roles.mirror import Mirror
-from warren.roles.relay import Relay, ServeDirectory, refuse_streams
+from warren.roles.relay import Relay, ServeDirectory, refuse_names, refuse_streams
 
 if TYPE_CHECKING:
     from warren.roles.exit import Exit
@@ -49,6 +49,7 @@ class Serving:
             find_hops=partial(_find_hops, peer.archive),
             serve_directory=answer_directory(Mirror(peer.archive).handle),
             serve_exit=self._leaving.serve if self._leaving is not None else refuse_streams,
+            serve_names=self._leaving.resolve if self._leaving is not None else refuse_names,
         )
         self._peer = peer
         self._listener = listener

@@ -10,7 +10,14 @@ import trio
 import trio.testing
 
 from warren.addresses import Address
-from warren.errors import CircuitError, ConfigError, DirectoryError, EndReason, ExitError
+from warren.errors import (
+    CircuitError,
+    ConfigError,
+    DirectoryError,
+    EndReason,
+    ExitError,
+    NotFound,
+)
 from warren.network.byte_streams import (
     Accept,
     ByteStream,
@@ -20,6 +27,8 @@ from warren.network.byte_streams import (
 )
 from warren.network.streams import CircuitStream
 from warren.protocol.front import BY_REASON, Authentication, Credentials, Isolation
+from warren.protocol.messages import ANY_FAMILY, BeginFlags
+from warren.protocol.resolution import Resolved
 from warren.roles.proxy import Proxy, ProxyLimits
 
 TARGET = Address("a.example", 443)
@@ -38,6 +47,7 @@ class FakeStream:
         self.address, self.isolation, self.early = address, isolation, early
         self.near, self.far = trio.testing.memory_stream_pair()
         self.reason: EndReason | None = None
+        self.flags = ANY_FAMILY
 
     async def send_all(self, data: bytes) -> None:
         assert data, "DATA is never empty"
@@ -62,6 +72,8 @@ class FakeClient:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.is_stuck = False
+        self.names: dict[str, tuple[str, ...]] = {}
+        self.asked: list[tuple[Address, Hashable]] = []
         self._opened, self.streams = trio.open_memory_channel[FakeStream](100)
 
     @property
@@ -69,15 +81,31 @@ class FakeClient:
         return self.streams.statistics().current_buffer_used
 
     async def open_stream(
-        self, address: Address, isolation: Hashable, early: bytes = b""
+        self,
+        address: Address,
+        isolation: Hashable,
+        early: bytes = b"",
+        flags: BeginFlags = ANY_FAMILY,
     ) -> CircuitStream:
+        await self._stumble()
+        stream = FakeStream(address, isolation, early)
+        stream.flags = flags
+        self._opened.send_nowait(stream)
+        return cast(CircuitStream, stream)
+
+    async def resolve(self, subject: Address, isolation: Hashable) -> Resolved:
+        self.asked.append((subject, isolation))
+        await self._stumble()
+        found = self.names.get(subject.host, ())
+        if not found:
+            raise NotFound
+        return Resolved(tuple(Address(host, 0) for host in found), 300)
+
+    async def _stumble(self) -> None:
         if self.is_stuck:
             await trio.sleep_forever()
         if self.error is not None:
             raise self.error
-        stream = FakeStream(address, isolation, early)
-        self._opened.send_nowait(stream)
-        return cast(CircuitStream, stream)
 
 
 async def fake_splice(byte_stream: ByteStream, stream: CircuitStream) -> None:

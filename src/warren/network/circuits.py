@@ -18,6 +18,7 @@ from warren.protocol.circuit import Closed, ExtendFailed, HopAdded, OriginCircui
 from warren.protocol.handshake import CircuitInitiator
 from warren.protocol.messages import ANY_FAMILY, BeginFlags, ExtendStatus
 from warren.protocol.multiplexer import MOST_STREAMS
+from warren.protocol.resolution import Resolved
 
 _STATUS = {
     ExtendStatus.UNKNOWN_PEER: "the hop before it does not know it",
@@ -51,8 +52,11 @@ class Circuit:
 
     @property
     def stream_count(self) -> int:
-        """Return how many streams it carries, those about to end included."""
-        return len(self.machine.streams.streams) if self.machine.hops else 0
+        """Return how many streams it carries, those about to end and open questions included."""
+        if not self.machine.hops:
+            return 0
+        streams = self.machine.streams
+        return len(streams.streams) + len(streams.questions)
 
     @property
     def has_room(self) -> bool:
@@ -84,6 +88,19 @@ class Circuit:
         stream = CircuitStream(self.machine.streams.begin_directory(), self.turn)
         self.turn.run()
         return stream
+
+    async def resolve(self, subject: Address) -> Resolved:
+        """Ask the last hop for the addresses of a name, or the name of an address, at port 0.
+
+        Waits until it answers: the caller sets a deadline. Raises NotFound when there is none,
+        ExitError with the last hop's reason, CircuitError when the circuit is gone or full.
+        """
+        self._expect_room()
+        answered = trio.Event()
+        question = self.machine.streams.resolve(subject, answered.set)
+        self.turn.run_soon()
+        await answered.wait()
+        return question.answer
 
     def _expect_room(self) -> None:
         if not self.is_open:

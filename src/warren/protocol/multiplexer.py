@@ -32,9 +32,11 @@ from warren.protocol.messages import (
     encode_stream_credit,
     read_messages,
 )
+from warren.protocol.resolution import Question, Questions
 from warren.protocol.stream import StreamProtocol, StreamState
 
-#: Streams one circuit may carry at once, those whose second END is awaited included (EXT-11).
+#: Streams one circuit may carry at once, those whose second END is awaited and questions that are
+#: not answered included (EXT-11).
 MOST_STREAMS = 512
 #: Payloads that a stream sends before the next one has its turn: 16 KB, so that both ends move
 #: more than a cell's worth in each system call.
@@ -48,12 +50,12 @@ class Multiplexer:
 
     ``on_send`` is called when there is something to send and there was nothing before.
     ``opened`` collects, at the last hop, the streams the origin began: (stream, BEGIN), or None
-    for a stream to the directory.
+    for a stream to the directory. ``on_question`` is called there with each question that came.
     """
 
     __slots__ = (
         "_busy", "_credits", "_first_unused", "_fresh", "_turn", "_urgent", "is_origin",
-        "most_streams", "on_send", "opened", "streams",
+        "most_streams", "on_question", "on_send", "opened", "questions", "streams",
     )  # fmt: skip
 
     def __init__(self, *, is_origin: bool, on_send: Callable[[], None]) -> None:
@@ -61,6 +63,8 @@ class Multiplexer:
         self.on_send = on_send
         self.streams: dict[int, StreamProtocol] = {}
         self.opened: list[tuple[StreamProtocol, Begin | None]] = []
+        self.on_question: Callable[[Question], None] | None = None
+        self.questions = Questions(self.push)
         self.most_streams = MOST_STREAMS
         self._first_unused = 1
         self._urgent: deque[bytes] = deque()
@@ -87,6 +91,18 @@ class Multiplexer:
         stream.connected = connected
         self.push(encode_message(Message.CONNECTED, stream.number, connected.encode()))
 
+    def resolve(self, subject: Address, on_answer: Callable[[], None]) -> Question:
+        """Ask for the addresses, or the name, of `subject` at port 0 (the origin's verb)."""
+        assert self.is_origin
+        number = self._first_unused
+        self._first_unused = number + 1
+        return self.questions.ask(number, subject, on_answer)
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether there is no stream, no question and nothing to send."""
+        return not (self.streams or self.questions or self.has_something)
+
     def push(self, message: bytes) -> None:
         """Queue a whole message that goes ahead of all data."""
         self._urgent.append(message)
@@ -97,6 +113,7 @@ class Multiplexer:
         for stream in tuple(self.streams.values()):
             stream.lose(reason)
         self.streams.clear()
+        self.questions.lose_all(reason)
         self.opened.clear()
         self._urgent.clear()
         self._credits.clear()
@@ -283,6 +300,11 @@ class Multiplexer:
                 if stream is None:
                     refuse(f"message {command} for a stream that does not exist")
                 self._receive_for(stream, command, data)
+            elif command == Message.RESOLVE:
+                self._receive_question(number, bytes(data))
+            elif command == Message.RESOLVED:
+                expect(self.is_origin, "a RESOLVED towards the last hop")
+                self.questions.receive_resolved(number, bytes(data))
             elif command == Message.DROP:
                 expect(not self.is_origin, "a DROP towards the origin")
                 expect(number == 0, "a DROP that names a stream")
@@ -306,17 +328,28 @@ class Multiplexer:
                 del self.streams[stream.number]
 
     def _receive_begin(self, command: int, number: int, data: bytes) -> None:
-        """Open the stream that the origin began; its ids ascend and are never zero (T28)."""
-        expect(not self.is_origin, "a BEGIN towards the origin")
-        expect(number >= self._first_unused, "a stream id that was used before, or zero")
-        expect(len(self.streams) < self.most_streams, "too many streams on one circuit")
-        self._first_unused = number + 1
+        """Open the stream that the origin began."""
+        self._take_number(number)
         begin = None
         if command == Message.BEGIN:
             begin = Begin.decode(data)
         else:
             expect(not data, "a BEGIN_DIR with data")
         self.opened.append((self._add(number), begin))
+
+    def _receive_question(self, number: int, data: bytes) -> None:
+        self._take_number(number)
+        question = self.questions.receive_resolve(number, data)
+        assert self.on_question is not None, "the last hop has somebody to answer"
+        self.on_question(question)
+
+    def _take_number(self, number: int) -> None:
+        """Check an id of the origin's: they ascend and are never zero (T28)."""
+        expect(not self.is_origin, "a BEGIN or RESOLVE towards the origin")
+        expect(number >= self._first_unused, "a stream id that was used before, or zero")
+        count = len(self.streams) + len(self.questions)
+        expect(count < self.most_streams, "too many streams on one circuit")
+        self._first_unused = number + 1
 
 
 _OPENING = frozenset((Message.BEGIN, Message.BEGIN_DIR))

@@ -1,15 +1,18 @@
 """The client: streams through circuits that it builds, keeps ready, and replaces.
 
-``open_stream`` is all the proxy needs. A stream that is not CONNECTED is begun again on another
-circuit, and through another exit where the exit was the reason, up to four times (security F);
-what was sent with its opening is kept until then. Which circuit a stream may use is decided in
+``open_stream`` and ``resolve`` are all the proxy needs. A stream that is not CONNECTED is begun
+again on another circuit, and through another exit where the exit was the reason, up to four times
+(security F); what was sent with its opening is kept until then. A name is asked for in the same
+way. Which circuit a stream may use is decided in
 ``roles.pool``, which path a circuit takes in ``directory.path``.
 """
 
 from collections import deque
-from collections.abc import Collection, Hashable
+from collections.abc import Awaitable, Callable, Collection, Hashable
+from functools import partial
 from itertools import count
 from random import Random, SystemRandom
+from typing import TypeVar
 
 import structlog
 import trio
@@ -25,11 +28,15 @@ from warren.network.expiry import Expiry
 from warren.network.link import Link
 from warren.network.links import Links
 from warren.network.streams import CircuitStream
+from warren.protocol.messages import ANY_FAMILY, BeginFlags
+from warren.protocol.resolution import LONGEST_TTL, SHORTEST_TTL, Resolved
 from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.mirror import Directory
 from warren.roles.pool import Pool, Slot
 
 logger = structlog.get_logger()
+
+T = TypeVar("T")
 
 BUILD_SECONDS = 15.0
 CONNECT_SECONDS = 10.0
@@ -55,6 +62,8 @@ _ELSEWHERE = frozenset(
         EndReason.RESOURCE_LIMIT,
     )
 )
+#: What another exit may know better of a name: its DNS servers are others.
+_ASK_ELSEWHERE = _ELSEWHERE | {EndReason.TIMEOUT}
 
 
 class Client:
@@ -87,19 +96,45 @@ class Client:
         self._building: dict[Hashable, trio.Event] = {}
         self._needs_spares = trio.Event()
         self.is_usable = trio.Event()
-        self.built = self.failed = self.opened = self.retried = 0
+        self.built = self.failed = self.opened = self.resolved = self.retried = 0
         self._numbers = count(1)
         self._build_seconds: deque[float] = deque(maxlen=64)
 
     # ---- streams
 
     async def open_stream(
-        self, address: Address, isolation: Hashable, early: bytes = b""
+        self,
+        address: Address,
+        isolation: Hashable,
+        early: bytes = b"",
+        flags: BeginFlags = ANY_FAMILY,
     ) -> CircuitStream:
         """Return a stream that is CONNECTED to `address`; `early` (64 KiB at most) was sent.
 
-        Waits for circuits and for the exit, 60 s at most. Raises ExitError with the exit's
-        reason, CircuitError or DirectoryError.
+        `flags` say which of a name's addresses may be used. Waits for circuits and for the exit,
+        60 s at most. Raises ExitError with the exit's reason, CircuitError or DirectoryError.
+        """
+        use = partial(self._connect, address=address, early=early, flags=flags)
+        return await self._try_exits(isolation, address, use, _ELSEWHERE)
+
+    async def resolve(self, subject: Address, isolation: Hashable) -> Resolved:
+        """Return the addresses of the name `subject`, or the name of the address; its port is 0.
+
+        Waits and raises like ``open_stream``; NotFound when two exits know of none.
+        """
+        use = partial(self._ask, subject=subject)
+        return await self._try_exits(isolation, None, use, _ASK_ELSEWHERE)
+
+    async def _try_exits(
+        self,
+        isolation: Hashable,
+        address: Address | None,
+        use: Callable[[Slot], Awaitable[T]],
+        elsewhere: Collection[EndReason],
+    ) -> T:
+        """Return what `use` makes of a circuit to `address`, or of another one where that failed.
+
+        After one of the reasons `elsewhere` the exit is another one. Raises like ``open_stream``.
         """
         failure: Exception = CircuitError("no circuit reached the target in time")
         avoid: set[PeerId] = set()
@@ -112,7 +147,7 @@ class Client:
                 if slot is None:
                     with trio.fail_at(end):
                         slot = await self._slot_for(isolation, address, avoid)
-                return await self._connect(slot, address, early)
+                return await use(slot)
             except DirectoryError:
                 if not avoid:
                     raise
@@ -120,7 +155,7 @@ class Client:
                 await trio.sleep(ASK_AGAIN_SECONDS)
                 continue
             except ExitError as error:
-                if error.reason not in _ELSEWHERE and error.reason is not EndReason.DESTROY:
+                if error.reason not in elsewhere and error.reason is not EndReason.DESTROY:
                     raise
                 failure = error
                 if error.reason is not EndReason.DESTROY:
@@ -138,11 +173,13 @@ class Client:
             raise ExitError(EndReason.TIMEOUT) from failure
         raise failure
 
-    async def _connect(self, slot: Slot, address: Address, early: bytes) -> CircuitStream:
+    async def _connect(
+        self, slot: Slot, address: Address, early: bytes, flags: BeginFlags
+    ) -> CircuitStream:
         """Begin a stream; raise ExitError when it is refused, TooSlowError without an answer."""
         circuit = slot.circuit
         assert isinstance(circuit, Circuit)
-        stream = circuit.open_stream(address)
+        stream = circuit.open_stream(address, flags)
         expiring = self._expiry.watch(stream.reset)
         try:
             if early:
@@ -167,8 +204,23 @@ class Client:
         self.opened += 1
         return stream
 
+    async def _ask(self, slot: Slot, subject: Address) -> Resolved:
+        """Ask the exit of `slot`; raise ExitError when it knows nothing, TooSlowError as above."""
+        circuit = slot.circuit
+        assert isinstance(circuit, Circuit)
+        with trio.fail_after(CONNECT_SECONDS):
+            answer = await circuit.resolve(subject)
+        self.resolved += 1
+        exempt = {target.host for target in self._allow_targets}
+        for ip in (address.ip for address in answer.addresses):
+            if ip is not None and denied_reason(ip) is not None and str(ip) not in exempt:
+                # EXT-14 holds for what a name stands for as well.
+                raise ExitError(EndReason.EXIT_POLICY, "the exit names an internal address")
+        ttl = min(max(answer.ttl, SHORTEST_TTL), LONGEST_TTL)
+        return Resolved(answer.addresses, ttl)
+
     def _pick(
-        self, isolation: Hashable, address: Address, avoid: Collection[PeerId]
+        self, isolation: Hashable, address: Address | None, avoid: Collection[PeerId]
     ) -> Slot | None:
         """Return a circuit that there is for the stream, or None."""
         now = trio.current_time()
@@ -178,7 +230,7 @@ class Client:
         return slot
 
     async def _slot_for(
-        self, isolation: Hashable, address: Address, avoid: Collection[PeerId]
+        self, isolation: Hashable, address: Address | None, avoid: Collection[PeerId]
     ) -> Slot:
         """Return a circuit for the stream; build one when none fits.
 
@@ -206,12 +258,14 @@ class Client:
     async def _build(self, target: Address | None, avoid: Collection[PeerId] = ()) -> Slot:
         """Build a circuit whose exit lets `target` through; the pool has it then."""
         failure: Exception | None = None
+        hop: int | None = None
         for attempt in range(MOST_BUILDS):
             try:
                 slot = await self._build_once(target, avoid)
             except (CircuitError, LinkError) as error:
                 self.failed += 1
                 failure = error
+                hop = error.hop if isinstance(error, CircuitError) else 0
                 logger.debug("! circuit", error=str(error))
                 await trio.sleep(self._rng.uniform(0, min(0.05 * 2**attempt, 5.0)))  # REL-3
                 continue
@@ -219,7 +273,7 @@ class Client:
             self._pool.add(slot)
             self.is_usable.set()
             return slot
-        raise CircuitError(f"no circuit could be built: {failure}")
+        raise CircuitError(f"no circuit could be built: {failure}", hop=hop)
 
     async def _build_once(self, target: Address | None, avoid: Collection[PeerId]) -> Slot:
         path = await self._choose_path(target, avoid)
@@ -328,6 +382,7 @@ class Client:
             "built": self.built,
             "failed": self.failed,
             "opened": self.opened,
+            "resolved": self.resolved,
             "retried": self.retried,
             "build_seconds": [round(seconds, 6) for seconds in self._build_seconds],
             "circuits": [_describe(slot) for slot in self._pool],

@@ -29,6 +29,8 @@ from warren.network.splice import splice
 from warren.network.streams import CircuitStream
 from warren.protocol.circuit import RelayCircuit
 from warren.protocol.messages import Begin, BeginFlags, Connected
+from warren.protocol.resolution import Resolved
+from warren.roles.exit_names import ExitNames
 from warren.roles.relay import PassingCircuit
 
 #: Addresses of one name that are tried (EXT-10).
@@ -108,6 +110,7 @@ class Exit:
         self._network_places = network_places
         self._allow_targets = frozenset(allow_targets)
         self._limits = limits or ExitLimits()
+        self._names = ExitNames(resolver, own.contains, self._allow_targets)
         self._nat64: Sequence[IPv6Network] = ()
         self._connecting: Counter[int] = Counter()
         self._waiting: dict[int, trio.Event] = {}  # circuits with more to connect than may be
@@ -115,7 +118,7 @@ class Exit:
         self._open: dict[CircuitStream, _Open] = {}
         self._targets: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
-        self.connected = 0
+        self.connected = self.resolved = 0
 
     async def serve(self, circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> None:
         """Connect `stream` to what `begin` names and carry its bytes until it is over.
@@ -123,13 +126,9 @@ class Exit:
         Raises ExitError with the reason when it is refused.
         """
         machine = circuit.machine
-        previous = circuit.previous_link.protocol.peer_id
-        if previous is None or not self._is_relay(previous):
-            self._refusals["single hop"] += 1
-            if previous is None:
+        if self._is_single_hop(circuit):
+            if circuit.previous_link.protocol.peer_id is None:
                 stream.reset(EndReason.EXIT_POLICY)
-            # EXT-8: an exit of one hop would be a plain proxy. A relay that is only too new for
-            # our consensus costs the circuit: a reason would count against every exit.
             machine.destroy()
             return
         try:
@@ -155,6 +154,34 @@ class Exit:
             if not self._targets[host]:
                 del self._targets[host]
 
+    async def resolve(self, circuit: PassingCircuit, subject: Address) -> Resolved:
+        """Answer a RESOLVE for the name or address `subject`; see ``ExitNames.resolve``."""
+        machine = circuit.machine
+        if self._is_single_hop(circuit):
+            machine.destroy()
+            raise ExitError(EndReason.EXIT_POLICY)
+        try:
+            self._count_begin(machine)
+            # Questions have turns of their own, so that no stream waits behind them.
+            answer = await self._names.resolve(subject, ("names", id(machine)), self._nat64)
+        except ExitError as error:
+            self._refusals[error.reason.name.lower()] += 1
+            raise
+        self.resolved += 1
+        return answer
+
+    def _is_single_hop(self, circuit: PassingCircuit) -> bool:
+        """Tell whether no relay that we know is before us: we would be a plain proxy (EXT-8).
+
+        A relay that is only too new for our consensus costs the circuit: a reason would count
+        against every exit.
+        """
+        previous = circuit.previous_link.protocol.peer_id
+        if previous is not None and self._is_relay(previous):
+            return False
+        self._refusals["single hop"] += 1
+        return True
+
     async def watch(self) -> None:
         """Reset streams on which nothing has moved for long (EXT-10); runs for ever."""
         with contextlib.suppress(ExitError):  # without a NAT64 the name does not exist (EXT-5)
@@ -177,7 +204,8 @@ class Exit:
             bucket = _Bucket(limits.begins_per_second, limits.begin_burst, now)
             self._buckets[machine] = bucket
         streams = machine.streams
-        is_full = streams is not None and len(streams.streams) > limits.streams_per_circuit
+        count = len(streams.streams) + len(streams.questions) if streams is not None else 0
+        is_full = count > limits.streams_per_circuit
         if is_full or not bucket.take(now):
             raise ExitError(EndReason.RESOURCE_LIMIT)
 
@@ -313,6 +341,7 @@ class Exit:
         """Return counters; no target is named."""
         return {
             "connected": self.connected,
+            "resolved": self.resolved,
             "open": self._targets.total(),
             "connecting": self._connecting.total(),
             "refused": dict(self._refusals),

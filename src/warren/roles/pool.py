@@ -106,11 +106,16 @@ class Pool:
             self._slots.remove(slot)
 
     def pick(
-        self, isolation: Hashable, address: Address, now: float, avoid: Collection[PeerId] = ()
+        self,
+        isolation: Hashable,
+        address: Address | None,
+        now: float,
+        avoid: Collection[PeerId] = (),
     ) -> Slot | None:
         """Return the circuit for a stream: its isolation's own first, then a spare, or None.
 
-        The slot counts as used by `isolation` from then on.
+        Any exit will do without an `address`: the question is for itself. The slot counts as used
+        by `isolation` from then on.
         """
         spare = None
         for slot in self._slots:
@@ -118,7 +123,7 @@ class Pool:
                 continue
             if slot.exit_id in avoid or not slot.takes_streams(now):
                 continue
-            if not (slot.allows(address) or self.exempt(address)):
+            if not (address is None or slot.allows(address) or self.exempt(address)):
                 continue
             if slot.isolation is not None:
                 slot.last_used = now
