@@ -36,7 +36,7 @@ class Resolved:
     ttl: int
 
     def encode(self) -> bytes:
-        """Return ``status u8 | TTL u32 | count u8 | address …``, 342 bytes at most."""
+        """Return ``status u8 | TTL u32 | count u8 | address …``, 310 bytes at most."""
         assert len(self.addresses) <= MOST_ADDRESSES
         head = bytes((_ANSWERED,)) + self.ttl.to_bytes(4, "big") + bytes((len(self.addresses),))
         return head + b"".join(address.encode() for address in self.addresses)
