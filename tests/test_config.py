@@ -137,6 +137,13 @@ def test_a_proxy_that_others_can_reach_needs_a_list_of_clients(host: str) -> Non
     parse(f'[proxy]\nlisten = ["{host}:1080"]\nallow_clients = ["192.0.2.0/24"]')
 
 
+def test_a_dns_port_is_nowhere_unless_wanted() -> None:
+    assert parse("").proxy.dns_listen == ()
+    wanted = parse('[proxy]\ndns_listen = ["127.0.0.1:1053"]\nsafe_socks = true').proxy
+    assert wanted.dns_listen == (Address("127.0.0.1", 1053),)
+    assert wanted.safe_socks
+
+
 @pytest.mark.parametrize("section", ["proxy", "exit"])
 def test_exempted_targets_need_a_test_network(section: str, tmp_path: Path) -> None:  # EXT-16
     config = parse(f'[{section}]\nallow_targets = ["127.0.0.1:8000"]')

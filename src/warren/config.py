@@ -61,6 +61,15 @@ def _check_literal(key: str, address: Address) -> None:
         raise ValueError(f"{key} has {address}, expected an IP address and a port")
 
 
+def _check_clients(key: str, address: Address, allow_clients: tuple[IPNetwork, ...]) -> None:
+    """Refuse to be reached by other machines unless some are allowed (FE-1)."""
+    if not allow_clients and not is_loopback(address):
+        raise ValueError(
+            f"{key} has {address}, which other machines can reach: say in allow_clients "
+            'which of them may use it, for example ["192.168.1.0/24"]'
+        )
+
+
 def _check_targets(targets: tuple[Address, ...]) -> None:
     for target in targets:
         _check_literal("allow_targets", target)
@@ -80,25 +89,23 @@ class LogConfig(Section, frozen=True):
 
 
 class ProxyConfig(Section, frozen=True):
-    """Configure the port that applications use (FE-1, FE-11)."""
+    """Configure the ports that applications use (FE-1, FE-11)."""
 
     listen: tuple[AddressText, ...] = (Address("127.0.0.1", 1080),)
+    dns_listen: tuple[AddressText, ...] = ()
     allow_clients: tuple[RangeText, ...] = ()
     hops: Annotated[int, msgspec.Meta(ge=2, le=5)] = 3
     connections: Positive = 8192
+    safe_socks: bool = False
     allow_targets: tuple[AddressText, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.listen:
             raise ValueError("listen is empty: name at least one address, such as 127.0.0.1:1080")
-        for address in self.listen:
-            _check_literal("listen", address)
-            if not self.allow_clients and not is_loopback(address):
-                # FE-1
-                raise ValueError(
-                    f"listen has {address}, which other machines can reach: say in allow_clients "
-                    'which of them may use it, for example ["192.168.1.0/24"]'
-                )
+        for key, addresses in (("listen", self.listen), ("dns_listen", self.dns_listen)):
+            for address in addresses:
+                _check_literal(key, address)
+                _check_clients(key, address, self.allow_clients)
         _check_targets(self.allow_targets)
 
 

@@ -116,7 +116,9 @@ class HandmadeNetwork:
 
     def add_proxy(self, name: str) -> None:
         """Start a proxy that lets its applications ask for every peer of the network, too."""
-        values = {"listen": quoted([self._place(name, 1080)]), **state_of(name)}
+        place = self._place(name, 1080)
+        dns = Address(place.host, 1053)
+        values = {"listen": quoted([place]), "dns_listen": quoted([dns]), **state_of(name)}
         targets = f"allow_targets = {quoted(self.targets)}\n"
         self._start(name, "proxy", edited("proxy", values, more=targets))
 

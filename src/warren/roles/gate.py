@@ -1,16 +1,19 @@
-"""What the front door uses no circuit for, however it was asked (FE-8).
+"""Who may use the front door (FE-1), and what it uses no circuit for, however it was asked (FE-8).
 
 Internal addresses and local names mean something else at the exit than where they were typed, and
 asking for them would tell it what is here. Exemptions of a test network are single addresses for
 streams, and their hosts for questions.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
 
-from warren.addresses import Address
+from warren.addresses import Address, IPAddress
 from warren.directory.exit_policy import denied_reason, forbidden_name
 from warren.protocol import front
 from warren.protocol.front import Failure
+
+IPNetwork = IPv4Network | IPv6Network
 
 
 class Gate:
@@ -37,3 +40,13 @@ def _objection(address: Address) -> Failure | None:
     if address.host.endswith(".onion"):
         return front.ONION_SERVICE
     return front.INTERNAL_NAME if forbidden_name(address.host) else None
+
+
+def lets_in(ip: IPAddress, allow_clients: Iterable[IPNetwork]) -> bool:
+    """Tell whether a program at `ip` may use what listens here (FE-1): this machine always may.
+
+    A listener for both families sees IPv4 inside of IPv6.
+    """
+    if isinstance(ip, IPv6Address):
+        ip = ip.ipv4_mapped or ip
+    return ip.is_loopback or any(ip in network for network in allow_clients)

@@ -7,7 +7,6 @@ before one is (FE-8). Circuits and their choice are the client's, below.
 """
 
 import contextlib
-import ipaddress
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
@@ -32,7 +31,7 @@ from warren.protocol.messages import ANY_FAMILY, BeginFlags
 from warren.protocol.resolution import Resolved
 from warren.protocol.socks import SocksRequest
 from warren.roles.doorstep import Doorstep, Visit
-from warren.roles.gate import Gate
+from warren.roles.gate import Gate, IPNetwork, lets_in
 from warren.roles.http_carrier import carry
 from warren.roles.leak_watch import UNKNOWN_PROGRAM, LeakWatch
 
@@ -40,7 +39,6 @@ logger = structlog.get_logger()
 
 T = TypeVar("T")
 
-IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 Splice = Callable[[ByteStream, CircuitStream], Awaitable[None]]
 
 _COUNTERS = (
@@ -177,7 +175,7 @@ class Proxy:
         peer = visit.peer
         if peer is None:
             return False
-        if not (peer.is_loopback or any(peer in network for network in self._allow_clients)):
+        if not lets_in(peer, self._allow_clients):
             return False
         if self._open >= self._limits.connections and not self._doorstep.close_oldest():
             return False
