@@ -122,6 +122,14 @@ class HandmadeNetwork:
         targets = f"allow_targets = {quoted(self.targets)}\n"
         self._start(name, "proxy", edited("proxy", values, more=targets))
 
+    def add_dns(self, name: str) -> Address:
+        """Start a DNS port without a proxy; return where it is."""
+        place = self._place(name, 1053)
+        values = {"dns_listen": quoted([place]), **state_of(name)}
+        targets = f"allow_targets = {quoted(self.targets)}\n"
+        self._start(name, "dns", edited("proxy", values, more=targets))
+        return place
+
     def _start(self, name: str, command: str, config: str) -> None:
         path = self.folder / f"{name}.toml"
         path.write_text(config, encoding="utf-8")
