@@ -80,6 +80,21 @@ def test_an_error_of_ours_is_one_line_and_code_2(
     assert capsys.readouterr().err.startswith("warren: no network file: give --network FILE")
 
 
+@pytest.mark.parametrize(
+    "arguments", [["proxy", "--listen"], ["proxy", "--dns-listen"], ["dns", "--listen"]]
+)
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
+def test_nothing_listens_where_others_can_reach_it(arguments: list[str], address: str) -> None:
+    """T48, FE-1: it refuses to start."""
+    command = [sys.executable, "-m", "warren", *arguments, address]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+    assert done.returncode == 2
+    assert "which other machines can reach" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_wrong_option_is_refused_with_what_is_expected() -> None:
     assert "is not HOST:PORT" in run("proxy", "--listen", "1080").output
     assert "expected an IP address" in run("relay", "--listen", "a.example:1").output
