@@ -152,7 +152,7 @@ def dns_answer(data: bytes) -> None:
 
 def messages_forward(data: bytes) -> None:
     """Let the messages of a payload arrive at the last hop of a circuit."""
-    far = Multiplexer(is_origin=False, on_send=lambda: None)
+    far = Multiplexer(is_origin=False, on_send=lambda: None, clock=lambda: 0.0)
     asked: list[Question] = []
     far.on_question = asked.append
     try:
@@ -166,7 +166,7 @@ def messages_forward(data: bytes) -> None:
 
 def messages_backward(data: bytes) -> None:
     """Let the messages of a payload arrive at an origin with two streams and two questions."""
-    near = Multiplexer(is_origin=True, on_send=lambda: None)
+    near = Multiplexer(is_origin=True, on_send=lambda: None, clock=lambda: 0.0)
     for _ in range(2):
         near.begin(Address("a.example", 80))
     questions = [near.resolve(subject, lambda: None) for subject in (_NAME, _FOUR)]

@@ -34,8 +34,8 @@ class Ends:
     """Own both ends of a circuit's questions; ``came`` are those that the last hop was asked."""
 
     def __init__(self) -> None:
-        self.near = Multiplexer(is_origin=True, on_send=lambda: None)
-        self.far = Multiplexer(is_origin=False, on_send=lambda: None)
+        self.near = Multiplexer(is_origin=True, on_send=lambda: None, clock=lambda: 0.0)
+        self.far = Multiplexer(is_origin=False, on_send=lambda: None, clock=lambda: 0.0)
         self.came: list[Question] = []
         self.told = 0
         self.far.on_question = self.came.append

@@ -32,6 +32,7 @@ from warren.protocol.messages import (
     encode_stream_credit,
     read_messages,
 )
+from warren.protocol.pace import Pace
 from warren.protocol.resolution import Question, Questions
 from warren.protocol.stream import StreamProtocol, StreamState
 
@@ -55,11 +56,14 @@ class Multiplexer:
 
     __slots__ = (
         "_busy", "_credits", "_first_unused", "_fresh", "_turn", "_urgent", "is_origin",
-        "most_streams", "on_question", "on_send", "opened", "questions", "streams",
+        "most_streams", "on_question", "on_send", "opened", "pace", "questions", "streams",
     )  # fmt: skip
 
-    def __init__(self, *, is_origin: bool, on_send: Callable[[], None]) -> None:
+    def __init__(
+        self, *, is_origin: bool, on_send: Callable[[], None], clock: Callable[[], float]
+    ) -> None:
         self.is_origin = is_origin
+        self.pace = Pace(clock)
         self.on_send = on_send
         self.streams: dict[int, StreamProtocol] = {}
         self.opened: list[tuple[StreamProtocol, Begin | None]] = []
@@ -129,7 +133,7 @@ class Multiplexer:
         return stream
 
     def _add(self, number: int) -> StreamProtocol:
-        stream = StreamProtocol(number, is_origin=self.is_origin)
+        stream = StreamProtocol(number, self.pace, is_origin=self.is_origin)
         stream.on_send = lambda: self._has_something(stream)
         self.streams[number] = stream
         return stream
@@ -315,6 +319,7 @@ class Multiplexer:
     def _receive_for(self, stream: StreamProtocol, command: int, data: memoryview) -> None:
         if command == _DATA:
             stream.receive_data(data)
+            stream.note_little()
         elif command == Message.CREDIT:
             stream.receive_credit(*decode_stream_credit(bytes(data)))
         elif command == Message.EOF:
