@@ -62,6 +62,8 @@ def test_processes_that_cannot_be_read_are_passed_by(tmp_path: Path) -> None:
     (tmp_path / "self").mkdir()
     (tmp_path / "18" / "fd").mkdir(parents=True)
     (tmp_path / "18" / "fd" / "0").symlink_to("/dev/null")
+    for number in range(10, 40):
+        (tmp_path / "18" / "fd" / str(number)).touch()  # closed between two looks: no link
     (tmp_path / "18" / "fd" / "5").symlink_to("socket:[222]")
     (tmp_path / "18" / "comm").write_text("browser\n")
 

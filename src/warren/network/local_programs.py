@@ -60,8 +60,15 @@ def _find_owner(inode: int, proc: Path) -> str | None:
         if not folder.name.isdigit():
             continue
         try:
-            if any(str(each.readlink()) == wanted for each in (folder / "fd").iterdir()):
+            if any(_leads_to(each, wanted) for each in (folder / "fd").iterdir()):
                 return (folder / "comm").read_text(encoding="utf-8", errors="replace").strip()
         except OSError:  # another user's, or just gone
             continue
     return None
+
+
+def _leads_to(file: Path, wanted: str) -> bool:
+    try:
+        return str(file.readlink()) == wanted
+    except OSError:  # closed since the folder was read, as is the one that it was read through
+        return False
