@@ -37,6 +37,7 @@ class FakeResolver:
     asked: list[str] = field(default_factory=list)
     failure: EndReason = EndReason.RESOLVE_FAILED
     seconds: float = 0.0
+    running: int = 0
 
     def statistics(self) -> ResolverStatistics:
         return ResolverStatistics(len(self.asked), 0, 0, 0, 0)
@@ -51,7 +52,11 @@ class FakeResolver:
 
     async def _find(self, subject: str) -> tuple[str, ...]:
         self.asked.append(subject)
-        await trio.sleep(self.seconds)
+        self.running += 1
+        try:
+            await trio.sleep(self.seconds)
+        finally:
+            self.running -= 1
         if subject not in self.names:
             raise ExitError(self.failure)
         if not self.names[subject]:
@@ -789,11 +794,13 @@ async def test_the_questions_of_a_circuit_that_died_are_settled(
             assert caught.value.reason is EndReason.DESTROY
 
         await wait_all_tasks_blocked()
+        assert scene.resolver.running == 1
         scene.circuit.machine.destroy()
         scene.circuit.turn.run()
     with pytest.raises(CircuitError):
         await scene.resolve("a.example")
-    await trio.sleep(10)  # the exit finds its answer unwanted
+    await wait_all_tasks_blocked()
+    assert scene.resolver.running == 0
 
 
 async def test_a_circuit_asks_no_faster_than_it_may(autojump_clock: MockClock) -> None:  # EXT-11

@@ -421,6 +421,18 @@ async def test_a_question_that_has_no_answer_gets_a_code(
     assert len(door.client.asked) == (code == 4)
 
 
+async def test_a_client_that_reads_no_more_than_it_needs_has_its_answer(door: Door) -> None:
+    door.client.names["a.example"] = ("5.5.5.5",)
+    browser = await door.say(ask_name(0xF0, NAME))
+
+    assert await exactly(browser, 10) == b"\x05\x00\x05\x00\x00\x01\x05\x05\x05\x05"
+    browser.socket.close()  # as torsocks does: two bytes were not read, so this is a reset
+    await trio.testing.wait_all_tasks_blocked(0.05)
+
+    numbers = door.proxy.statistics()
+    assert (numbers["broken_off"], numbers["connections_open"]) == (0, 0)
+
+
 async def test_socks4_cannot_be_told_an_ipv6_address(door: Door) -> None:
     door.client.names["a.example"] = ("2a00::1",)
 

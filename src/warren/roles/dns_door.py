@@ -163,7 +163,7 @@ class DnsDoor:
 
 
 #: Names share circuits with each other, and with nothing else.
-_ISOLATION = Isolation("dns", Credentials(Authentication.NONE))
+_ISOLATION = Isolation("<dns>", Credentials(Authentication.NONE))
 
 
 @asynccontextmanager

@@ -336,15 +336,16 @@ class Proxy:
         stream, room, chunk = visit.stream, _LINGER_BYTES, bytearray(16 * 1024)
         with trio.move_on_after(self._limits.linger_seconds):
             await stream.send_all(reply)
-            stream.send_eof()
-            while room > 0:
-                count = stream.receive_into(chunk)
-                if count is None:
-                    await stream.wait_readable()
-                elif count == 0:
-                    return
-                else:
-                    room -= count
+            with contextlib.suppress(LinkError):  # torsocks leaves a part of the reply unread
+                stream.send_eof()
+                while room > 0:
+                    count = stream.receive_into(chunk)
+                    if count is None:
+                        await stream.wait_readable()
+                    elif count == 0:
+                        return
+                    else:
+                        room -= count
 
     def _report(self, error: Exception) -> None:
         """Log a bug at most once a minute, without texts that may name a target (DOS-9)."""

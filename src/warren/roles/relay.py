@@ -277,14 +277,21 @@ class Relay:
             raise
 
     async def serve_question(self, circuit: PassingCircuit, question: Question) -> None:
-        """Answer a question that ends here; on a circuit of one hop there is no answer (EXT-8)."""
+        """Answer a question that ends here; on a circuit of one hop there is no answer (EXT-8).
+
+        Nothing is looked up any more for a circuit that is gone.
+        """
         machine = circuit.machine
         if machine.depth == 0:
             machine.destroy()
             return
+        if question.outcome is not None:
+            return
         outcome: Resolved | EndReason = EndReason.INTERNAL
         try:
-            outcome = await self._serve_names(circuit, question.subject)
+            with trio.CancelScope() as scope:
+                question.on_answer = scope.cancel
+                outcome = await self._serve_names(circuit, question.subject)
         except NotFound:
             outcome = Resolved((), NOT_FOUND_TTL)
         except ExitError as error:
