@@ -10,20 +10,36 @@ import shutil
 import sys
 
 PACKAGES = {
+    "apt-get": "apt",
+    "bash": "bash",
     "certutil": "libnss3-tools",
     "chromium": "chromium",
     "curl": "curl",
+    "dpkg-deb": "dpkg",
+    "fish": "fish",
     "git": "git",
     "ip": "iproute2",
     "nc": "netcat-openbsd",
+    "ncat": "ncat",
+    "node": "nodejs",
+    "npm": "npm",
+    "proxychains4": "proxychains4",
     "ps": "procps",
+    "socat": "socat",
     "ssh": "openssh-client",
+    "sshd": "openssh-server",
+    "torsocks": "torsocks",
+    "unshare": "util-linux",
+    "wget": "wget",
 }
+#: Where Debian keeps some of them, and an ordinary user's PATH does not lead.
+_SYSTEM_FOLDERS = ("/usr/sbin", "/sbin")
 
 
 def missing_programs() -> list[str]:
     """Return the names of the programs that are not on the PATH."""
-    return [name for name in PACKAGES if shutil.which(name) is None]
+    path = os.pathsep.join((os.environ.get("PATH", ""), *_SYSTEM_FOLDERS))
+    return [name for name in PACKAGES if shutil.which(name, path=path) is None]
 
 
 def main(arguments: list[str]) -> int:

@@ -17,6 +17,8 @@ COMMANDS = {
     "dns": "warren.cli.dns",
     "relay": "warren.cli.roles",
     "authority": "warren.cli.roles",
+    "browser": "warren.cli.browser",
+    "env": "warren.cli.env",
     "status": "warren.cli.status",
     "keys": "warren.cli.keys",
     "network": "warren.cli.network",
