@@ -35,11 +35,19 @@ def daemons() -> Iterator[dict[str, Daemon]]:
 
 @pytest.fixture(scope="session")
 def lab_options(origin: Origin, daemons: dict[str, Daemon]) -> list[str]:
-    """Return the options for a lab whose exits reach the origin, by its name."""
+    """Return the options for a lab whose exits reach the origin, by its name.
+
+    One exit is in Germany, one in France, and of one nobody knows.
+    """
     allowed = (*origin.addresses, *(daemon.address for daemon in daemons.values()))
     targets = [word for each in allowed for word in ("--allow-target", str(each))]
     names = [f"{NAME}=127.0.0.1", "inside.origin.example=10.0.0.1"]
-    return targets + [word for name in names for word in ("--host", name)]
+    countries = ["exit1=de", "exit2=fr"]
+    return [
+        *targets,
+        *(word for name in names for word in ("--host", name)),
+        *(word for country in countries for word in ("--country", country)),
+    ]
 
 
 @pytest.fixture(scope="session")

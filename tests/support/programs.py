@@ -1,4 +1,4 @@
-"""The system programs that tests drive, and the Debian package that has each.
+"""The system programs and files that tests use, and the Debian package that has each.
 
 Run as a program it prints a line for every one that is missing; with ``--packages`` only the
 packages, for ``apt-get install``. Where ``CI`` is set, a missing one is a failure. It uses the
@@ -8,6 +8,7 @@ standard library alone, because it runs before anything is set up.
 import os
 import shutil
 import sys
+from pathlib import Path
 
 PACKAGES = {
     "apt-get": "apt",
@@ -28,18 +29,25 @@ PACKAGES = {
     "socat": "socat",
     "ssh": "openssh-client",
     "sshd": "openssh-server",
+    "tor-geoipdb": "tor-geoipdb",
     "torsocks": "torsocks",
     "unshare": "util-linux",
     "wget": "wget",
 }
 #: Where Debian keeps some of them, and an ordinary user's PATH does not lead.
 _SYSTEM_FOLDERS = ("/usr/sbin", "/sbin")
+#: What is there when a file is, and no program.
+FILES = {"tor-geoipdb": "/usr/share/tor/geoip6"}
 
 
 def missing_programs() -> list[str]:
-    """Return the names of the programs that are not on the PATH."""
+    """Return the names of the programs that are not on the PATH, and of the files not there."""
     path = os.pathsep.join((os.environ.get("PATH", ""), *_SYSTEM_FOLDERS))
-    return [name for name in PACKAGES if shutil.which(name, path=path) is None]
+    return [
+        name
+        for name in PACKAGES
+        if not (Path(FILES[name]).exists() if name in FILES else shutil.which(name, path=path))
+    ]
 
 
 def main(arguments: list[str]) -> int:

@@ -21,11 +21,13 @@ from warren.errors import ProtocolError, expect, refuse
 from warren.protocol.exchange import Exchange, ReceiveUntil
 from warren.protocol.front import (
     UNSUPPORTED_HEADER,
+    WRONG_LOGIN,
     Authentication,
     Command,
     Credentials,
     Failure,
-    parameter_failure,
+    Login,
+    read_wishes,
     target_address,
 )
 from warren.protocol.http_answers import BadRequest, answer
@@ -117,11 +119,12 @@ class HttpRequest:
         )
 
 
-def accept() -> Exchange[HttpRequest | OwnRequest]:
+def accept(login: Login | None = None) -> Exchange[HttpRequest | OwnRequest]:
     """Read the head of one request, 64 headers and 16 KiB at most; read nothing behind it.
 
-    Raises ForeignRequest when no answer may be given, ProtocolError (BadRequest once the headers
-    are read) when ``malformed`` is the answer; the connection is closed after both (FE-3).
+    Where there is a `login`, a request without it has an objection. Raises ForeignRequest when no
+    answer may be given, ProtocolError (BadRequest once the headers are read) when ``malformed`` is
+    the answer; the connection is closed after both (FE-3).
     """
     room = HEAD_LIMIT
     line = yield from _read_line(room)
@@ -136,7 +139,7 @@ def accept() -> Exchange[HttpRequest | OwnRequest]:
         headers.append(_read_header(line))
     method, target, version = request_line.groups()
     try:
-        return _read_request(method, target, version, tuple(headers))
+        return _read_request(method, target, version, tuple(headers), login)
     except ForeignRequest:
         raise
     except ProtocolError as error:
@@ -158,7 +161,7 @@ def _read_header(line: bytes) -> tuple[bytes, bytes]:
 
 
 def _read_request(
-    method: bytes, target: bytes, version: bytes, headers: Headers
+    method: bytes, target: bytes, version: bytes, headers: Headers, login: Login | None
 ) -> HttpRequest | OwnRequest:
     hosts = values_of(headers, b"host")
     if target.startswith(b"/") or target == b"*":
@@ -181,7 +184,7 @@ def _read_request(
     if is_last_hop(method, headers):
         expect(method == b"OPTIONS", "a TRACE ends here, and this proxy tells nothing")
         return OptionsRequest()
-    credentials, objection = _read_credentials(headers)
+    credentials, objection = _read_credentials(headers, login)
     flags = _read_families(headers)
     return HttpRequest(
         method, address, origin_form, version, headers, credentials, objection, flags
@@ -269,27 +272,32 @@ def read_authority(text: bytes, default_port: int | None) -> Address:
     return target_address(host, port)
 
 
-def _read_credentials(headers: Headers) -> tuple[Credentials, Failure | None]:
+def _read_credentials(headers: Headers, login: Login | None) -> tuple[Credentials, Failure | None]:
     """Return the isolation token, the three headers of conventions D4, and why to refuse it."""
     values: list[bytes | None] = []
     for name in _ISOLATION_HEADERS:
         found = values_of(headers, name)
         expect(len(found) <= 1, "an isolation header is given twice")
         values.append(found[0] if found else None)
-    objection = parameter_failure(_basic_user(values[-1] or b""))
+    user, password = _basic_login(values[-1] or b"")
+    choice, objection = read_wishes(user)
     if values_of(headers, b"tor-rpc-target"):
         objection = UNSUPPORTED_HEADER
-    return Credentials(Authentication.HTTP, tuple(values)), objection
+    if login is not None and not login.admits(user, password):
+        objection = WRONG_LOGIN
+    return Credentials(Authentication.HTTP, tuple(values), choice), objection
 
 
-def _basic_user(authorization: bytes) -> bytes:
+def _basic_login(authorization: bytes) -> tuple[bytes, bytes]:
+    """Return user and password of Basic credentials (RFC 7617), empty ones for another scheme."""
     scheme, _, encoded = authorization.partition(b" ")
     if scheme.lower() != b"basic":
-        return b""
+        return b"", b""
     try:
-        return base64.b64decode(encoded.strip(), validate=True).partition(b":")[0]
+        user, _, password = base64.b64decode(encoded.strip(), validate=True).partition(b":")
     except binascii.Error:
         refuse("Proxy-Authorization is not Basic and base64")
+    return user, password
 
 
 def _wants_page(headers: Headers) -> bool:

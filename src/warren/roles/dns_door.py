@@ -27,6 +27,7 @@ from warren.errors import (
 from warren.network.dns_client import warm_up
 from warren.network.dns_port import DnsLimits, DnsPort, bind_dns
 from warren.network.lookups import Lookups
+from warren.protocol.choice import ANYTHING
 from warren.protocol.dns_queries import DnsQuery, read_query
 from warren.protocol.front import Authentication, Credentials, Isolation
 from warren.protocol.resolution import Resolved
@@ -163,7 +164,7 @@ class DnsDoor:
 
 
 #: Names share circuits with each other, and with nothing else.
-_ISOLATION = Isolation("<dns>", Credentials(Authentication.NONE))
+_ISOLATION = Isolation("<dns>", Credentials(Authentication.NONE), (), ANYTHING)
 
 
 @asynccontextmanager

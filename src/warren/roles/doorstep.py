@@ -14,6 +14,7 @@ from warren.network.byte_streams import ByteStream
 from warren.protocol.front import TOO_SLOW, Failure
 from warren.protocol.http_proxy import HttpRequest
 from warren.protocol.socks import SocksRequest
+from warren.roles.listener_rules import PLAIN, ListenerRules
 
 
 @dataclass(eq=False, slots=True)
@@ -32,6 +33,7 @@ class Visit:
     request: SocksRequest | HttpRequest | None = None
     is_attached: bool = False
     lateness: Failure = TOO_SLOW
+    rules: ListenerRules = PLAIN
 
     @property
     def peer(self) -> IPAddress | None:
