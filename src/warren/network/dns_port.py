@@ -61,6 +61,11 @@ def bind_dns(host: str, port: int = 0) -> tuple[socket.socket, socket.socket]:
     raise AssertionError("the loop returns or raises")
 
 
+async def serve_connection(answer: AnswerQuery, stream: trio.SocketStream) -> None:
+    """Give every query that comes over `stream` its `answer`; return when it is closed."""
+    await _Talk(answer, stream, DnsLimits()).run()
+
+
 class DnsPort:
     """Own one port: its two sockets, the queries under way and the connections.
 
@@ -145,8 +150,6 @@ class DnsPort:
         self._connections[talk.scope] = None
         try:
             await talk.run()
-        except* (trio.BrokenResourceError, trio.ClosedResourceError) as group:
-            logger.debug("a DNS connection broke", why=str(group))
         finally:
             self._connections.pop(talk.scope, None)
 
@@ -185,10 +188,13 @@ class _Talk:
     async def run(self) -> None:
         """Return when the connection is over, and closed."""
         self._put_off_deadline()
-        async with self._stream:
-            with self.scope:
-                async with trio.open_nursery() as nursery:
-                    await self._read(nursery)
+        try:
+            async with self._stream:
+                with self.scope:
+                    async with trio.open_nursery() as nursery:
+                        await self._read(nursery)
+        except* (trio.BrokenResourceError, trio.ClosedResourceError) as group:
+            logger.debug("a DNS connection broke", why=str(group))
 
     def _put_off_deadline(self) -> None:
         now = trio.current_time()

@@ -19,7 +19,7 @@ import dns.rrset
 import trio
 
 from warren.addresses import Address, IPAddress, parse_ip
-from warren.network.dns_port import DnsPort, bind_dns
+from warren.network.dns_port import DnsPort, bind_dns, serve_connection
 
 TTL_SECONDS = 60
 _MOST_UDP_BYTES = 512
@@ -104,6 +104,10 @@ class DnsServer:
         server = DnsPort(self._answer_query, bind_dns(host, port))
         task_status.started(server.local)
         await server.serve()
+
+    async def serve_connection(self, stream: trio.SocketStream) -> None:
+        """Answer what comes over `stream`, which somebody else has accepted, and close it."""
+        await serve_connection(self._answer_query, stream)
 
     async def _answer_query(self, query: bytes, is_datagram: bool) -> bytes | None:
         return self.answer(query, _MOST_UDP_BYTES if is_datagram else 0xFFFF)
