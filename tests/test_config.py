@@ -152,6 +152,13 @@ def test_a_proxy_that_others_can_reach_needs_a_list_of_clients(host: str) -> Non
     parse(f'[proxy]\nlisten = ["{host}:1080"]\nallow_clients = ["192.0.2.0/24"]')
 
 
+def test_a_dns_port_is_nowhere_unless_wanted() -> None:
+    assert parse("").proxy.dns_listen == ()
+    wanted = parse('[proxy]\ndns_listen = ["127.0.0.1:1053"]\nsafe_socks = true').proxy
+    assert wanted.dns_listen == (Address("127.0.0.1", 1053),)
+    assert wanted.safe_socks
+
+
 def test_a_password_will_do_as_well() -> None:  # FE-1
     login = 'user = "me"\npassword = "secret"\n'
     open_port = '[[proxy.listener]]\nlisten = "0.0.0.0:1081"\n'

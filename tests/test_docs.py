@@ -35,7 +35,7 @@ from warren.directory.relays import Flag
 from warren.directory.signatures import SIGNATURE_SIZE
 from warren.errors import ConfigError, EndReason
 from warren.identity import Suite
-from warren.protocol import cells, handshake, messages, noise
+from warren.protocol import cells, dns_queries, handshake, messages, noise, resolution
 from warren.protocol.cells import Command
 from warren.protocol.ciphers import TAG_LENGTH
 from warren.protocol.datagrams import MOST_DATAGRAM, MOST_WAITING
@@ -487,6 +487,22 @@ def test_replies_to_applications_are_those_of_the_code() -> None:
 
     known = {r.name: (f.socks5, f.status, f.error) for r, f in BY_REASON.items()}
     assert told == known
+
+
+def test_the_bounds_of_answers_are_those_of_the_code() -> None:
+    questions = section("docs/protocol.md", "5.2 Questions")
+    port = " ".join(section("docs/protocol.md", "9 Applications").split())
+    shortest, longest, none = (
+        resolution.SHORTEST_TTL,
+        resolution.LONGEST_TTL,
+        resolution.NOT_FOUND_TTL,
+    )
+
+    assert f"{shortest} to {longest}; {none} for an answer without addresses" in questions
+    assert f"| count | 1 | 0 to {resolution.MOST_ADDRESSES};" in questions
+    assert f"{dns_queries.LEAST_DATAGRAM} bytes, or what EDNS says up to " in port
+    assert f" up to {dns_queries.MOST_DATAGRAM};" in port
+    assert f"more than {dns_queries.MOST_QUERY_BYTES} bytes | FORMERR" in port
 
 
 def test_what_no_exit_opens_is_the_table_of_the_code() -> None:

@@ -68,6 +68,15 @@ def _check_literal(key: str, address: Address) -> None:
         raise ValueError(f"{key} has {address}, expected an IP address and a port")
 
 
+def _check_clients(key: str, address: Address, allow_clients: tuple[IPNetwork, ...]) -> None:
+    """Refuse to be reached by other machines unless some are allowed (FE-1)."""
+    if not allow_clients and not is_loopback(address):
+        raise ValueError(
+            f"{key} has {address}, which other machines can reach: say in allow_clients "
+            'which of them may use it, for example ["192.168.1.0/24"]'
+        )
+
+
 def _check_targets(targets: tuple[Address, ...]) -> None:
     for target in targets:
         _check_literal("allow_targets", target)
@@ -153,6 +162,7 @@ class ProxyConfig(ListenerConfig, frozen=True, kw_only=True):
     """Configure the port that applications use (FE-1, FE-11), and further ones."""
 
     listen: tuple[AddressText, ...] = (Address("127.0.0.1", 1080),)
+    dns_listen: tuple[AddressText, ...] = ()
     allow_clients: tuple[RangeText, ...] = ()
     hops: Hops = 3
     connections: Positive = 8192
@@ -166,6 +176,9 @@ class ProxyConfig(ListenerConfig, frozen=True, kw_only=True):
         for address in self.listen:
             _check_literal("listen", address)
             _check_reachable(address, self, self.allow_clients)
+        for address in self.dns_listen:
+            _check_literal("dns_listen", address)
+            _check_clients("dns_listen", address, self.allow_clients)
         for extra in self.listener:
             _check_reachable(extra.listen, extra, self.allow_clients)
         _check_targets(self.allow_targets)

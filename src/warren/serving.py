@@ -22,7 +22,13 @@ from warren.peer import Peer
 from warren.protocol.ciphers import make_aead, nonce_maker
 from warren.roles.archive import Archive
 from warren.roles.mirror import Mirror
-from warren.roles.relay import Relay, ServeDirectory, refuse_datagrams, refuse_streams
+from warren.roles.relay import (
+    Relay,
+    ServeDirectory,
+    refuse_datagrams,
+    refuse_names,
+    refuse_streams,
+)
 
 if TYPE_CHECKING:
     from warren.network.names import Resolver
@@ -60,6 +66,7 @@ class Serving:
             serve_datagrams=(
                 self._datagrams.serve if self._datagrams is not None else refuse_datagrams
             ),
+            serve_names=self._leaving.resolve if self._leaving is not None else refuse_names,
         )
         self._peer = peer
         self._listener = listener

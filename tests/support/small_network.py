@@ -33,7 +33,9 @@ from warren.roles.relay import (
     ServeDatagrams,
     ServeDirectory,
     ServeExit,
+    ServeNames,
     refuse_datagrams,
+    refuse_names,
 )
 
 NETWORK_ID = bytes(range(32))
@@ -127,6 +129,7 @@ class SmallNetwork:
         *,
         serve_exit: ServeExit | None = None,
         serve_datagrams: ServeDatagrams = refuse_datagrams,
+        serve_names: ServeNames = refuse_names,
         serve_directory: ServeDirectory | None = None,
         on_create: Callable[[Relay], OnCreate] | None = None,
         suite: Suite = Suite.AESGCM,
@@ -147,6 +150,7 @@ class SmallNetwork:
             serve_directory=serve_directory or _serve_nothing,
             serve_exit=serve_exit or OpenExit(network),
             serve_datagrams=serve_datagrams,
+            serve_names=serve_names,
         )
         links = Links(
             network, settings, turn, on_create=on_create(relay) if on_create else relay.create

@@ -19,6 +19,7 @@ from warren.protocol.circuit import Closed, ExtendFailed, HopAdded, OriginCircui
 from warren.protocol.handshake import CircuitInitiator
 from warren.protocol.messages import ANY_FAMILY, BeginFlags, ExtendStatus
 from warren.protocol.multiplexer import MOST_STREAMS
+from warren.protocol.resolution import Resolved
 
 _STATUS = {
     ExtendStatus.UNKNOWN_PEER: "the hop before it does not know it",
@@ -52,7 +53,7 @@ class Circuit:
 
     @property
     def stream_count(self) -> int:
-        """Return how many streams and associations it carries, those about to end included."""
+        """Return how many streams, associations and questions it carries, ending ones included."""
         return self.machine.streams.count if self.machine.hops else 0
 
     @property
@@ -102,6 +103,19 @@ class Circuit:
         association = CircuitAssociation(self.machine.streams.associate(flags), self.turn)
         self.turn.run_soon()
         return association
+
+    async def resolve(self, subject: Address) -> Resolved:
+        """Ask the last hop for the addresses of a name, or the name of an address, at port 0.
+
+        Waits until it answers: the caller sets a deadline. Raises NotFound when there is none,
+        ExitError with the last hop's reason, CircuitError when the circuit is gone or full.
+        """
+        self._expect_room()
+        answered = trio.Event()
+        question = self.machine.streams.resolve(subject, answered.set)
+        self.turn.run_soon()
+        await answered.wait()
+        return question.answer
 
     def _expect_room(self) -> None:
         if not self.is_open:

@@ -40,9 +40,11 @@ from warren.protocol.messages import (
     read_messages,
 )
 from warren.protocol.pace import Pace
+from warren.protocol.resolution import Question, Questions
 from warren.protocol.stream import StreamProtocol, StreamState
 
-#: Streams one circuit may carry at once, those whose second END is awaited included (EXT-11).
+#: Streams one circuit may carry at once, those whose second END is awaited and questions that are
+#: not answered included (EXT-11).
 MOST_STREAMS = 512
 #: Payloads that a stream sends before the next one has its turn: 16 KB, so that both ends move
 #: more than a cell's worth in each system call.
@@ -56,12 +58,14 @@ class Multiplexer:
 
     ``on_send`` is called when there is something to send and there was nothing before.
     ``opened`` collects, at the last hop, the streams the origin began: (stream, BEGIN), or None
-    for a stream to the directory. ``associated`` does so for associations, with the flags.
+    for a stream to the directory. ``associated`` does so for associations, with the flags, and
+    ``on_question`` is called there with each question that came.
     """
 
     __slots__ = (
         "_busy", "_credits", "_first_unused", "_fresh", "_turn", "_urgent", "associated",
-        "associations", "is_origin", "most_streams", "on_send", "opened", "pace", "streams",
+        "associations", "is_origin", "most_streams", "on_question", "on_send", "opened", "pace",
+        "questions", "streams",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +78,8 @@ class Multiplexer:
         self.opened: list[tuple[StreamProtocol, Begin | None]] = []
         self.associations: dict[int, Association] = {}
         self.associated: list[tuple[Association, BeginFlags]] = []
+        self.on_question: Callable[[Question], None] | None = None
+        self.questions = Questions(self.push)
         self.most_streams = MOST_STREAMS
         self._first_unused = 1
         self._urgent: deque[bytes] = deque()
@@ -115,6 +121,18 @@ class Multiplexer:
         stream.connected = connected
         self.push(encode_message(Message.CONNECTED, stream.number, connected.encode()))
 
+    def resolve(self, subject: Address, on_answer: Callable[[], None]) -> Question:
+        """Ask for the addresses, or the name, of `subject` at port 0 (the origin's verb)."""
+        assert self.is_origin
+        number = self._first_unused
+        self._first_unused = number + 1
+        return self.questions.ask(number, subject, on_answer)
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether there is no stream, association or question, and nothing to send."""
+        return not (self.count or self.has_something)
+
     def push(self, message: bytes) -> None:
         """Queue a whole message that goes ahead of all data."""
         self._urgent.append(message)
@@ -128,6 +146,7 @@ class Multiplexer:
             association.lose(reason)
         self.streams.clear()
         self.associations.clear()
+        self.questions.lose_all(reason)
         self.opened.clear()
         self.associated.clear()
         self._urgent.clear()
@@ -183,8 +202,8 @@ class Multiplexer:
 
     @property
     def count(self) -> int:
-        """Return how many streams and associations there are, those about to end included."""
-        return len(self.streams) + len(self.associations)
+        """Return how many streams, associations and open questions there are, ending ones too."""
+        return len(self.streams) + len(self.associations) + len(self.questions)
 
     # ---- sending
 
@@ -352,6 +371,11 @@ class Multiplexer:
                     self._receive_for(stream, command, data)
             elif command == Message.DATAGRAM:
                 self._receive_for_association(number, command, bytes(data))
+            elif command == Message.RESOLVE:
+                self._receive_question(number, bytes(data))
+            elif command == Message.RESOLVED:
+                expect(self.is_origin, "a RESOLVED towards the last hop")
+                self.questions.receive_resolved(number, bytes(data))
             elif command == Message.DROP:
                 expect(not self.is_origin, "a DROP towards the origin")
                 expect(number == 0, "a DROP that names a stream")
@@ -390,11 +414,8 @@ class Multiplexer:
                 del self.associations[number]
 
     def _receive_begin(self, command: int, number: int, data: bytes) -> None:
-        """Open what the origin began; its ids ascend and are never zero (T28)."""
-        expect(not self.is_origin, "a BEGIN towards the origin")
-        expect(number >= self._first_unused, "a stream id that was used before, or zero")
-        expect(self.count < self.most_streams, "too many streams on one circuit")
-        self._first_unused = number + 1
+        """Open what the origin began."""
+        self._take_number(number)
         if command == Message.ASSOCIATE:
             flags = decode_associate(data)
             self.associated.append((self._add_association(number), flags))
@@ -405,6 +426,19 @@ class Multiplexer:
         else:
             expect(not data, "a BEGIN_DIR with data")
         self.opened.append((self._add(number), begin))
+
+    def _receive_question(self, number: int, data: bytes) -> None:
+        self._take_number(number)
+        question = self.questions.receive_resolve(number, data)
+        assert self.on_question is not None, "the last hop has somebody to answer"
+        self.on_question(question)
+
+    def _take_number(self, number: int) -> None:
+        """Check an id of the origin's: they ascend and are never zero (T28)."""
+        expect(not self.is_origin, "a BEGIN or RESOLVE towards the origin")
+        expect(number >= self._first_unused, "a stream id that was used before, or zero")
+        expect(self.count < self.most_streams, "too many streams on one circuit")
+        self._first_unused = number + 1
 
 
 _OPENING = frozenset((Message.BEGIN, Message.BEGIN_DIR, Message.ASSOCIATE))

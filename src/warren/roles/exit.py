@@ -29,6 +29,8 @@ from warren.network.splice import splice
 from warren.network.streams import CircuitStream
 from warren.protocol.circuit import RelayCircuit
 from warren.protocol.messages import Begin, BeginFlags, Connected
+from warren.protocol.resolution import Resolved
+from warren.roles.exit_names import ExitNames
 from warren.roles.relay import PassingCircuit
 
 #: Addresses of one name that are tried (EXT-10).
@@ -108,6 +110,7 @@ class Exit:
         self._network_places = network_places
         self._allow_targets = frozenset(allow_targets)
         self._limits = limits or ExitLimits()
+        self._names = ExitNames(resolver, own.contains, self._allow_targets)
         self._nat64: Sequence[IPv6Network] = ()
         self._connecting: Counter[int] = Counter()
         self._waiting: dict[int, trio.Event] = {}  # circuits with more to connect than may be
@@ -115,7 +118,7 @@ class Exit:
         self._open: dict[CircuitStream, _Open] = {}
         self._targets: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
-        self.connected = 0
+        self.connected = self.resolved = 0
 
     async def serve(self, circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> None:
         """Connect `stream` to what `begin` names and carry its bytes until it is over.
@@ -147,6 +150,21 @@ class Exit:
             self._targets[host] -= 1
             if not self._targets[host]:
                 del self._targets[host]
+
+    async def resolve(self, circuit: PassingCircuit, subject: Address) -> Resolved:
+        """Answer a RESOLVE for the name or address `subject`; see ``ExitNames.resolve``."""
+        machine = circuit.machine
+        if not self.admits(circuit, _say_nothing):
+            raise ExitError(EndReason.EXIT_POLICY)
+        try:
+            self.count_begin(machine)
+            # Questions have turns of their own, so that no stream waits behind them.
+            answer = await self._names.resolve(subject, ("names", id(machine)), self._nat64)
+        except ExitError as error:
+            self._refusals[error.reason.name.lower()] += 1
+            raise
+        self.resolved += 1
+        return answer
 
     def admits(self, circuit: PassingCircuit, end: Callable[[EndReason], None]) -> bool:
         """Tell whether `circuit` may ask for anything; if not it is destroyed.
@@ -330,11 +348,16 @@ class Exit:
         """Return counters; no target is named."""
         return {
             "connected": self.connected,
+            "resolved": self.resolved,
             "open": self._targets.total(),
             "connecting": self._connecting.total(),
             "refused": dict(self._refusals),
             "names": asdict(self._resolver.statistics()),
         }
+
+
+def _say_nothing(reason: EndReason) -> None:
+    """Leave an origin without a reason: a question has no end of its own."""
 
 
 def _expect_wanted(stream: CircuitStream) -> None:

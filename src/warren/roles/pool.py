@@ -127,14 +127,15 @@ class Pool:
     def pick(
         self,
         isolation: Hashable,
-        target: Target,
+        target: Target | None,
         now: float,
         avoid: Collection[PeerId] = (),
         choice: Choice | None = None,
     ) -> Slot | None:
         """Return the circuit for a stream: its isolation's own first, then a spare, or None.
 
-        The slot counts as used by `isolation` from then on. Without a `choice` any path will do.
+        The slot counts as used by `isolation` from then on. Without a `choice` any path will do;
+        without an `address` any exit that is one: the question is for itself.
         """
         spare = None
         for slot in self._slots:
@@ -142,7 +143,7 @@ class Pool:
                 continue
             if slot.exit_id in avoid or not slot.takes_streams(now):
                 continue
-            if not (slot.allows(target) or self.exempt(target)):
+            if not (target is None or slot.allows(target) or self.exempt(target)):
                 continue
             if choice is not None and not slot.serves(choice):
                 continue

@@ -11,7 +11,7 @@ import structlog
 import trio
 
 from warren.addresses import Address
-from warren.errors import EndReason, ExitError, LinkError, ProtocolError
+from warren.errors import EndReason, ExitError, LinkError, NotFound, ProtocolError
 from warren.identity import Hop, PeerId
 from warren.network.associations import CircuitAssociation
 from warren.network.expiry import Expiry
@@ -19,10 +19,11 @@ from warren.network.link import Link, LinkSettings
 from warren.network.links import Links
 from warren.network.streams import CircuitStream
 from warren.network.turn import Turn
-from warren.protocol.circuit import Closed, ExtendRequested, RelayCircuit
+from warren.protocol.circuit import Closed, ExtendRequested, NameAsked, RelayCircuit
 from warren.protocol.handshake import answer_circuit
 from warren.protocol.link import CreateRequested, Leg
 from warren.protocol.messages import Begin, BeginFlags, Connected, Extend, ExtendStatus
+from warren.protocol.resolution import NOT_FOUND_TTL, Question, Resolved
 
 logger = structlog.get_logger()
 
@@ -37,6 +38,7 @@ FindHops = Callable[[PeerId], Iterable[Hop]]
 ServeDirectory = Callable[[CircuitStream], Awaitable[None]]
 ServeExit = Callable[["PassingCircuit", CircuitStream, Begin], Awaitable[None]]
 ServeDatagrams = Callable[["PassingCircuit", CircuitAssociation, BeginFlags], Awaitable[None]]
+ServeNames = Callable[["PassingCircuit", Address], Awaitable[Resolved]]
 
 
 async def refuse_streams(circuit: "PassingCircuit", stream: CircuitStream, begin: Begin) -> None:
@@ -49,6 +51,11 @@ async def refuse_datagrams(
 ) -> None:
     """Refuse every association: what a relay does that sends no datagrams for others."""
     association.end(EndReason.EXIT_POLICY)
+
+
+async def refuse_names(circuit: "PassingCircuit", subject: Address) -> Resolved:
+    """Resolve nothing: what a relay does that is no exit."""
+    raise ExitError(EndReason.EXIT_POLICY)
 
 
 class PassingCircuit:
@@ -71,6 +78,8 @@ class PassingCircuit:
             event = machine.events.popleft()
             if isinstance(event, ExtendRequested):
                 self._relay.extend(self, event.extend)
+            elif isinstance(event, NameAsked):
+                self._relay.start(self._relay.serve_question, self, event.question)
             elif isinstance(event, Closed):
                 self._relay.forget(self)
         streams = machine.streams
@@ -141,6 +150,7 @@ class Relay:
         serve_directory: ServeDirectory,
         serve_exit: ServeExit = refuse_streams,
         serve_datagrams: ServeDatagrams = refuse_datagrams,
+        serve_names: ServeNames = refuse_names,
     ) -> None:
         assert settings.relay is not None
         self.turn = turn
@@ -150,6 +160,7 @@ class Relay:
         self._serve_directory = serve_directory
         self._serve_exit = serve_exit
         self._serve_datagrams = serve_datagrams
+        self._serve_names = serve_names
         self._circuits: set[PassingCircuit] = set()
         self.expiry = Expiry(turn.nursery, EXTEND_SECONDS)
         self._cells_forward = self._cells_backward = 0
@@ -296,6 +307,30 @@ class Relay:
         except BaseException:
             association.end(EndReason.INTERNAL)
             raise
+
+    async def serve_question(self, circuit: PassingCircuit, question: Question) -> None:
+        """Answer a question that ends here; on a circuit of one hop there is no answer (EXT-8).
+
+        Nothing is looked up any more for a circuit that is gone.
+        """
+        machine = circuit.machine
+        if machine.depth == 0:
+            machine.destroy()
+            return
+        if question.outcome is not None:
+            return
+        outcome: Resolved | EndReason = EndReason.INTERNAL
+        try:
+            with trio.CancelScope() as scope:
+                question.on_answer = scope.cancel
+                outcome = await self._serve_names(circuit, question.subject)
+        except NotFound:
+            outcome = Resolved((), NOT_FOUND_TTL)
+        except ExitError as error:
+            outcome = error.reason
+        finally:
+            if machine.streams is not None:
+                machine.streams.questions.answer(question, outcome)
 
     @staticmethod
     def _connect_directory(circuit: PassingCircuit, stream: CircuitStream) -> None:
