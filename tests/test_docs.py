@@ -490,7 +490,7 @@ def test_replies_to_applications_are_those_of_the_code() -> None:
 
 
 def test_the_bounds_of_answers_are_those_of_the_code() -> None:
-    questions = section("docs/protocol.md", "5.2 Questions")
+    questions = section("docs/protocol.md", "5.3 Questions")
     port = " ".join(section("docs/protocol.md", "9 Applications").split())
     shortest, longest, none = (
         resolution.SHORTEST_TTL,

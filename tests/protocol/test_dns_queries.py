@@ -160,6 +160,7 @@ def test_a_malformed_question_is_told_so(data: bytes) -> None:
 @pytest.mark.parametrize(
     "data",
     [b"", bytes(11), dns.message.make_response(dns.message.make_query("a.example", "A")).to_wire()],
+    ids=["nothing", "half a header", "an answer"],
 )
 def test_what_may_be_no_question_is_met_with_silence(data: bytes) -> None:
     with pytest.raises(ProtocolError):
