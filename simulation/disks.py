@@ -3,8 +3,10 @@
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import trio
+
 from warren.errors import ConfigError
-from warren.storage import DataFolder
+from warren.storage import COMPLAINT_SECONDS, DataFolder
 
 
 class MemoryFolder(DataFolder):
@@ -14,6 +16,9 @@ class MemoryFolder(DataFolder):
         self.path = Path("/simulated") / name
         self.is_full = False
         self._files: dict[str, bytes] = {}
+        self._clock = trio.current_time
+        self._unwritten = {}
+        self._complained_at = -COMPLAINT_SECONDS
 
     def read(self, name: str) -> bytes | None:
         return self._files.get(name)
@@ -22,6 +27,7 @@ class MemoryFolder(DataFolder):
         if self.is_full:
             raise ConfigError(f"cannot write {self.path / name}: No space left on device")
         self._files[name] = content
+        self._unwritten.pop(name, None)
 
     def names(self, pattern: str) -> frozenset[str]:
         return frozenset(name for name in self._files if fnmatchcase(name, pattern))
@@ -29,7 +35,7 @@ class MemoryFolder(DataFolder):
     def remove(self, name: str) -> None:
         self._files.pop(name, None)
 
-    def set_aside(self, name: str) -> Path | None:
-        target = f"{name}.bad.{len(self.names(f'{name}.bad.*')) + 1}"
+    def set_aside(self, name: str, why: str = "bad") -> Path | None:
+        target = f"{name}.{why}.{len(self.names(f'{name}.{why}.*')) + 1}"
         self._files[target] = self._files.pop(name)
         return self.path / target

@@ -25,6 +25,7 @@ from warren.directory.network_file import NetworkFile
 from warren.errors import EndReason, ExitError
 from warren.identity import Hop, Identity, PeerId, Suite
 from warren.key_files import KeyFiles
+from warren.network.interruptions import Clocks
 from warren.network.link import RelayKeys
 from warren.network.names import Answer, Resolver
 from warren.network.own_addresses import OwnAddresses
@@ -40,6 +41,8 @@ from warren.serving import Serving, answer_directory
 
 #: Unix seconds at which every simulation begins.
 START = 1_800_000_000
+#: How often a peer looks for interruptions; there is none but a clock that was set.
+LOOK_SECONDS = 10.0
 LINK_PORT, PROXY_PORT = 9001, 1080
 SUITES = (Suite.AESGCM, Suite.CHACHAPOLY)
 EXIT_POLICY = ("accept *:80", "reject *:*")
@@ -71,6 +74,11 @@ class Node(ABC):
         """Return the Unix seconds that this peer believes in."""
         return START + trio.current_time() + self.clock_error
 
+    def clocks(self) -> Clocks:
+        """Return what its clocks say: no simulated machine sleeps, but a clock may be set."""
+        now = trio.current_time()
+        return Clocks(now, now, self.wall_clock())
+
     def rng(self, *names: object) -> Random:
         """Return the generator for something of this run of this node."""
         return dice(self._seed, self.name, self.starts, *names)
@@ -80,7 +88,13 @@ class Node(ABC):
         self.starts += 1
         self._scope = trio.CancelScope()
         world = World(
-            self._network, self.wall_clock, self.rng("peer"), SeededKeys(self.rng("keys"))
+            self._network,
+            self.wall_clock,
+            self.rng("peer"),
+            SeededKeys(self.rng("keys")),
+            clocks=self.clocks,
+            towards=lambda _: ip_address(self.address),
+            look_seconds=LOOK_SECONDS,
         )
         with self._scope:
             async with self._running(world) as self.peer:
@@ -239,6 +253,7 @@ class ClientNode(Node):
             directory = Directory(
                 peer.archive, peer.fetch, now=self.wall_clock, rng=self.rng("directory")
             )
+            peer.interruptions.on_interruption.append(lambda _: directory.look_again())
             guards = _WatchedGuards(self)
             self.client = Client(peer.links, directory, guards, rng=self.rng("client"))
             self.proxy = Proxy(self.client)

@@ -24,11 +24,12 @@ import pytest
 from simulation.__main__ import main as simulate
 from warren import identity
 from warren.cli.main import warren
+from warren.config import RelayLimits
 from warren.directory import descriptor, votes
 from warren.directory.address_tables import FORBIDDEN_SUFFIXES, REFUSED_V4, REFUSED_V6
 from warren.directory.consensus import CONSENSUS_LIMIT
 from warren.directory.documents import Kind
-from warren.directory.exit_policy import PROFILES
+from warren.directory.exit_policy import PROFILES, UDP_PROFILES
 from warren.directory.parameters import Parameters
 from warren.directory.relays import Flag
 from warren.directory.signatures import SIGNATURE_SIZE
@@ -37,9 +38,11 @@ from warren.identity import Suite
 from warren.protocol import cells, handshake, messages, noise
 from warren.protocol.cells import Command
 from warren.protocol.ciphers import TAG_LENGTH
+from warren.protocol.datagrams import MOST_DATAGRAM, MOST_WAITING
 from warren.protocol.front import BY_REASON
 from warren.protocol.messages import BeginFlags, ExtendStatus, Message
 from warren.protocol.onion import payload_length
+from warren.roles.udp_exit import UdpLimits
 from warren.status.control import ask, find_socket
 
 ROOT = Path(__file__).parents[1]
@@ -228,6 +231,8 @@ def unknown_in(words: list[str]) -> list[str]:
         if found is None:
             return [rest[0]] if re.fullmatch(r"[a-z]+", rest[0]) else []
         command, _ = found, rest.pop(0)
+    if "--" in rest:  # what stands behind is another program's
+        del rest[rest.index("--") :]
     known = {option for parameter in command.params for option in parameter.opts}
     known |= {"--help", "-h", *(("--version",) if command is warren else ())}
     return [word for word in rest if word.startswith("-") and word.split("=")[0] not in known]
@@ -277,7 +282,7 @@ def test_the_documents_show_every_command() -> None:
 
     assert {("proxy",), ("relay",), ("authority",), ("status",), ("keys",)} <= shown
     assert {("network", "create"), ("network", "checksum")} <= shown
-    assert {("env",), ("browser",)} <= shown
+    assert {("env",), ("browser",), ("run",)} <= shown
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -326,7 +331,7 @@ def test_the_parts_of_the_test_script_are_those_it_knows() -> None:
 def test_the_policies_are_the_profiles() -> None:
     rows = table("An exit", "policy", "docs/operating.md")
 
-    assert {row[0] for row in rows} == set(PROFILES)
+    assert {row[0] for row in rows} == set(PROFILES) == set(UDP_PROFILES)
 
 
 # ---- the numbers of the protocol
@@ -420,6 +425,23 @@ def test_limits_of_documents_are_those_of_the_code() -> None:
         "rules of a policy": descriptor.MOST_RULES,
         "bytes of a detached signature": SIGNATURE_SIZE,
     }
+
+
+def test_the_bounds_on_datagrams_are_those_of_the_code() -> None:
+    limits = UdpLimits()
+
+    assert numbers(table("5.2 Datagrams", "bound on datagrams")) == {
+        "bytes of a datagram": MOST_DATAGRAM,
+        "bytes that wait in one direction": MOST_WAITING,
+        "remotes of an association": limits.remotes,
+        "datagrams to a remote for no answer, and for each": limits.unanswered,
+        "datagrams in a minute to one that answers nobody": limits.unanswered_by_all,
+        "seconds without traffic": limits.idle_seconds,
+        "associations of a circuit": limits.associations_per_circuit,
+        "associations of an exit": limits.associations,
+    }
+    assert limits.associations == RelayLimits().associations
+    assert limits.associations_per_circuit == RelayLimits().associations_per_circuit
 
 
 def keys_of(heading: str) -> set[str]:

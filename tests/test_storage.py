@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
+import structlog.testing
 
 import warren
-from warren.errors import ConfigError
-from warren.storage import DataFolder
+from warren.errors import ConfigError, NewerSchema
+from warren.storage import MOST_BYTES, RETRY_SECONDS, DataFolder
 
 OLD, NEW = b"old" * 1000, b"new" * 2000
 
@@ -59,8 +60,9 @@ def test_what_a_crash_left_half_written_is_removed(folder: DataFolder) -> None: 
     (folder.path / "state.tmp").write_bytes(NEW[:10])
 
     again = DataFolder(folder.path)
+    with again.held():
+        assert again.names("*") == {"state", "lock"}
 
-    assert again.names("*") == {"state"}
     assert again.read("state") == OLD
 
 
@@ -105,7 +107,7 @@ def test_the_content_is_on_the_disk_before_it_gets_its_name(
 WRITER = """
 import sys
 from pathlib import Path
-from warren.storage import DataFolder
+from warren.storage import MOST_BYTES, RETRY_SECONDS, DataFolder
 folder = DataFolder(Path(sys.argv[1]))
 while True:
     for letter in b"ab":
@@ -126,8 +128,153 @@ def test_a_kill_at_any_moment_leaves_one_content_whole(tmp_path: Path) -> None: 
 
         folder = DataFolder(tmp_path / "data")
 
-        assert folder.read("state") in (b"a" * 200_000, b"b" * 200_000)
-        assert folder.names("*") == {"state"}
+        with folder.held():
+            assert folder.read("state") in (b"a" * 200_000, b"b" * 200_000)
+            assert folder.names("*") == {"state", "lock"}
+
+
+def test_a_second_process_leaves_the_files_of_the_first_alone(folder: DataFolder) -> None:
+    half_written = folder.path / "state.tmp"
+    with folder.held():
+        half_written.write_bytes(NEW[:10])
+
+        with pytest.raises(ConfigError, match="uses"), DataFolder(folder.path).held():
+            pass
+
+        assert half_written.read_bytes() == NEW[:10]
+
+
+def test_a_file_that_is_there_is_not_made_again(folder: DataFolder) -> None:
+    folder.create("state", OLD)
+    folder.create("state", NEW)
+
+    assert folder.read("state") == OLD
+    assert folder.names("*") == {"state"}
+
+
+# ---- files that somebody else may have written
+
+
+@pytest.mark.parametrize("mode_bits", [0o602, 0o620, 0o666, 0o777])
+def test_a_file_that_others_may_write_to_is_refused(
+    folder: DataFolder, mode_bits: int
+) -> None:  # T40
+    folder.write("state", OLD)
+    (folder.path / "state").chmod(mode_bits)
+
+    with pytest.raises(ConfigError, match="chmod 600"):
+        folder.read("state")
+
+
+def test_a_file_of_another_user_is_refused(
+    folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:  # T40
+    folder.write("state", OLD)
+    own = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: own + 1)
+
+    with pytest.raises(ConfigError, match="another user"):
+        folder.read("state")
+
+
+def test_a_file_that_others_could_read_is_made_private(folder: DataFolder) -> None:
+    folder.write("state", OLD)
+    (folder.path / "state").chmod(0o644)
+
+    assert folder.read("state") == OLD
+    assert mode(folder.path / "state") == 0o600
+
+
+def test_what_is_no_file_of_ours_is_refused(folder: DataFolder) -> None:  # T40
+    (folder.path / "folder").mkdir()
+    (folder.path / "link").symlink_to("/dev/zero")
+    os.mkfifo(folder.path / "pipe", 0o600)
+    with (folder.path / "huge").open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    (folder.path / "huge").chmod(0o600)
+
+    for name in ("folder", "link", "pipe", "huge"):
+        with pytest.raises(ConfigError, match=name):
+            folder.read(name)
+
+
+# ---- files that can be had again
+
+
+def parse(content: bytes) -> str:
+    if content.startswith(b"schema 2"):
+        raise NewerSchema("a later version")
+    return content.decode("ascii")
+
+
+def test_a_file_of_no_use_is_set_aside(folder: DataFolder) -> None:  # T40, REL-5
+    folder.write("good", b"good")
+    folder.write("bad", b"\xff")
+    folder.write("newer", b"schema 2")
+    (folder.path / "odd").mkdir()
+
+    found = [folder.load(name, parse) for name in ("good", "bad", "newer", "odd", "none")]
+
+    assert found == ["good", None, None, None, None]
+    assert folder.names("*") == {"good", "bad.bad.1", "newer.newer.1", "odd.bad.1"}
+    assert folder.read("newer.newer.1") == b"schema 2"
+
+
+class Clock:
+    time = 0.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+class FullDisk:
+    """Refuse every write while it is full."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_full = True
+        self._flush = os.fsync
+        monkeypatch.setattr(os, "fsync", self._fsync)
+
+    def _fsync(self, handle: int) -> None:
+        if self.is_full:
+            raise OSError(28, "No space left on device")
+        self._flush(handle)
+
+
+def test_a_full_disk_costs_a_line_an_hour_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    folder = DataFolder(tmp_path / "data", clock=clock)
+    folder.keep("state", OLD)
+    disk = FullDisk(monkeypatch)
+
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(240):  # two hours
+            folder.keep("state", NEW)
+            folder.write_again()
+            clock.time += RETRY_SECONDS
+
+    assert len(logs) == 2
+    assert "No space left" in logs[0]["error"]
+    assert folder.read("state") == OLD
+    assert folder.names("*") == {"state"}
+    disk.is_full = False
+    folder.write_again()
+    assert folder.read("state") == NEW
+
+
+def test_what_was_written_since_is_not_overwritten(
+    folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FullDisk(monkeypatch)
+    folder.keep("state", OLD)
+    disk.is_full = False
+    folder.keep("state", NEW)
+
+    folder.write_again()
+
+    assert folder.read("state") == NEW
 
 
 def test_damaged_files_are_set_aside_under_names_of_their_own(folder: DataFolder) -> None:  # T40
@@ -146,13 +293,4 @@ def test_there_is_an_end_to_setting_aside(folder: DataFolder) -> None:
     folder.write("state", b"bad")
 
     assert folder.set_aside("state") is None
-    assert folder.read("state") is None
-
-
-def test_a_file_can_be_removed_twice(folder: DataFolder) -> None:
-    folder.write("state", OLD)
-
-    folder.remove("state")
-    folder.remove("state")
-
     assert folder.read("state") is None

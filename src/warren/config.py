@@ -19,7 +19,7 @@ import platformdirs
 
 from warren.addresses import Address
 from warren.config_errors import explain
-from warren.directory.exit_policy import ExitPolicy, configured_policy
+from warren.directory.exit_policy import ExitPolicy, configured_policy, configured_udp_policy
 from warren.directory.network_file import NetworkFile, parse_network_file
 from warren.errors import ConfigError, WarrenError
 from warren.identity import PeerId
@@ -178,7 +178,7 @@ class ProxyConfig(ListenerConfig, frozen=True, kw_only=True):
 
 
 class RelayLimits(Section, frozen=True):
-    """Bound what clients can ask of a relay (EXT-10, EXT-11)."""
+    """Bound what clients can ask of a relay (EXT-10, EXT-11, EXT-15)."""
 
     streams_per_circuit: Annotated[int, msgspec.Meta(ge=1, le=512)] = 512
     begins_per_second: Positive = 2000
@@ -188,6 +188,8 @@ class RelayLimits(Section, frozen=True):
     lookups: Positive = 32
     lookups_per_circuit: Positive = 4
     streams_per_address: Positive = 4096
+    associations: Positive = 1024
+    associations_per_circuit: Annotated[int, msgspec.Meta(ge=1, le=512)] = 16
     connect_seconds: Positive = 8
     idle_seconds: Positive = 600
 
@@ -229,6 +231,7 @@ class ExitConfig(Section, frozen=True):
     """Configure what a relay opens for others; by default nothing (P2P-1)."""
 
     policy: str | tuple[str, ...] = "none"
+    udp_policy: str | tuple[str, ...] | None = None
     resolvers: tuple[AddressText, ...] = ()
     allow_targets: tuple[AddressText, ...] = ()
 
@@ -237,14 +240,25 @@ class ExitConfig(Section, frozen=True):
             _check_literal("resolvers", address)
         _check_targets(self.allow_targets)
         try:
-            configured_policy(self.policy)
+            is_exit = configured_policy(self.policy).is_exit
+            sends_datagrams = self.exit_udp_policy.is_exit
         except ConfigError as error:
             raise ValueError(str(error)) from error
+        if sends_datagrams and not is_exit:
+            raise ValueError(
+                "udp_policy opens something and policy nothing: datagrams are for exits, so give "
+                "policy a value too, such as web"
+            )
 
     @property
     def exit_policy(self) -> ExitPolicy:
         """Return the policy; that of a relay that is no exit has no rules."""
         return configured_policy(self.policy)
+
+    @property
+    def exit_udp_policy(self) -> ExitPolicy:
+        """Return the policy for datagrams: as configured, or what goes with the profile."""
+        return configured_udp_policy(self.udp_policy, self.policy)
 
 
 class AuthorityConfig(Section, frozen=True):

@@ -8,6 +8,7 @@
     ├── DirectoryError    no usable consensus or document
     │   └── NoPathError   no relays of the consensus make the path that was asked for
     └── ConfigError       a file, key or command-line value is wrong
+        └── NewerSchema   a file is the work of a later version of this program
 
 A message says what was found, what was expected and, to a user, what to do next. Foreign
 exceptions become one of these once, at the edge where they appear. Our own misuse is a bug
@@ -27,7 +28,14 @@ class ProtocolError(WarrenError):
 
 
 class LinkError(WarrenError):
-    """Tell that a peer could not be reached or that its link broke."""
+    """Tell that a peer could not be reached or that its link broke.
+
+    ``is_local`` tells that the reason is on this side, and says nothing about the peer.
+    """
+
+    def __init__(self, message: str, *, is_local: bool = False) -> None:
+        super().__init__(message)
+        self.is_local = is_local
 
 
 class CircuitError(WarrenError):
@@ -80,6 +88,10 @@ class NoPathError(DirectoryError):
 
 class ConfigError(WarrenError):
     """Tell a user which file, key or value is wrong and what is expected."""
+
+
+class NewerSchema(ConfigError):
+    """Tell that a file was written by a later version of the program (REL-5)."""
 
 
 def expect(condition: bool, message: str) -> None:

@@ -6,21 +6,22 @@ A damaged link or onion key is set aside and replaced, because the next descript
 new one anyway. When the keys change is decided by the role that uses them (protocol §1).
 """
 
+import contextlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import msgspec
-import structlog
 
-from warren.errors import ConfigError, WarrenError
+from warren.errors import ConfigError, NewerSchema
 from warren.identity import KEY_LENGTH, Identity, KeyPair, KeySource
 from warren.storage import DataFolder
 
-log = structlog.get_logger()
-
 Rotating = Literal["link", "onion"]
 
+#: Of the files; one without it is of the first.
+SCHEMA = 1
 _IDENTITY = "identity.key"
 
 
@@ -57,10 +58,11 @@ class KeyFiles:
         if content is None:
             content = self._create_identity()
         path = self._folder.path / _IDENTITY
+        _check_schema(content, path)
         try:
             stored = msgspec.json.decode(content, type=_IdentityFile)
             identity = Identity(_key_from(stored.seed))
-        except (msgspec.DecodeError, ValueError) as error:
+        except (ValueError, RecursionError) as error:
             raise _damaged(str(path)) from error
         if str(identity.peer_id) != stored.peer_id:
             raise _damaged(str(path))
@@ -69,16 +71,11 @@ class KeyFiles:
     def load(self, name: Rotating, now: float) -> RotatingKeys:
         """Return the keys of this kind; make the first one when there is none.
 
-        A damaged file is renamed, and a new key made.
+        A damaged file, or one of a later version, is renamed and a new key made.
         """
-        content = self._folder.read(_file(name))
-        if content is not None:
-            try:
-                return _decode(content)
-            except (msgspec.DecodeError, ValueError, WarrenError):
-                kept = self._folder.set_aside(_file(name))
-                log.warning("a damaged key file was replaced", key=name, kept=str(kept))
-        return self._save(name, RotatingKeys(self._keys.key_pair(), None, now))
+        path = self._folder.path / _file(name)
+        held = self._folder.load(_file(name), lambda content: _decode(content, path))
+        return held or self._save(name, RotatingKeys(self._keys.key_pair(), None, now))
 
     def rotate(self, name: Rotating, now: float) -> RotatingKeys:
         """Make a new key; the one before the last is forgotten.
@@ -97,17 +94,7 @@ class KeyFiles:
         """Write a fresh identity, unless somebody was faster; return what stands there."""
         identity = Identity(os.urandom(KEY_LENGTH))
         stored = _IdentityFile(identity.seed.hex(), str(identity.peer_id))
-        draft = f"{_IDENTITY}.{os.getpid()}"
-        self._folder.write(draft, msgspec.json.encode(stored))
-        try:
-            # A link fails where a rename would replace: an identity is never overwritten.
-            os.link(self._folder.path / draft, self._folder.path / _IDENTITY)
-        except FileExistsError:
-            pass
-        except OSError as error:
-            raise ConfigError(f"cannot write {self._folder.path / _IDENTITY}: {error}") from error
-        finally:
-            self._folder.remove(draft)
+        self._folder.create(_IDENTITY, msgspec.json.encode(stored))
         content = self._folder.read(_IDENTITY)
         assert content is not None
         return content
@@ -121,21 +108,39 @@ class KeyFiles:
         return f"<KeyFiles in {self._folder.path}>"
 
 
+class _Schema(msgspec.Struct, frozen=True):
+    schema: int = SCHEMA
+
+
 class _IdentityFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: str
     peer_id: str
+    schema: int = SCHEMA
 
 
 class _KeysFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     since: float
     pairs: list[list[str]]
+    schema: int = SCHEMA
 
 
 def _file(name: Rotating) -> str:
     return f"{name}.keys"
 
 
-def _decode(content: bytes) -> RotatingKeys:
+def _check_schema(content: bytes, path: Path) -> None:
+    """Raise NewerSchema for the file of a later version (REL-5); what is none passes."""
+    with contextlib.suppress(ValueError, RecursionError):
+        schema = msgspec.json.decode(content, type=_Schema).schema
+        if schema > SCHEMA:
+            raise NewerSchema(
+                f"{path} is of schema {schema}, and this version of Warren reads {SCHEMA}: use "
+                "a later version"
+            )
+
+
+def _decode(content: bytes, path: Path) -> RotatingKeys:
+    _check_schema(content, path)
     stored = msgspec.json.decode(content, type=_KeysFile)
     pairs = []
     for private, public in stored.pairs:

@@ -8,7 +8,6 @@ one, because a proxy should answer as soon as it is started.
 """
 
 import contextlib
-import fcntl
 import os
 import socket
 import time
@@ -37,6 +36,7 @@ from warren.errors import ConfigError, LinkError
 from warren.identity import Hop, SystemKeys
 from warren.key_files import KeyFiles
 from warren.network.byte_streams import SocketListener, listening_socket
+from warren.network.interruptions import Interruption
 from warren.network.link import RelayKeys
 from warren.peer import running_peer
 from warren.protocol.front import Login
@@ -76,9 +76,14 @@ async def run_proxy(config: Config, network: NetworkFile, announcer: Announcer) 
                 guards,
                 hops=wanted.hops,
                 allow_targets=wanted.allow_targets,
+                is_offline=lambda: peer.interruptions.is_down,
+            )
+            peer.interruptions.on_interruption.append(
+                partial(_begin_anew, directory=directory, client=client)
             )
             proxy = Proxy(
                 client,
+                datagrams=client,
                 allow_clients=wanted.allow_clients,
                 allow_targets=wanted.allow_targets,
                 limits=ProxyLimits(connections=wanted.connections),
@@ -91,6 +96,7 @@ async def run_proxy(config: Config, network: NetworkFile, announcer: Announcer) 
                     "links": peer.links.statistics(),
                     "directory": directory.statistics(),
                     "guards": guards.statistics(),
+                    "interruptions": peer.interruptions.statistics(),
                     **client.statistics(),
                 }
 
@@ -136,6 +142,7 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
                 own_id=keys.identity.peer_id,
                 is_mirror=True,
             )
+            peer.interruptions.on_interruption.append(partial(_begin_anew, directory=directory))
             publisher = Publisher(
                 keys,
                 files,
@@ -236,6 +243,13 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
                 await trio.sleep_forever()
 
 
+def _begin_anew(what: Interruption, *, directory: Directory, client: Client | None = None) -> None:
+    """Let nothing go on waiting for what an interruption has made worthless."""
+    directory.look_again()
+    if client is not None and what.breaks_links:
+        client.interrupted()
+
+
 def _rules_of(listener: ListenerConfig) -> ListenerRules:
     login = None
     if listener.user is not None and listener.password is not None:
@@ -291,6 +305,7 @@ def _describe(
         published=now,
         counter=count,
         policy=exits.exit_policy.rules,
+        udp_policy=exits.exit_udp_policy.rules,
         family=wanted.family,
         contact=wanted.contact,
         version=f"warren {__version__}",
@@ -325,13 +340,5 @@ def holding_state(config: Config, role: Role) -> Iterator[DataFolder]:
     Raises ConfigError when another process has it.
     """
     folder = DataFolder(state_directory(config, role))
-    descriptor = os.open(folder.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    with os.fdopen(descriptor, "rb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(
-                f"another process uses {folder.path}: stop it, or give this one a state folder "
-                "of its own with --state"
-            ) from error
+    with folder.held():
         yield folder

@@ -12,17 +12,26 @@ from random import Random, SystemRandom
 
 import trio
 
+from warren.addresses import IPAddress
 from warren.directory.network_file import NetworkFile
 from warren.identity import Hop, KeySource, SystemKeys
 from warren.network.byte_streams import Network, SocketNetwork
 from warren.network.fetch import fetch
+from warren.network.interruptions import (
+    LOOK_SECONDS,
+    Clocks,
+    Interruption,
+    Interruptions,
+    read_clocks,
+)
 from warren.network.link import LinkSettings, RelayKeys
 from warren.network.links import Links
+from warren.network.own_addresses import address_towards
 from warren.network.turn import Turn
 from warren.protocol.credit import CreditBudget
 from warren.roles.archive import Archive
 from warren.roles.relay import Relay
-from warren.storage import DataFolder
+from warren.storage import RETRY_SECONDS, DataFolder
 
 #: Cells that all windows of a node may grow by, 4 KiB each: 1 GiB for clients.
 _CLIENT_CELLS = 256 * 1024
@@ -36,17 +45,21 @@ class World:
     wall_clock: Callable[[], float] = time.time
     rng: Random = field(default_factory=SystemRandom)
     keys: KeySource = field(default_factory=SystemKeys)
+    clocks: Callable[[], Clocks] = read_clocks
+    towards: Callable[[IPAddress], IPAddress | None] = address_towards
+    look_seconds: float = LOOK_SECONDS
 
 
 @dataclass
 class Peer:
-    """Hold what every role stands on: a turn, links, and the consensus."""
+    """Hold what every role stands on: a turn, links, the consensus, and word of interruptions."""
 
     turn: Turn
     network: Network
     settings: LinkSettings
     links: Links
     archive: Archive
+    interruptions: Interruptions
 
     def answer_with(self, relay: Relay) -> None:
         """Let `relay` answer those who ask for circuits."""
@@ -93,9 +106,32 @@ async def running_peer(
     async with trio.open_nursery() as nursery:
         turn = Turn(nursery)
         links = Links(world.network, settings, turn)
+        interruptions = Interruptions(
+            (entry.hop.address for entry in network.authorities),
+            clocks=world.clocks,
+            towards=world.towards,
+            look_seconds=world.look_seconds,
+        )
+
+        def interrupted(what: Interruption) -> None:
+            if what.breaks_links:
+                links.interrupted()
+            archive.look_again()
+
+        interruptions.on_interruption.append(interrupted)
         nursery.start_soon(links.watch)
+        nursery.start_soon(interruptions.run)
+        if folder is not None:
+            nursery.start_soon(_write_again, folder)
         try:
-            yield Peer(turn, world.network, settings, links, archive)
+            yield Peer(turn, world.network, settings, links, archive, interruptions)
         finally:
             links.close()
             nursery.cancel_scope.cancel()
+
+
+async def _write_again(folder: DataFolder) -> None:
+    """Bring to the disk what it did not take when it was full."""
+    while True:
+        await trio.sleep(RETRY_SECONDS)
+        folder.write_again()

@@ -3,15 +3,34 @@
 A file is written beside its place, flushed to the disk, renamed over the old one, and the
 folder flushed too. After a crash at any moment there is the old content or the new, never a
 mix (REL-4, T38); what a crash left half written is removed at the next start.
+
+Some files a peer cannot do without (``read``, ``write``): their damage stops it. Of the others
+(``load``, ``keep``) a damaged one is set aside, and while the disk is full it goes on from memory.
 """
 
 import contextlib
+import fcntl
 import os
 import stat
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
-from warren.errors import ConfigError
+import structlog
 
+from warren.errors import ConfigError, NewerSchema
+
+logger = structlog.get_logger()
+
+T = TypeVar("T")
+
+#: Nothing of ours is nearly as large; what is was not written by us.
+MOST_BYTES = 64 * 1024 * 1024
+#: How often what could not be kept is written again, and how often that is worth a line.
+RETRY_SECONDS = 30.0
+COMPLAINT_SECONDS = 3600.0
+LOCK = "lock"
 _TEMPORARY = ".tmp"
 _MOST_SET_ASIDE = 100
 
@@ -20,34 +39,79 @@ class DataFolder:
     """Own a folder of small files: mode 0700, the files in it 0600 (FE-15).
 
     Blocks for as long as the disk takes, usually a millisecond. Raises ConfigError when the
-    folder cannot be made, belongs to somebody else, or can be written by others.
+    folder cannot be made, belongs to somebody else, or can be written by others. `clock` counts
+    seconds.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.path = path
+        self._clock = clock
+        self._unwritten: dict[str, bytes] = {}
+        self._complained_at = -COMPLAINT_SECONDS
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = path.stat()
-            if status.st_uid != os.geteuid():
-                raise ConfigError(f"{path} belongs to another user; choose or make your own")
-            if stat.S_IMODE(status.st_mode) & 0o022:
-                raise ConfigError(f"others may write to {path}; run: chmod 700 {path}")
-            for leftover in path.glob("*" + _TEMPORARY):
-                leftover.unlink()
         except OSError as error:
             raise _failed("use", path, error) from error
+        if status.st_uid != os.geteuid():
+            raise ConfigError(f"{path} belongs to another user; choose or make your own")
+        if stat.S_IMODE(status.st_mode) & 0o022:
+            raise ConfigError(f"others may write to {path}; run: chmod 700 {path}")
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the folder to this process while inside, and remove what a crash left in it.
+
+        Raises ConfigError when another process holds it, whose files are left alone.
+        """
+        try:
+            descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise _failed("lock", self.path / LOCK, error) from error
+        with os.fdopen(descriptor, "rb+", buffering=0) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                holder = lock.read(20).strip().decode("ascii", "replace")
+                which = f"process {holder}" if holder.isdigit() else "another process"
+                raise ConfigError(
+                    f"{which} uses {self.path}: stop it, or give this one a state folder of its "
+                    "own with --state"
+                ) from error
+            with contextlib.suppress(OSError):  # the number is for people; a full disk is fine
+                lock.truncate(0)
+                lock.write(b"%d\n" % os.getpid())
+            self._remove_leftovers()
+            yield
+
+    def _remove_leftovers(self) -> None:
+        try:
+            for leftover in self.path.glob("*" + _TEMPORARY):
+                leftover.unlink()
+        except OSError as error:
+            raise _failed("clear", self.path, error) from error
+
+    # ---- files a peer cannot do without
 
     def read(self, name: str) -> bytes | None:
         """Return the content of the file `name`, or None when there is none.
 
-        Raises ConfigError when it is there and cannot be read.
+        Raises ConfigError when it is there and cannot be read, is no file, or may be the work of
+        somebody else. One that others could only read is made private.
         """
+        path = self.path / name
         try:
-            return (self.path / name).read_bytes()
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                _check_private(path, descriptor)
+                with os.fdopen(descriptor, "rb", closefd=False) as file:
+                    return file.read(MOST_BYTES)
+            finally:
+                os.close(descriptor)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _failed("read", self.path / name, error) from error
+            raise _failed("read", path, error) from error
 
     def write(self, name: str, content: bytes) -> None:
         """Replace the file `name`; when this returns, the content is on the disk.
@@ -56,44 +120,112 @@ class DataFolder:
         """
         target = self.path / name
         temporary = self.path / (name + _TEMPORARY)
-        try:
+        with _removing(temporary, "write", target):
             _write_flushed(temporary, content)
             temporary.replace(target)
             _flush_folder(self.path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise _failed("write", target, error) from error
+        self._unwritten.pop(name, None)
+
+    def create(self, name: str, content: bytes) -> None:
+        """Write the file `name` unless there is one already, which then stays as it is.
+
+        Raises ConfigError when that fails.
+        """
+        target = self.path / name
+        draft = self.path / f"{name}.{os.getpid()}{_TEMPORARY}"
+        with _removing(draft, "write", target):
+            _write_flushed(draft, content)
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, target)  # which fails where a rename would replace
+            draft.unlink()
+            _flush_folder(self.path)
+
+    # ---- files that can be had again
+
+    def load(self, name: str, parse: Callable[[bytes], T]) -> T | None:
+        """Return what `parse` makes of the file `name`, or None when there is nothing to use.
+
+        Whatever is wrong with it, it is set aside: as ``NAME.newer.N`` when a later version of the
+        program wrote it, so that going forward again finds it (REL-5), or as ``NAME.bad.N``.
+        """
+        try:
+            content = self.read(name)
+            return None if content is None else parse(content)
+        except Exception as error:  # noqa: BLE001  no content may keep a peer from starting (T40)
+            kept = self.set_aside(name, "newer" if isinstance(error, NewerSchema) else "bad")
+            why = str(error) or type(error).__name__
+            logger.warning("a file is of no use: set aside", file=name, kept=str(kept), error=why)
+            return None
+
+    def keep(self, name: str, content: bytes) -> None:
+        """Replace the file `name`, or go on without: ``write_again`` tries until it succeeds.
+
+        What could not be written costs a line in the log, one an hour for the whole folder.
+        """
+        try:
+            self.write(name, content)
+        except ConfigError as error:
+            self._unwritten[name] = content
+            if self._clock() >= self._complained_at + COMPLAINT_SECONDS:
+                self._complained_at = self._clock()
+                logger.warning("going on from memory", error=str(error))
+
+    def write_again(self) -> None:
+        """Try to write what could not be kept; called every ``RETRY_SECONDS``."""
+        for name, content in tuple(self._unwritten.items()):
+            self.keep(name, content)
+
+    # ---- the folder
 
     def names(self, pattern: str) -> frozenset[str]:
         """Return the names of the files that match the shell `pattern`."""
         return frozenset(path.name for path in self.path.glob(pattern))
 
-    def remove(self, name: str) -> None:
-        """Remove the file `name`, if it is there."""
-        try:
-            (self.path / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise _failed("remove", self.path / name, error) from error
-
-    def set_aside(self, name: str) -> Path | None:
-        """Rename a damaged file to ``NAME.bad.N`` and return where it is now.
+    def set_aside(self, name: str, why: str = "bad") -> Path | None:
+        """Rename a file to ``NAME.WHY.N`` and return where it is now.
 
         Past a hundred of them it is removed instead, and None returned.
         """
-        for number in range(1, _MOST_SET_ASIDE + 1):
-            target = self.path / f"{name}.bad.{number}"
-            if not target.exists():
-                try:
+        try:
+            for number in range(1, _MOST_SET_ASIDE + 1):
+                target = self.path / f"{name}.{why}.{number}"
+                if not os.path.lexists(target):
                     (self.path / name).replace(target)
-                except OSError as error:
-                    raise _failed("rename", self.path / name, error) from error
-                return target
-        self.remove(name)
+                    return target
+            (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise _failed("set aside", self.path / name, error) from error
         return None
 
     def __repr__(self) -> str:
         return f"<DataFolder {self.path}>"
+
+
+def _check_private(path: Path, descriptor: int) -> None:
+    """Raise ConfigError unless the open file is one that only we can have written."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{path} is no file, expected one: move it away")
+    if status.st_uid != os.geteuid():
+        raise ConfigError(f"{path} belongs to another user: if it is yours, change its owner")
+    if stat.S_IMODE(status.st_mode) & 0o022:
+        raise ConfigError(f"others may write to {path}: if it is unchanged, run: chmod 600 {path}")
+    if status.st_size > MOST_BYTES:
+        raise ConfigError(f"{path} has {status.st_size} bytes, expected {MOST_BYTES} at most")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        os.fchmod(descriptor, 0o600)
+        logger.warning("others could read a file until now", file=str(path))
+
+
+@contextlib.contextmanager
+def _removing(temporary: Path, verb: str, target: Path) -> Iterator[None]:
+    """Remove `temporary` when what is inside fails, and say what failed."""
+    try:
+        yield
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise _failed(verb, target, error) from error
 
 
 def _write_flushed(path: Path, content: bytes) -> None:

@@ -9,11 +9,10 @@ from tests.support.imagined import NOON, peer
 from warren.directory.guard_state import (
     SCHEMA,
     Guard,
-    NewerSchema,
     dump_guards,
     load_guards,
 )
-from warren.errors import DirectoryError
+from warren.errors import DirectoryError, NewerSchema
 
 HOUR = 3600
 

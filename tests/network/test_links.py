@@ -19,12 +19,13 @@ from tests.support.hand_link import (
 )
 from tests.support.memory_network import Line, MemoryStream, receive
 from tests.support.small_network import Origin, RelayPeer, SmallNetwork, small_network, tasks_in
-from warren.errors import LinkError
+from warren.errors import ExitError, LinkError
 from warren.identity import Hop, Identity
-from warren.network.link import PING_SECONDS, SILENCE_SECONDS, Link, OnCreate
+from warren.network.link import PING_SECONDS, SILENCE_SECONDS, WATCH_SECONDS, Link, OnCreate
 from warren.network.links import HANDSHAKE_SECONDS, IDLE_SECONDS, MOST_HANDSHAKES, MOST_SILENCED
 from warren.protocol.cells import Command, encode_ready, make_cell
 from warren.protocol.link import CreateRequested
+from warren.protocol.round_trips import LEAST_PATIENCE
 from warren.roles.relay import Relay
 
 STRANGER = "5.5.66.6"
@@ -491,6 +492,87 @@ async def test_a_silent_peer_is_given_up_within_25_seconds(
     # It was last heard up to 15 seconds before it fell silent: that often it is asked.
     assert 5 <= trio.current_time() - start <= SILENCE_SECONDS
     assert circuit.link.is_closed
+
+
+@pytest.mark.parametrize("delay", [0, 1, 2.5, 4, 4.9])
+async def test_a_silent_peer_that_somebody_waits_for_is_given_up_sooner(
+    delay: float, pair: Pair, autojump_clock: MockClock
+) -> None:  # T32
+    circuit = await pair.origin.build(pair.net.hops)
+    address = pair.net.target().local
+    await trio.sleep(100 + delay)
+    start = trio.current_time()
+
+    pair.net.memory.stall(pair.relay.host)
+    stream = circuit.open_stream(address)
+    with pytest.raises(ExitError):
+        await stream.wait_connected()
+
+    assert LEAST_PATIENCE < trio.current_time() - start <= WATCH_SECONDS + LEAST_PATIENCE + 2
+    assert circuit.link.is_closed
+
+
+async def test_a_download_that_stalls_is_noticed_though_nothing_was_asked(
+    pair: Pair, autojump_clock: MockClock
+) -> None:  # T32
+    circuit = await pair.origin.build(pair.net.hops)
+    application = await pair.origin.browse(circuit, pair.net.source(10_000_000))
+    await receive(application, 1_000_000)
+    start = trio.current_time()
+
+    pair.net.memory.stall(pair.relay.host)
+    with pytest.raises(LinkError):
+        await receive(application)
+
+    assert trio.current_time() - start <= WATCH_SECONDS + LEAST_PATIENCE + 2
+
+
+async def test_a_long_way_gets_more_time(autojump_clock: MockClock) -> None:
+    """What the PINGs took says how long an answer may take."""
+    async with small_network(2, line=Line(latency=2.0)) as net:
+        origin = await net.add_origin()
+        circuit = await origin.build(net.hops)
+        target = net.target().local
+        await trio.sleep(300)
+        heard = circuit.link.last_heard
+        for _ in range(200):
+            if circuit.link.last_heard > heard:  # and so no PING is on its way
+                break
+            await trio.sleep(0.1)
+        start = trio.current_time()
+
+        net.memory.stall(net.relays[0].host)
+        with pytest.raises(ExitError):
+            await circuit.open_stream(target).wait_connected()
+
+        assert 16 < trio.current_time() - start <= SILENCE_SECONDS
+
+
+async def test_an_idle_circuit_costs_a_ping_in_ten_seconds_and_no_more(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    """Neither end takes the other's PING for a reason to send one itself."""
+    circuit = await pair.origin.build(pair.net.hops)
+    await trio.sleep(100)
+    protocol = circuit.link.protocol
+    before = protocol.cells_sent + protocol.cells_received
+
+    await trio.sleep(3600)
+
+    # PING and PONG, from either side.
+    assert protocol.cells_sent + protocol.cells_received - before <= 4 * 3600 / PING_SECONDS
+
+
+async def test_a_peer_that_stood_still_listens_before_it_judges(
+    pair: Pair, mock_clock: MockClock
+) -> None:
+    circuit = await pair.origin.build(pair.net.hops)
+    mock_clock.jump(1000)  # no task ran meanwhile
+    for _ in range(20):
+        await wait_all_tasks_blocked()
+        mock_clock.jump(1)
+
+    assert circuit.is_open
 
 
 async def test_a_pause_of_ten_seconds_is_survived(pair: Pair, autojump_clock: MockClock) -> None:

@@ -421,8 +421,8 @@ async def test_after_a_restart_nothing_else_is_signed_for_the_same_time(
     first = city.valid_after(0)
     for number in range(3):
         city.kill(number)
-        city.folder(number).remove("consensus")
-        city.folder(number).remove("vote")
+        (city.folder(number).path / "consensus").unlink()
+        (city.folder(number).path / "vote").unlink()
 
     city.set_back = trio.current_time()
     await city.start_all()

@@ -2,6 +2,7 @@ import random
 from pathlib import Path
 
 import pytest
+import structlog.testing
 import trio
 from trio.testing import MockClock
 
@@ -130,6 +131,42 @@ async def test_mirrors_fetch_first_and_clients_within_the_first_half(
 
     assert earliest <= min(delays) < latest * 0.2
     assert latest * 0.8 < max(delays) <= latest + 1
+
+
+@pytest.mark.parametrize("days", [-2, 2])
+async def test_a_clock_that_is_days_wrong_is_told_of_and_recovered_from(
+    days: int, world: World, tmp_path: Path, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:  # DIR-9
+    error = 0.0
+
+    def clock() -> float:
+        return wall_clock() + error
+
+    archive = Archive(NETWORK, DataFolder(tmp_path), clock)
+    rng = random.Random(1)
+    directory = Directory(archive, world.fetch, now=clock, rng=rng, own_id=identity(5).peer_id)
+    nursery.start_soon(directory.run)
+    await archive.wait_for_consensus()
+    waited: list[float] = []
+
+    error = days * 24.0 * HOUR
+    directory.look_again()
+    before = len(world.asked)
+    with structlog.testing.capture_logs() as logs:
+        await trio.sleep(3 * HOUR)
+        asked = len(world.asked) - before
+    error = 0.0
+    archive.look_again()
+    directory.look_again()
+    with trio.fail_after(60):
+        await archive.wait_for_consensus()
+        waited.append(trio.current_time())
+
+    told = [entry for entry in logs if "clock of this machine" in entry["event"]]
+    assert 1 <= len(told) <= 3  # an hour
+    assert all("hours" in entry["error"] for entry in told)
+    assert asked < 3 * HOUR / 4  # no busy loop: six are asked, and again half a minute later
+    assert waited
 
 
 async def test_bad_mirrors_cost_five_seconds_each_and_then_an_authority_is_asked(

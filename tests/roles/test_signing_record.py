@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.directories import NOW
-from warren.errors import ConfigError, DirectoryError
+from warren.errors import ConfigError, DirectoryError, NewerSchema
 from warren.roles.signing_record import MOST_ENTRIES, SigningRecord
 from warren.storage import DataFolder
 
@@ -96,7 +96,7 @@ def test_whatever_is_asked_no_time_gets_two_digests(
         lambda _: b"",
         lambda content: content[:-1],
         lambda content: content + b"\n",
-        lambda content: content.replace(b"consensuses 1", b"consensuses 2"),
+        lambda content: content.replace(b"consensuses 1", b"consensuses x"),
         lambda content: content.replace(ONE.hex().encode(), OTHER.hex().encode()),
         lambda content: content.replace(str(NOW).encode(), str(NOW + 1).encode()),
         lambda content: b"\xff" * len(content),
@@ -113,6 +113,19 @@ def test_a_damaged_record_stops_the_authority(
 
     with pytest.raises(ConfigError, match="damaged"):
         SigningRecord(folder)
+
+
+def test_a_record_of_a_later_version_stops_the_authority(folder: DataFolder) -> None:  # REL-5
+    SigningRecord(folder).commit(NOW, ONE)
+    content = folder.read("signed")
+    assert content is not None
+    newer = content.replace(b"consensuses 1", b"consensuses 2")
+    folder.write("signed", newer)
+
+    with pytest.raises(NewerSchema, match="later version"):
+        SigningRecord(folder)
+
+    assert folder.read("signed") == newer
 
 
 @given(st.binary(max_size=200))

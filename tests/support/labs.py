@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ READY_SECONDS = 60
 class RunningLab:
     """Own a ``warren lab --json`` process; its temporary files lie in ``scratch``."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, prefix: Sequence[str] = ()) -> None:
+        """Start it with `arguments`, behind a command that runs another one."""
         self.scratch = Path(tempfile.mkdtemp(prefix="wt"))  # short: it will hold sockets
         self.errors = (self.scratch / "errors").open("w+b")
         (self.scratch / "tmp").mkdir()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "warren", "lab", "--json", *arguments],
+            [*prefix, sys.executable, "-m", "warren", "lab", "--json", *arguments],
             stdout=subprocess.PIPE,
             stderr=self.errors,
             env={**os.environ, "TMPDIR": str(self.scratch / "tmp")},
@@ -90,9 +91,9 @@ class RunningLab:
 
 
 @contextlib.contextmanager
-def running_lab(*arguments: str) -> Iterator[RunningLab]:
+def running_lab(*arguments: str, prefix: Sequence[str] = ()) -> Iterator[RunningLab]:
     """Run a lab while inside, from the moment it is ready."""
-    lab = RunningLab(*arguments)
+    lab = RunningLab(*arguments, prefix=prefix)
     try:
         lab.wait_until_ready()
         yield lab

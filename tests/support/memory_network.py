@@ -76,6 +76,7 @@ class MemoryStream(ByteStream):
         self._line_free_at = 0.0  # when what was sent to us so far has left the sender
         self._ends_at = self._breaks_at = math.inf
         self._has_sent_eof = False
+        self._is_orphan = False
         self._changed = Signal()
         self._waiting: set[str] = set()
         network.streams.add(self)
@@ -154,6 +155,10 @@ class MemoryStream(ByteStream):
         self._breaks_at = min(self._breaks_at, at)
         self._changed.fire()
 
+    def orphan(self) -> None:
+        """Let nothing arrive here any more, and no end or reset either."""
+        self._is_orphan = True
+
     # ---- waiting
 
     async def wait_readable(self) -> None:
@@ -189,7 +194,7 @@ class MemoryStream(ByteStream):
 
     @property
     def _is_stalled(self) -> bool:
-        return bool(self._network.stalled & {self.local.host, self.remote.host})
+        return self._is_orphan or bool(self._network.stalled & {self.local.host, self.remote.host})
 
     @property
     def _broken_at(self) -> float:
@@ -314,6 +319,7 @@ class MemoryNetwork(Network):
         self.listeners: dict[Address, MemoryListener] = {}
         self.stalled: set[str] = set()
         self.refusing: set[str] = set()
+        self.offline: set[str] = set()
         self.dial_seconds: dict[str, float] = {}
         self.dialled: list[Address] = []
         self._ports = count(30000)
@@ -335,6 +341,8 @@ class MemoryNetwork(Network):
     async def dial(self, address: Address) -> MemoryStream:
         assert address.ip is not None, "names are resolved before dialling"
         self.dialled.append(address)
+        if self.host in self.offline:
+            raise LinkError(f"{address} cannot be reached: Network is unreachable", is_local=True)
         line = self._line_to(address.host)
         await trio.sleep(self.dial_seconds.get(address.host, 0.0) + 2 * line.latency)
         while self.stalled & {self.host, address.host}:
@@ -376,6 +384,19 @@ class MemoryNetwork(Network):
         self._resumed.fire()
         for stream in tuple(self.streams):
             stream.notice()
+
+    def unplug(self, host: str) -> None:
+        """Take the network away from `host`, which knows it; nothing passes until ``plug_in``."""
+        self.offline.add(host)
+        self.stall(host)
+
+    def plug_in(self, host: str) -> None:
+        """Give `host` its network back, at another address: what it had open is dead."""
+        self.offline.discard(host)
+        for stream in tuple(self.streams):
+            if host in (stream.local.host, stream.remote.host):
+                stream.orphan()
+        self.resume(host)
 
     def refuse(self, host: str) -> None:
         """Turn down whoever dials `host` from now on."""

@@ -11,7 +11,9 @@ from warren.cli.options import ADDRESS, FOLDER
 from warren.errors import ConfigError
 
 if TYPE_CHECKING:
+    from warren.lab.chaos import Rule
     from warren.lab.line import Impairment
+    from warren.lab.plan import LabOptions
 
 
 @click.command()
@@ -64,6 +66,22 @@ if TYPE_CHECKING:
     type=FOLDER,
     help="Keep keys, state and logs in this new folder, instead of a temporary one.",
 )
+@click.option(
+    "--chaos",
+    metavar="RULES",
+    help='Let things go wrong while requests go through, as in "kill middle every 5s; stop guard '
+    '10s every 60s; cut any exit once at 30s", and tell what came of it. Verbs: kill, stop, cut. '
+    "Victims: guard, middle and exit of the proxy's circuit, any relay, any exit, any authority, "
+    "or a name.",
+)
+@click.option("--chaos-seed", default=1, show_default=True, help="Of what is drawn at random.")
+@click.option(
+    "--comeback",
+    type=click.FloatRange(0, 3600),
+    default=2.0,
+    show_default=True,
+    help="Seconds after which a killed member is started again.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line, for programs.")
 @click.option("--demo", is_flag=True, help="Fetch through the network, show how, and end.")
 def lab(
@@ -77,6 +95,9 @@ def lab(
     impairments: tuple[str, ...],
     countries: tuple[str, ...],
     directory: Path | None,
+    chaos: str | None,
+    chaos_seed: int,
+    comeback: float,
     as_json: bool,
     demo: bool,
 ) -> None:
@@ -85,16 +106,19 @@ def lab(
     It listens on loopback addresses only, needs no internet, and ends with Ctrl-C, leaving
     nothing behind. When it is up it prints a line to copy that fetches a page through three
     relays. With --demo it does that itself, proves from the relays' own counters which three
-    they were, kills one of them to see what happens, and ends.
+    they were, kills one of them to see what happens, and ends. With --chaos members are killed,
+    stopped and cut off by your rules, and a summary says what applications saw.
     """
     import trio
 
     from warren.lab import demo as demonstration
+    from warren.lab.havoc import Havoc
     from warren.lab.laboratory import Lab, run_lab
     from warren.lab.plan import LabOptions
     from warren.lab.report import Report
     from warren.service import Announcer, LogStyle, run_process
 
+    rules = _read_chaos(chaos, demo=demo)
     options = LabOptions(
         relays=relays,
         exits=exits,
@@ -102,16 +126,19 @@ def lab(
         proxy=proxy,
         allow_targets=allow_targets,
         hosts=_read_hosts(hosts),
-        impairments=_read_impairments(impairments),
+        impairments=_lines_for(rules, _read_impairments(impairments)),
         countries=_read_countries(countries),
         directory=directory,
         workers=workers,
     )
+    _check_chaos(rules, options)
     report = Report(as_json=as_json)
 
     async def use(running: Lab) -> None:
         if demo:
             await demonstration.show(running, report)
+        elif rules:
+            await Havoc(running, rules, report, seed=chaos_seed, comeback=comeback).run()
         else:
             await trio.sleep_forever()
 
@@ -119,6 +146,43 @@ def lab(
         await run_lab(options, report, use)
 
     sys.exit(run_process(main, style=LogStyle(level="warning")))
+
+
+def _read_chaos(text: str | None, *, demo: bool) -> tuple["Rule", ...]:
+    from warren.lab.chaos import parse_chaos
+
+    if text is None:
+        return ()
+    if demo:
+        raise ConfigError("--demo shows a network that is well: leave out --chaos, or --demo")
+    try:
+        return parse_chaos(text)
+    except ConfigError as error:
+        raise ConfigError(f"--chaos: {error}") from error
+
+
+def _lines_for(
+    rules: tuple["Rule", ...], impairments: dict[str, "Impairment"]
+) -> dict[str, "Impairment"]:
+    """Put a perfect line in front of every relay without one, if anything is to be cut."""
+    from warren.lab.chaos import Verb
+    from warren.lab.line import Impairment
+    from warren.lab.plan import EVERY_RELAY
+
+    if not any(rule.verb is Verb.CUT for rule in rules):
+        return impairments
+    return {EVERY_RELAY: Impairment(), **impairments}
+
+
+def _check_chaos(rules: tuple["Rule", ...], options: "LabOptions") -> None:
+    from warren.lab.chaos import check_victims
+
+    authorities = tuple(f"authority{n}" for n in range(1, options.authorities + 1))
+    names = (*authorities, *options.relay_names, "proxy")
+    try:
+        check_victims(rules, names, options.relay_names)
+    except ConfigError as error:
+        raise ConfigError(f"--chaos: {error}") from error
 
 
 def _read_hosts(texts: tuple[str, ...]) -> dict[str, list[IPAddress]]:

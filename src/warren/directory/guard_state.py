@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 
 from warren.directory.parameters import DAY, HOUR
-from warren.errors import DirectoryError, ProtocolError
+from warren.errors import DirectoryError, NewerSchema, ProtocolError
 from warren.identity import PeerId
 
 SCHEMA = 1
@@ -21,10 +21,6 @@ MOST_SAMPLED = 60
 LIFETIME = 120 * DAY
 CONFIRMED_LIFETIME = 60 * DAY
 UNLISTED_LIFETIME = 20 * DAY
-
-
-class NewerSchema(DirectoryError):
-    """Tell that the state was written by a later version of the program."""
 
 
 @dataclass(slots=True)

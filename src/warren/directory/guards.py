@@ -24,15 +24,12 @@ from warren.directory.guard_state import (
     MOST_SAMPLED,
     UNLISTED_LIFETIME,
     Guard,
-    NewerSchema,
     dump_guards,
     load_guards,
 )
 from warren.directory.parameters import HOUR
 from warren.directory.relays import Flag, RelayEntry
 from warren.identity import PeerId
-
-__all__ = ["PRIMARY_GUARDS", "GuardSet", "NewerSchema"]
 
 PRIMARY_GUARDS = 3
 

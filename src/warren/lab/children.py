@@ -22,6 +22,8 @@ from warren.errors import WarrenError
 #: From SIGTERM to SIGKILL; together with the rest of the clean-up it stays below 5 s.
 GRACE_SECONDS = 3.0
 _TAIL_LINES = 8
+#: Roles whose port the system chooses at their first start.
+_CHOOSE_PORTS = frozenset(("relay", "exit", "proxy"))
 
 
 class ChildError(WarrenError):
@@ -29,10 +31,16 @@ class ChildError(WarrenError):
 
 
 class Child:
-    """Own one process; what it has announced so far stands in its fields."""
+    """Own one process, and the next one when it is started again.
 
-    def __init__(self, role: str, name: str, log: Path, process: trio.Process) -> None:
+    What it has announced so far stands in its fields.
+    """
+
+    def __init__(
+        self, role: str, name: str, log: Path, arguments: Sequence[str], process: trio.Process
+    ) -> None:
         self.role, self.name, self.log = role, name, log
+        self.arguments = tuple(arguments)
         self.process = process
         self.addresses: tuple[Address, ...] = ()
         self.peer_id: str | None = None
@@ -100,6 +108,31 @@ class Children:
 
     async def start(self, role: str, name: str, log: Path, arguments: Sequence[str]) -> Child:
         """Start ``python ARGUMENTS`` and watch it; return before it listens."""
+        process, announcements = await self._open(log, arguments)
+        child = Child(role, name, log, arguments, process)
+        self._all.append(child)
+        self._attend(child, announcements)
+        return child
+
+    async def restart(self, child: Child) -> None:
+        """Start a child that has ended again, at the same address; return when it listens."""
+        await child.process.wait()
+        if self._is_stopping:
+            return
+        arguments = list(child.arguments)
+        if child.role in _CHOOSE_PORTS and "--listen" not in arguments:
+            arguments += ["--listen", str(child.addresses[0])]
+        child.is_listening, child.is_usable = trio.Event(), trio.Event()
+        child.process, announcements = await self._open(child.log, arguments)
+        self._attend(child, announcements)
+        await child.is_listening.wait()
+
+    def _attend(self, child: Child, announcements: int) -> None:
+        self._nursery.start_soon(self._listen_to, child, trio.lowlevel.FdStream(announcements))
+        self._nursery.start_soon(self._watch, child)
+
+    async def _open(self, log: Path, arguments: Sequence[str]) -> tuple[trio.Process, int]:
+        """Start a process; return it and the descriptor at which it announces itself."""
         announcements, pen = os.pipe()
         with log.open("ab") as output:
             try:
@@ -117,11 +150,7 @@ class Children:
                 )
             finally:
                 os.close(pen)
-        child = Child(role, name, log, process)
-        self._all.append(child)
-        self._nursery.start_soon(self._listen_to, child, trio.lowlevel.FdStream(announcements))
-        self._nursery.start_soon(self._watch, child)
-        return child
+        return process, announcements
 
     async def _listen_to(self, child: Child, announcements: trio.lowlevel.FdStream) -> None:
         buffer = bytearray()

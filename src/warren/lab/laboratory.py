@@ -50,6 +50,7 @@ class Lab:
     impairments: tuple[Child, ...]
     proxy: Address
     origin: Address
+    restart: Callable[[Child], Awaitable[None]]
 
     @property
     def url(self) -> str:
@@ -59,6 +60,10 @@ class Lab:
     def peer(self, name: str) -> Child:
         """Return the peer `name`."""
         return next(peer for peer in self.peers if peer.name == name)
+
+    def line_to(self, child: Child) -> Child:
+        """Return the impairment in front of `child`, which must have one."""
+        return next(line for line in self.impairments if line.name == f"to-{child.name}")
 
     def state_of(self, child: Child) -> Path:
         """Return the state folder of `child`, where its control socket lies."""
@@ -135,7 +140,8 @@ async def _start(
         await child.is_usable.wait()
     lines = tuple(children.named(_line_name(peer)) for peer in impaired)
     proxy = running[-1]
-    return Lab(directory, running, lines, proxy.addresses[0], Address(ORIGIN_NAME, origin.port))
+    target = Address(ORIGIN_NAME, origin.port)
+    return Lab(directory, running, lines, proxy.addresses[0], target, children.restart)
 
 
 @contextlib.contextmanager

@@ -375,6 +375,12 @@ class Network(ABC):
         """Listen at `address` (port 0: a free one); raise LinkError if that is impossible."""
 
 
+#: Why no connection can be had from here to anywhere.
+_OURS = frozenset(
+    (errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE)
+)
+
+
 class SocketNetwork(Network):
     """Be the real network."""
 
@@ -397,7 +403,8 @@ class SocketNetwork(Network):
             return SocketStream(sock, address)
         except OSError as error:
             sock.close()
-            raise LinkError(f"{address} cannot be reached: {error.strerror}") from error
+            message = f"{address} cannot be reached: {error.strerror}"
+            raise LinkError(message, is_local=error.errno in _OURS) from error
         except BaseException:
             sock.close()
             raise

@@ -11,6 +11,7 @@ import trio
 from warren.addresses import Address
 from warren.errors import CircuitError, EndReason, LinkError, ProtocolError
 from warren.identity import Hop, PeerId, Suite
+from warren.network.associations import CircuitAssociation
 from warren.network.link import Link
 from warren.network.streams import CircuitStream
 from warren.network.turn import Turn
@@ -51,8 +52,18 @@ class Circuit:
 
     @property
     def stream_count(self) -> int:
-        """Return how many streams it carries, those about to end included."""
-        return len(self.machine.streams.streams) if self.machine.hops else 0
+        """Return how many streams and associations it carries, those about to end included."""
+        return self.machine.streams.count if self.machine.hops else 0
+
+    @property
+    def cells_received(self) -> int:
+        """Return how many cells came back on it."""
+        return self.machine.cells_received
+
+    @property
+    def cells_moved(self) -> int:
+        """Return how many cells went either way on it."""
+        return self.machine.cells_moved
 
     @property
     def has_room(self) -> bool:
@@ -85,6 +96,13 @@ class Circuit:
         self.turn.run()
         return stream
 
+    def open_association(self, flags: BeginFlags = ANY_FAMILY) -> CircuitAssociation:
+        """Begin an association; raise CircuitError as above. Datagrams may be sent at once."""
+        self._expect_room()
+        association = CircuitAssociation(self.machine.streams.associate(flags), self.turn)
+        self.turn.run_soon()
+        return association
+
     def _expect_room(self) -> None:
         if not self.is_open:
             raise CircuitError("the circuit is gone")
@@ -95,11 +113,19 @@ class Circuit:
         """End all streams, then destroy the circuit."""
         if not self.machine.is_closed:
             if self.machine.hops:
-                for stream in tuple(self.machine.streams.streams.values()):
+                streams = self.machine.streams
+                for stream in tuple(streams.streams.values()):
                     stream.end(EndReason.MISC)
+                for association in tuple(streams.associations.values()):
+                    association.end(EndReason.MISC)
                 self.turn.run()
             self.machine.destroy()
             self.turn.run()
+
+    def give_up(self) -> None:
+        """Destroy the circuit without ending its streams: they are lost, as by a relay's death."""
+        self.machine.destroy()
+        self.turn.run()
 
     async def wait_hops(self, count: int) -> None:
         """Wait until the circuit has `count` hops; raise CircuitError when it fails instead."""
@@ -111,8 +137,10 @@ class Circuit:
                     why = _STATUS[self._failed]
                 elif machine.error is not None:
                     why = str(machine.error)
-                # Not to know a relay is what a peer does whose consensus is a little older.
-                is_its_fault = self._failed is not ExtendStatus.UNKNOWN_PEER
+                # Not to know a relay is what a peer does whose consensus is a little older, and
+                # when the link to the first hop broke, those behind it did nothing.
+                is_known = self._failed is not ExtendStatus.UNKNOWN_PEER
+                is_its_fault = is_known and not self.link.is_closed
                 message = f"hop {count} of {len(self.hops)}: {why}"
                 raise CircuitError(message, hop=count - 1, is_its_fault=is_its_fault)
             self._changed = trio.Event()

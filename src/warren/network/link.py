@@ -7,7 +7,6 @@ bytes again. No task has a part in that. Who has a link to whom is in ``network.
 """
 
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random, SystemRandom
@@ -32,16 +31,16 @@ from warren.protocol.link import (
     PongReceived,
     ReadyReceived,
 )
+from warren.protocol.round_trips import RoundTrips
 
 logger = structlog.get_logger()
 
 PING_SECONDS = 10.0
 #: Silence after which a link counts as dead at the latest: a ping and two misses (security F).
 SILENCE_SECONDS = 25.0
-#: How often ``check`` is called.
+#: How often ``check`` is called, and how often while somebody waits for the answer to a PING.
 WATCH_SECONDS = PING_SECONDS / 2
-#: Round trips of which the least counts: those of an hour at least.
-_ROUND_TRIPS = 64
+URGENT_SECONDS = 1.0
 #: PINGs one behind the other on a new link: its peer may just be busy with something else.
 _FIRST_PINGS = 4
 _CERTIFICATE_SECONDS = 30 * 24 * 3600
@@ -122,7 +121,7 @@ class Link:
     """Own one link: its socket and its machine.
 
     ``run`` must be running; it returns when the link is gone, and every circuit on it was told.
-    ``error`` says what ended it, None for ourselves.
+    ``error`` says what ended it, None for ourselves, and ``fell_silent`` whether it was silence.
     """
 
     def __init__(
@@ -142,7 +141,7 @@ class Link:
         self.in_turn = False
         self.is_ready = trio.Event()
         self.error: LinkError | ProtocolError | None = None
-        self.is_closed = False
+        self.is_closed = self.fell_silent = False
         self.last_heard = self.last_used = trio.current_time()
         self._stream = stream
         self._on_ready, self._on_create = on_ready, on_create
@@ -154,7 +153,9 @@ class Link:
         self._ended = trio.Event()
         self._ping_sent = 0.0
         self._pings = 0
-        self._round_trips: deque[float] = deque(maxlen=_ROUND_TRIPS)
+        self._is_urgent = False  # whether circuits wait for the answer to the last PING
+        self._cells_answered = 0  # moved by the time of the last PONG
+        self._round_trips = RoundTrips()
         protocol.wake = self._wake
 
     def __repr__(self) -> str:
@@ -188,13 +189,43 @@ class Link:
             self.error = error
             self._gone()
 
-    def check(self) -> None:
-        """Ping, or give up on a peer that was silent for too long; called now and then."""
+    def check(self) -> bool:
+        """Ping, or give up on a peer that was silent for too long; called now and then.
+
+        Returns whether circuits wait for the answer, so that the next look should come soon.
+        A link whose circuits have moved cells is asked as soon as it falls silent, once, and what
+        it measured so far says how long the answer may take. An idle one has more time.
+        """
         now = trio.current_time()
-        if now - self.last_heard > SILENCE_SECONDS - WATCH_SECONDS:  # the next look is too late
-            self.close(LinkError("the peer fell silent"))
-        elif now - self.last_heard >= PING_SECONDS or now - self._ping_sent >= 6 * PING_SECONDS:
+        silence = now - self.last_heard
+        self._is_urgent = (
+            self._is_urgent and bool(self.protocol.legs) and self.last_heard < self._ping_sent
+        )
+        if silence > SILENCE_SECONDS - WATCH_SECONDS:  # the next look is too late
+            self._give_up("the peer fell silent")
+        elif self._is_urgent:
+            if now - self._ping_sent > self._round_trips.patience:
+                self._give_up("the peer does not answer, and circuits wait for it")
+        elif silence >= URGENT_SECONDS and self._is_waited_for:
             self.ping()
+            self._is_urgent = True
+        elif silence >= PING_SECONDS or now - self._ping_sent >= 6 * PING_SECONDS:
+            self.ping()
+        return self._is_urgent
+
+    def _give_up(self, why: str) -> None:
+        self.fell_silent = True
+        self.close(LinkError(why))
+
+    def pardon(self) -> None:
+        """Forgive the peer its silence: it was us who did not listen."""
+        self.last_heard = max(self.last_heard, trio.current_time() - PING_SECONDS)
+        self._is_urgent = False
+
+    @property
+    def _is_waited_for(self) -> bool:
+        """Tell whether circuits have moved cells since the last answer."""
+        return bool(self.protocol.legs) and self.protocol.cells_moved != self._cells_answered
 
     def ping(self) -> None:
         """Ask for a sign of life and measure the round trip."""
@@ -264,8 +295,9 @@ class Link:
                 else:
                     self._on_create(self, event)
             elif isinstance(event, PongReceived):
-                self._round_trips.append(trio.current_time() - self._ping_sent)
-                self.protocol.round_trip = min(self._round_trips)
+                self._round_trips.note(trio.current_time() - self._ping_sent)
+                self._cells_answered = self.protocol.cells_moved
+                self.protocol.round_trip = self._round_trips.least
                 if len(self._round_trips) < _FIRST_PINGS:
                     self.ping()
             else:

@@ -15,6 +15,7 @@ from warren.errors import LinkError, ProtocolError
 from warren.identity import Hop, PeerId
 from warren.network.byte_streams import ByteStream, Listener, Network
 from warren.network.link import (
+    URGENT_SECONDS,
     WATCH_SECONDS,
     Link,
     LinkSettings,
@@ -65,6 +66,8 @@ class _Dial:
     """Share one dial among all who ask for the same peer; without a failure, it was given up."""
 
     def __init__(self) -> None:
+        self.scope = trio.CancelScope(deadline=trio.current_time() + HANDSHAKE_SECONDS)
+        self.is_interrupted = False
         self.done = trio.Event()
         self.failure: LinkError | None = None
 
@@ -122,7 +125,8 @@ class Links:
                 return await self._dial(hop, key)
             await dial.done.wait()
             if dial.failure is not None:
-                raise LinkError(str(dial.failure)) from dial.failure
+                is_local = dial.failure.is_local
+                raise LinkError(str(dial.failure), is_local=is_local) from dial.failure
 
     async def probe(self, hop: Hop) -> None:
         """Dial `hop` afresh and close again; raise LinkError unless it is what `hop` says.
@@ -147,18 +151,24 @@ class Links:
         dial = self._dialling[key] = _Dial()
         link = None
         try:
-            with trio.fail_after(HANDSHAKE_SECONDS):
+            with dial.scope:
                 link = await self._open(hop, is_anonymous=key[1])
                 await link.wait_ready()
-        except (LinkError, ProtocolError, trio.TooSlowError) as error:
+            if dial.scope.cancelled_caught:
+                raise LinkError(
+                    "interrupted" if dial.is_interrupted else "no answer in time",
+                    is_local=dial.is_interrupted,
+                )
+        except (LinkError, ProtocolError) as error:
             if link is not None:
                 link.close()
-            reason = "no answer in time" if isinstance(error, trio.TooSlowError) else str(error)
-            dial.failure = LinkError(f"no link to {hop!r}: {reason}")
+            is_local = isinstance(error, LinkError) and error.is_local
+            dial.failure = LinkError(f"no link to {hop!r}: {error}", is_local=is_local)
             raise dial.failure from error
         finally:
             del self._dialling[key]
             dial.done.set()
+        assert link is not None
         self.dialled += 1
         return link
 
@@ -310,9 +320,16 @@ class Links:
 
     async def watch(self) -> None:
         """Ping quiet links, give up dead ones, close those nobody uses; runs for ever."""
+        is_urgent = False
         while True:
-            await trio.sleep(WATCH_SECONDS)
+            due = trio.current_time() + (URGENT_SECONDS if is_urgent else WATCH_SECONDS)
+            await trio.sleep_until(due)
             now = trio.current_time()
+            is_urgent = now - due > WATCH_SECONDS
+            if is_urgent:  # this process stood still: hear what has come meanwhile, then judge
+                for link in self:
+                    link.pardon()
+                continue
             for link in self:
                 if link.protocol.legs:
                     link.last_used = now
@@ -322,7 +339,7 @@ class Links:
                 elif now - link.last_used > IDLE_SECONDS or self._is_superseded(link):
                     link.close()
                 else:
-                    link.check()
+                    is_urgent |= link.check()
             self.turn.run()
 
     def _is_superseded(self, link: Link) -> bool:
@@ -331,6 +348,14 @@ class Links:
         if peer_id is None or link.protocol.legs:
             return False
         return self.find(peer_id, is_anonymous=link.protocol.is_anonymous) is not link
+
+    def interrupted(self) -> None:
+        """Give up every link and every dial: the machine slept, or is in another network."""
+        for dial in self._dialling.values():
+            dial.is_interrupted = True
+            dial.scope.cancel()
+        for link in self:
+            link.close(LinkError("the way to the peer was interrupted", is_local=True))
 
     def close(self) -> None:
         """Close every link."""

@@ -125,6 +125,20 @@ class OwnAddresses:
         return [ip for ip in literals if ip is not None]
 
 
+def address_towards(ip: IPAddress) -> IPAddress | None:
+    """Return the address this host would send from to `ip`, None when it knows no way.
+
+    Nothing is sent: to connect a datagram socket only asks the routing table.
+    """
+    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect((str(ip), 9))
+            return parse_ip(str(sock.getsockname()[0]).partition("%")[0])
+    except OSError:
+        return None
+
+
 def _around(ip: IPAddress, home_prefix: int) -> Iterator[Place]:
     """Yield what is own because `ip` is (EXT-6, the last two rows)."""
     if isinstance(ip, IPv6Address) and ip in _GLOBAL_V6:

@@ -188,6 +188,16 @@ class OriginCircuit(_Circuit):
         return len(self._forward)
 
     @property
+    def cells_received(self) -> int:
+        """Return how many onion cells came back so far."""
+        return self._backward[0].count if self._backward else 0
+
+    @property
+    def cells_moved(self) -> int:
+        """Return how many onion cells went either way so far."""
+        return self.cells_received + (self._forward[0].count if self._forward else 0)
+
+    @property
     def streams(self) -> Multiplexer:
         """Return the streams; only once the first hop is there."""
         assert self._end is not None, "a circuit without a hop carries no streams"
@@ -201,7 +211,7 @@ class OriginCircuit(_Circuit):
         end = self._end
         assert end is not None
         assert self.state is CircuitState.OPEN
-        assert not end.streams.streams
+        assert not end.streams.count
         assert not end.streams.has_something
         assert self.hops < MOST_HOPS
         self._move("extend")
@@ -393,7 +403,7 @@ class RelayCircuit(_Circuit):
         leg.passed(count)
         for number, _, _ in others:
             refuse(f"message {number} to the last hop")
-        if end.streams.opened:
+        if end.streams.opened or end.streams.associated:
             self.wake()
 
     def receive_created(self, leg: Leg, message: bytes) -> None:
@@ -424,7 +434,7 @@ class RelayCircuit(_Circuit):
         number, stream, data = messages[0]
         expect(number == Message.EXTEND and stream == 0, "a RELAY_EARLY without an EXTEND")
         expect(len(messages) == 1, "an EXTEND that is not alone")
-        expect(not end.streams.streams, "an EXTEND while there are streams")
+        expect(not end.streams.count, "an EXTEND while there are streams")
         expect(self.depth + 1 < MOST_HOPS, "a circuit longer than seven hops")
         extend = Extend.decode(bytes(data))
         expect(any(extend.peer_id), "an EXTEND to nobody")  # CIR-1

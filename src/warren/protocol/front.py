@@ -157,6 +157,9 @@ LITERAL_ADDRESS = _denied("the program resolved the name itself; use socks5h or 
 WRONG_LOGIN = Failure(2, 407, "http_request_denied", "this proxy asks for a user and a password")
 UNKNOWN_FORMAT = _denied("the user name starts with <torS0X> but is not of format 0")
 
+MANY_TARGETS = _denied("this listener keeps targets apart, which an association cannot")
+FOREIGN_DATAGRAMS = _denied("datagrams are taken from programs on this machine only")
+
 UNSUPPORTED_COMMAND = Failure(7, 501, "http_request_denied", "only connections are supported")
 UNSUPPORTED_ADDRESS = Failure(8, 400, "http_request_error", "this kind of address does not fit")
 UNSUPPORTED_HEADER = Failure(1, 501, "http_request_denied", "Tor-RPC-Target is not supported")

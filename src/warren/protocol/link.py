@@ -308,9 +308,15 @@ class LinkProtocol:
         self.events: list[Event] = []
         self.wake: Callable[[], None] = _nothing
         self.cells_received = self.cells_sent = 0
+        self._pings_moved = 0  # of these cells, PING and PONG
 
     def __repr__(self) -> str:
         return f"<Link {self.peer_id!r}, {len(self.legs)} circuits>"
+
+    @property
+    def cells_moved(self) -> int:
+        """Return how many cells went either way but for PING and PONG."""
+        return self.cells_received + self.cells_sent - self._pings_moved
 
     # ---- verbs
 
@@ -436,9 +442,11 @@ class LinkProtocol:
         if self.ready is None:
             return [], 0
         if self._pong_due is not None:
+            self._pings_moved += 1
             parts.append(make_cell(0, Command.PONG, self._pong_due))
             self._pong_due = None
         if self._ping_due is not None and len(parts) < most:
+            self._pings_moved += 1
             parts.append(make_cell(0, Command.PING, self._ping_due))
             self._ping_due = None
         while self._grants and len(parts) < most:
@@ -569,11 +577,13 @@ class LinkProtocol:
             expect_zeros(body, 8)
             expect(self._pong_due is None, "a second PING before the PONG")
             self._pong_due = bytes(body[:8])
+            self._pings_moved += 1
             self.wake()
         elif command == Command.PONG:
             expect_zeros(body, 8)
             expect(self._ping is not None and body[:8] == self._ping, "a PONG without its PING")
             self._ping = None
+            self._pings_moved += 1
             self.events.append(PongReceived(bytes(body[:8])))
         else:
             expect(self.ready is None, "a second READY")

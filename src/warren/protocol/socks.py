@@ -130,8 +130,10 @@ def _accept5(login: Login | None) -> Exchange[SocksRequest]:
     try:
         address = target_address(host, port)
     except ProtocolError:
-        yield Send(_reply5(_GENERAL_FAILURE_5))
-        raise
+        if command is not Command.ASSOCIATE:
+            yield Send(_reply5(_GENERAL_FAILURE_5))
+            raise
+        address = _NOWHERE  # only a hint, and PySocks writes the name "0" there
     if command is Command.RESOLVE_PTR and address.ip is None:
         objection = objection or UNSUPPORTED_ADDRESS
     return SocksRequest(5, command, address, credentials, objection)

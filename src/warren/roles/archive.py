@@ -12,7 +12,6 @@ import trio
 
 from warren.directory.consensus import Consensus, Verdict, check_usable, compare, read_consensus
 from warren.directory.network_file import NetworkFile
-from warren.errors import ConfigError, DirectoryError, ProtocolError
 from warren.identity import PeerId
 from warren.storage import DataFolder
 
@@ -45,6 +44,7 @@ class Archive:
         self._now = now
         self._held: list[Consensus] = []
         self._changed = trio.Event()
+        self._maybe_usable = trio.Event()
         self._conflicts = 0
         self._load()
 
@@ -68,7 +68,7 @@ class Archive:
     async def wait_for_consensus(self) -> Consensus:
         """Wait until there is a usable consensus and return it; the caller sets a deadline."""
         while (current := self.current) is None:
-            await self._changed.wait()
+            await self._maybe_usable.wait()
         return current
 
     async def wait_for_change(self) -> Consensus:
@@ -77,6 +77,11 @@ class Archive:
         newest = self.newest
         assert newest is not None
         return newest
+
+    def look_again(self) -> None:
+        """Let those who wait for a usable consensus look: the clock may be right now (DIR-9)."""
+        self._maybe_usable.set()
+        self._maybe_usable = trio.Event()
 
     def offer(self, document: bytes) -> Verdict:
         """Verify a signed consensus and take it if it is newer than all before.
@@ -112,20 +117,18 @@ class Archive:
         self.document = document
         self._changed.set()
         self._changed = trio.Event()
+        self.look_again()
         for callback in self.on_change:
             callback(self._held[0])
 
     def _load(self) -> None:
-        document = self._folder.read(CONSENSUS_FILE) if self._folder is not None else None
-        if self._folder is None or document is None:
+        if self._folder is None:
             return
-        try:
-            consensus = read_consensus(document, self.network)
-        except (ProtocolError, DirectoryError) as error:
-            place = self._folder.set_aside(CONSENSUS_FILE)
-            logger.warning("the consensus on disk is no use", now_at=str(place), error=str(error))
-        else:
-            self._take(consensus, document)
+        loaded = self._folder.load(
+            CONSENSUS_FILE, lambda document: (read_consensus(document, self.network), document)
+        )
+        if loaded is not None:
+            self._take(*loaded)
 
     def _keep_evidence(self, offered: Consensus, document: bytes) -> None:
         logger.error(
@@ -140,12 +143,8 @@ class Archive:
             self._write(f"conflict-{offered.valid_after}-b", document)
 
     def _write(self, name: str, document: bytes) -> None:
-        if self._folder is None:
-            return
-        try:
-            self._folder.write(name, document)
-        except ConfigError as error:
-            logger.warning("going on from memory", error=str(error))
+        if self._folder is not None:
+            self._folder.keep(name, document)
 
     def __repr__(self) -> str:
         return f"<Archive of {len(self._held)}, newest {self.newest!r}>"

@@ -170,7 +170,7 @@ class Authority:
             document = self._own_vote[1]  # cast before a restart: never two different ones
         else:
             document = self._new_vote(ballot.valid_after, now)
-            self._keep(_VOTE_FILE, document)
+            self._folder.keep(_VOTE_FILE, document)
             self._own_vote = ballot.valid_after, document
         ballot.add_vote(document)
         self._colleagues.tell(background, "/vote", document, ballot.period.sign_at)
@@ -316,15 +316,12 @@ class Authority:
 
     def _load_vote(self) -> None:
         """Begin with the relays of our last vote, each to be checked again."""
-        document = self._folder.read(_VOTE_FILE)
-        if document is None:
+        loaded = self._folder.load(
+            _VOTE_FILE, lambda document: (read_vote(document, self.network), document)
+        )
+        if loaded is None:
             return
-        try:
-            vote = read_vote(document, self.network)
-        except ProtocolError as error:
-            place = self._folder.set_aside(_VOTE_FILE)
-            logger.warning("our last vote is damaged", now_at=str(place), error=str(error))
-            return
+        vote, document = loaded
         self._own_vote = vote.valid_after, document
         for opinion in vote.opinions:
             self._learn_one(opinion.descriptor)
@@ -338,15 +335,8 @@ class Authority:
             assert first is not None
             if f"{name}-a" not in kept and len(kept) < 2 * MOST_EVIDENCE:
                 logger.error("an authority cast two different votes", relay=repr(peer_id))
-                self._keep(f"{name}-a", first)
-                self._keep(f"{name}-b", second)
-
-    def _keep(self, name: str, content: bytes) -> None:
-        """Write a file that the authority can do without."""
-        try:
-            self._folder.write(name, content)
-        except ConfigError as error:
-            logger.warning("going on from memory", error=str(error))
+                self._folder.keep(f"{name}-a", first)
+                self._folder.keep(f"{name}-b", second)
 
     def statistics(self) -> dict[str, int]:
         """Return what the status page shows."""

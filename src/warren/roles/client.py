@@ -7,8 +7,9 @@ what was sent with its opening is kept until then. Which circuit a stream may us
 """
 
 from collections import deque
-from collections.abc import Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from random import Random, SystemRandom
 
@@ -17,11 +18,13 @@ import trio
 
 from warren.addresses import Address
 from warren.directory.consensus import Consensus
+from warren.directory.exit_index import Datagrams, Target
 from warren.directory.exit_policy import ExitPolicy, denied_reason
 from warren.directory.path import choose_path, read_policy
 from warren.directory.relays import Flag, RelayEntry
 from warren.errors import CircuitError, DirectoryError, EndReason, ExitError, LinkError
 from warren.identity import PeerId
+from warren.network.associations import CircuitAssociation
 from warren.network.circuits import Circuit, build_circuit
 from warren.network.expiry import Expiry
 from warren.network.link import Link
@@ -29,6 +32,8 @@ from warren.network.links import Links
 from warren.network.streams import CircuitStream
 from warren.protocol.choice import ANYTHING, Choice
 from warren.protocol.front import choice_of
+from warren.roles.backoff import Backoff
+from warren.roles.circuit_watch import CircuitWatch
 from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.mirror import Directory
 from warren.roles.pool import Pool, Slot
@@ -47,8 +52,11 @@ ASK_AGAIN_SECONDS = 0.5
 MOST_BUILDS = 8
 #: How long a relay that failed as a hop is not chosen again.
 AVOID_SECONDS = 300.0
+#: Before another try while this machine has no network.
+OUTAGE_SECONDS = 1.0
 _UPKEEP_SECONDS = 10.0
 
+_NO_POLICY = ExitPolicy(())
 _ELSEWHERE = frozenset(
     (
         EndReason.MISC,
@@ -65,7 +73,8 @@ _ELSEWHERE = frozenset(
 class Client:
     """Own the circuits of this peer as a client: their pool, and who is avoided for a while.
 
-    Streams to `allow_targets` may reach internal addresses (EXT-16).
+    Streams to `allow_targets` may reach internal addresses (EXT-16). `is_offline` tells whether
+    this machine has no network, so that silence is no fault of a guard.
     """
 
     def __init__(
@@ -78,8 +87,10 @@ class Client:
         own: PeerId | None = None,
         allow_targets: Collection[Address] = (),
         rng: Random | None = None,
+        is_offline: Callable[[], bool] = bool,
     ) -> None:
         self._links = links
+        self._is_offline = is_offline
         self._directory = directory
         self._guards = guards
         self._hops = hops
@@ -91,7 +102,9 @@ class Client:
         self._expiry = Expiry(links.turn.nursery, CONNECT_SECONDS)
         self._avoided: dict[PeerId, float] = {}
         self._building: dict[Hashable, trio.Event] = {}
+        self._watch = CircuitWatch(self._open_circuits, self._give_up)
         self._needs_spares = trio.Event()
+        self._interrupted = trio.Event()
         self.is_usable = trio.Event()
         self.built = self.failed = self.opened = self.retried = 0
         self._numbers = count(1)
@@ -178,6 +191,61 @@ class Client:
         self.opened += 1
         return stream
 
+    async def open_association(
+        self, address: Address | None, isolation: Hashable
+    ) -> tuple[CircuitAssociation, Callable[[Address], bool]]:
+        """Return an association that reaches `address`, and what tells where else it may go.
+
+        With None its exit is one that sends any datagrams. Waits and raises as ``open_stream``.
+        """
+        target = Datagrams(None if address in self._allow_targets else address)
+        failure: Exception = CircuitError("no circuit reached an exit in time")
+        avoid: set[PeerId] = set()
+        refusals = 0
+        for _ in range(MOST_ATTEMPTS):
+            slot: Slot | None = None
+            with trio.move_on_after(REQUEST_SECONDS / MOST_ATTEMPTS):
+                try:
+                    slot = await self._slot_for(isolation, target, avoid)
+                    association = await self._associate(slot)
+                except DirectoryError as error:
+                    raise (failure if avoid else error) from None
+                except CircuitError as error:
+                    failure = error
+                except ExitError as error:
+                    failure = error
+                    if error.reason is not EndReason.DESTROY:
+                        assert slot is not None
+                        self._not_served(isolation, slot, avoid)
+                        refusals += 1
+                else:
+                    if choice_of(isolation).keeps_exit:
+                        self._sessions.worked(isolation, slot.exit_id)
+                    return association, partial(self._sends_to, slot)
+            self.retried += 1
+            if refusals >= MOST_REFUSALS:
+                break
+        raise failure
+
+    def _sends_to(self, slot: Slot, address: Address) -> bool:
+        """Tell whether the exit of `slot` sends datagrams to `address`."""
+        return address in self._allow_targets or slot.allows(Datagrams(address))
+
+    async def _associate(self, slot: Slot) -> CircuitAssociation:
+        """Begin an association; raise ExitError when it is refused, also for want of an answer."""
+        assert isinstance(slot.circuit, Circuit)
+        association = slot.circuit.open_association()
+        expiring = self._expiry.watch(association.end)
+        try:
+            await association.wait_connected()
+        except BaseException:
+            association.end()
+            raise
+        finally:
+            expiring.is_over = True
+        self.opened += 1
+        return association
+
     def _not_served(self, isolation: Hashable, slot: Slot, avoid: set[PeerId]) -> None:
         """Note that the slot's exit did not serve a stream; `avoid` it if another one may."""
         if not choice_of(isolation).binds_exit:
@@ -194,9 +262,7 @@ class Client:
             return replace(choice, exit_id=kept)
         return choice
 
-    def _pick(
-        self, isolation: Hashable, address: Address, avoid: Collection[PeerId]
-    ) -> Slot | None:
+    def _pick(self, isolation: Hashable, address: Target, avoid: Collection[PeerId]) -> Slot | None:
         """Return a circuit that there is for the stream, or None."""
         now = trio.current_time()
         wish = self._wish(isolation)
@@ -210,7 +276,7 @@ class Client:
         return slot
 
     async def _slot_for(
-        self, isolation: Hashable, address: Address, avoid: Collection[PeerId]
+        self, isolation: Hashable, address: Target, avoid: Collection[PeerId]
     ) -> Slot:
         """Return a circuit for the stream; build one when none fits.
 
@@ -239,7 +305,7 @@ class Client:
 
     async def _build(
         self,
-        target: Address | None,
+        target: Target | None,
         avoid: Collection[PeerId] = (),
         isolation: Hashable | None = None,
     ) -> Slot:
@@ -248,14 +314,19 @@ class Client:
         Its path is one that `isolation` asks for.
         """
         failure: Exception | None = None
-        for attempt in range(MOST_BUILDS):
+        attempts = 0
+        while attempts < MOST_BUILDS:
             try:
                 slot = await self._build_once(target, avoid, isolation)
             except (CircuitError, LinkError) as error:
                 self.failed += 1
                 failure = error
                 logger.debug("! circuit", error=str(error))
-                await trio.sleep(self._rng.uniform(0, min(0.05 * 2**attempt, 5.0)))  # REL-3
+                if isinstance(error, LinkError) and error.is_local:
+                    await self._pause(OUTAGE_SECONDS)  # the caller's deadline says for how long
+                else:
+                    await self._pause(self._rng.uniform(0, min(0.05 * 2**attempts, 5.0)))  # REL-3
+                    attempts += 1
                 continue
             self.built += 1
             self._pool.add(slot)
@@ -264,7 +335,7 @@ class Client:
         raise CircuitError(f"no circuit could be built: {failure}")
 
     async def _build_once(
-        self, target: Address | None, avoid: Collection[PeerId], isolation: Hashable | None
+        self, target: Target | None, avoid: Collection[PeerId], isolation: Hashable | None
     ) -> Slot:
         consensus = await self._directory.wait_for_consensus()
         wish = self._wish_from(consensus, isolation)
@@ -286,8 +357,15 @@ class Client:
             if error.hop == len(path) - 1:
                 self._sessions.missed(isolation, path[-1].peer_id)
             raise
-        policy = read_policy(path[-1].policy) or ExitPolicy(())
-        slot = Slot(circuit, path, policy, trio.current_time(), next(self._numbers), hops)
+        slot = Slot(
+            circuit,
+            path,
+            read_policy(path[-1].policy) or _NO_POLICY,
+            trio.current_time(),
+            next(self._numbers),
+            hops,
+            udp_policy=read_policy(path[-1].udp_policy) or _NO_POLICY,
+        )
         circuit.on_closed = lambda _: self._lost(slot)
         return slot
 
@@ -298,8 +376,9 @@ class Client:
             self._guards.contacted(guard.peer_id)
             try:
                 link = await self._links.get(guard.hop, is_anonymous=True)
-            except LinkError:
-                self._guards.failed(guard.peer_id)
+            except LinkError as error:
+                if not error.is_local:
+                    self._guards.failed(guard.peer_id)
                 raise
             self._guards.succeeded(guard.peer_id)
         return link
@@ -320,7 +399,7 @@ class Client:
     def _choose_path(
         self,
         consensus: Consensus,
-        target: Address | None,
+        target: Target | None,
         avoid: Collection[PeerId],
         wish: Choice,
         hops: int,
@@ -349,9 +428,48 @@ class Client:
                     raise
         raise AssertionError("unreachable")
 
+    def _open_circuits(self) -> Iterator[Circuit]:
+        for slot in self._pool:
+            assert isinstance(slot.circuit, Circuit)
+            if slot.circuit.is_open:
+                yield slot.circuit
+
+    def _give_up(self, circuit: Circuit) -> None:
+        """Destroy a circuit that is silent, and avoid those behind the guard: one of them is it."""
+        until = trio.current_time() + AVOID_SECONDS
+        suspects = {hop.peer_id for hop in circuit.hops[1:]}
+        self._avoided.update((peer_id, until) for peer_id in suspects)
+        for slot in self._pool:
+            if slot.first_used is None and not suspects.isdisjoint(e.peer_id for e in slot.path):
+                assert isinstance(slot.circuit, Circuit)
+                slot.circuit.close()  # a spare through one of them
+        circuit.give_up()
+
     def _lost(self, slot: Slot) -> None:
         self._pool.remove(slot)
+        assert isinstance(slot.circuit, Circuit)
+        if slot.circuit.link.fell_silent and not self._is_offline():
+            # To dial it would take long, and most likely be in vain.
+            self._guards.failed(slot.path[0].peer_id)
         self._needs_spares.set()
+
+    # ---- interruptions
+
+    def interrupted(self) -> None:
+        """Try everything again at once: the machine slept, or is in another network.
+
+        The links are gone by now, and their circuits with them.
+        """
+        self._avoided.clear()
+        self._guards.interrupted()
+        self._interrupted.set()
+        self._interrupted = trio.Event()
+        self._needs_spares.set()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait so long, or until ``interrupted``."""
+        with trio.move_on_after(seconds):
+            await self._interrupted.wait()
 
     # ---- upkeep
 
@@ -359,21 +477,21 @@ class Client:
         """Keep circuits ready and close those that are over; runs for ever."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._close_old)
+            nursery.start_soon(self._watch.run)
             while True:
                 await self._keep_spares()
                 await self._needs_spares.wait()
                 self._needs_spares = trio.Event()
 
     async def _keep_spares(self) -> None:
-        delay = 0.1
+        backoff = Backoff(self._rng, first=0.1, most=60.0)
         while self._pool.spares_missing(trio.current_time()):
             try:
                 await self._build(None)
-                delay = 0.1
+                backoff.reset()
             except (CircuitError, DirectoryError) as error:
                 logger.info("no circuit yet", error=str(error))
-                await trio.sleep(self._rng.uniform(delay / 2, delay))
-                delay = min(delay * 2, 60.0)  # REL-3
+                await self._pause(backoff.next_wait())
 
     async def _close_old(self) -> None:
         while True:
@@ -397,6 +515,7 @@ class Client:
             "failed": self.failed,
             "opened": self.opened,
             "retried": self.retried,
+            "given_up": self._watch.given_up,
             "sessions": len(self._sessions),
             "build_seconds": [round(seconds, 6) for seconds in self._build_seconds],
             "circuits": [_describe(slot) for slot in self._pool],

@@ -1,8 +1,7 @@
 """Keep the guards of a client over restarts, and in step with the consensus.
 
-The decisions are ``directory.guards``'; this is their clock, their chance and their file. A
-damaged file is set aside and a new sample drawn; one of a later version is set aside too, so that
-going back to that version finds it (REL-5).
+The decisions are ``directory.guards``'; this is their clock, their chance and their file. A file
+that is of no use is set aside and a new sample drawn.
 """
 
 import time
@@ -10,15 +9,11 @@ from collections.abc import Callable
 from random import Random, SystemRandom
 
 import msgspec
-import structlog
 
 from warren.directory.consensus import Consensus
 from warren.directory.guards import GuardSet
-from warren.errors import ConfigError, WarrenError
 from warren.identity import PeerId
 from warren.storage import DataFolder
-
-logger = structlog.get_logger()
 
 _FILE = "guards.json"
 
@@ -66,6 +61,10 @@ class GuardKeeper:
         self._guards.failed(peer_id, self._wall_clock())
         self._save()
 
+    def interrupted(self) -> None:
+        """Forget who failed: the machine slept, or is in another network (T42, T43)."""
+        self._guards.network_changed()
+
     def statistics(self) -> dict[str, object]:
         """Return how many guards there are and whether nothing answers."""
         now = self._wall_clock()
@@ -75,21 +74,13 @@ class GuardKeeper:
         }
 
     def _load(self) -> GuardSet:
-        content = self._folder.read(_FILE)
-        if content is not None:
-            try:
-                return GuardSet.load(msgspec.json.decode(content), own=self._own)
-            except (msgspec.DecodeError, WarrenError) as error:
-                kept = self._folder.set_aside(_FILE)
-                logger.warning("the guards start afresh", kept=str(kept), error=str(error))
-        return GuardSet(own=self._own)
+        kept = self._folder.load(
+            _FILE, lambda content: GuardSet.load(msgspec.json.decode(content), own=self._own)
+        )
+        return kept or GuardSet(own=self._own)
 
     def _save(self) -> None:
         content = msgspec.json.encode(self._guards.dump())
-        if content == self._saved:
-            return
-        try:
-            self._folder.write(_FILE, content)
+        if content != self._saved:
             self._saved = content
-        except ConfigError as error:  # a full disk must not stop the client
-            logger.warning("the guards could not be saved", error=str(error))
+            self._folder.keep(_FILE, content)

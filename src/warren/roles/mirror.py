@@ -20,7 +20,14 @@ from typing import Any, Protocol
 import structlog
 import trio
 
-from warren.directory.consensus import CONSENSUS_LIMIT, Consensus, Flag, Verdict
+from warren.directory.consensus import (
+    CONSENSUS_LIMIT,
+    Consensus,
+    Flag,
+    Verdict,
+    WrongTime,
+    check_usable,
+)
 from warren.errors import WarrenError
 from warren.identity import Hop, PeerId
 from warren.network.directory_http import Response
@@ -41,6 +48,7 @@ MOST_TRY_SECONDS = 60.0
 _CLIENT_SHARE = 1 / 2
 _MIRROR_SHARE = 1 / 8
 _LONGEST_SLEEP = 60.0
+COMPLAINT_SECONDS = 3600.0
 
 
 class Fetch(Protocol):
@@ -75,6 +83,9 @@ class Directory:
         self._own_id = own_id
         self._share = _MIRROR_SHARE if is_mirror else _CLIENT_SHARE
         self._try_seconds = TRY_SECONDS
+        self._is_time_wrong = False  # the last consensus that was offered said so
+        self._complained_at = -COMPLAINT_SECONDS
+        self._woken = trio.Event()
         self._asked = 0
         self._failed = 0
 
@@ -87,9 +98,20 @@ class Directory:
         """Wait until there is a usable consensus and return it; the caller sets a deadline."""
         return await self.archive.wait_for_consensus()
 
+    def look_again(self) -> None:
+        """Look at once whether a consensus is due, and ask: clock or network have changed."""
+        self._woken.set()
+        self._woken = trio.Event()
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait so long, or until ``look_again``."""
+        with trio.move_on_after(seconds):
+            await self._woken.wait()
+
     async def run(self) -> None:
         """Fetch whenever a newer consensus is due; until cancelled."""
-        patient = Backoff(self._rng, first=1.0, most=60.0)
+        interval = self.archive.network.parameters.consensus_interval_seconds
+        patient = Backoff(self._rng, first=1.0, most=min(60.0, max(2.0, interval / 2)))
         hasty = Backoff(self._rng, first=0.2, most=2.0)  # nothing works without any consensus
         while True:
             await self._wait_until_due()
@@ -97,8 +119,9 @@ class Directory:
                 patient.reset()
                 hasty.reset()
             else:
-                backoff = hasty if self.archive.current is None else patient
-                await trio.sleep(backoff.next_wait())
+                self._check_time()
+                is_hasty = self.archive.newest is None and not self._is_time_wrong
+                await self._sleep((hasty if is_hasty else patient).next_wait())
 
     def statistics(self) -> dict[str, Any]:
         """Return what the status page shows; times are Unix seconds, 0 for none."""
@@ -122,7 +145,7 @@ class Directory:
             left = newest.fresh_until + share * window - self._now()
             if left <= 0:
                 return
-            await trio.sleep(min(left, _LONGEST_SLEEP))
+            await self._sleep(min(left, _LONGEST_SLEEP))
 
     async def _refresh(self) -> bool:
         """Ask one peer after the other; tell whether a newer consensus came."""
@@ -160,17 +183,35 @@ class Directory:
         newest = self.archive.newest
         path = newer_path(newest.valid_after) if newest else CONSENSUS_PATH
         self._asked += 1
+        self._is_time_wrong = False
         try:
             document = await self._fetch(hop, "GET", path, b"", limit=CONSENSUS_LIMIT)
             return self.archive.offer(document) is Verdict.NEWER
         except WarrenError as error:
             self._failed += 1
             logger.debug("! no consensus", relay=repr(hop.peer_id), error=str(error))
+            if isinstance(error, WrongTime):
+                self._complain(error)
             return False
         except Exception:  # DOS-1: a bug in one request must not end the node
             self._failed += 1
             logger.exception("a bug in a request for a consensus", relay=repr(hop.peer_id))
             return False
+
+    def _check_time(self) -> None:
+        """Complain when the newest consensus cannot be used now, and nobody has a newer one."""
+        if self.archive.newest is not None:
+            try:
+                check_usable(self.archive.newest, self._now())
+            except WrongTime as error:
+                self._complain(error)
+
+    def _complain(self, error: WrongTime) -> None:
+        """Say that the clock may be wrong, once an hour; a person has to set it (DIR-9)."""
+        self._is_time_wrong = True
+        if trio.current_time() >= self._complained_at + COMPLAINT_SECONDS:
+            self._complained_at = trio.current_time()
+            logger.warning("no consensus fits the clock of this machine", error=str(error))
 
 
 class Mirror:

@@ -29,6 +29,7 @@ from warren.protocol.front import Command, Failure, WrongLogin
 from warren.protocol.http_answers import malformed, pac_answer
 from warren.protocol.http_proxy import ForeignRequest, HttpRequest, PacRequest
 from warren.protocol.socks import SocksRequest
+from warren.roles.datagram_desk import AssociationOpener, DatagramDesk
 from warren.roles.doorstep import Doorstep, Visit
 from warren.roles.http_carrier import carry
 from warren.roles.leak_watch import LeakWatch
@@ -78,7 +79,8 @@ class Proxy:
 
     `allow_clients` names the networks besides this machine that may come in, `allow_targets` the
     internal addresses that may be asked for all the same (EXT-16). What holds for one listener
-    alone stands in its ``ListenerRules``; `safe_socks` is for all of them.
+    alone stands in its ``ListenerRules``; `safe_socks` is for all of them. Without `datagrams` no
+    UDP is carried.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Proxy:
         safe_socks: bool = False,
         limits: ProxyLimits | None = None,
         splice: Splice = splice,
+        datagrams: AssociationOpener | None = None,
     ) -> None:
         self._client = client
         self._allow_clients = tuple(allow_clients)
@@ -99,6 +102,9 @@ class Proxy:
         self._splice = splice
         self._doorstep = Doorstep(self._limits.half_done, self._limits.half_done_per_peer)
         self._leaks = LeakWatch()
+        self._desk = None
+        if datagrams is not None:
+            self._desk = DatagramDesk(datagrams, self._address_objection)
         self._open = 0
         self._counts = Counter(dict.fromkeys(_COUNTERS, 0))
         self._next_report = 0.0
@@ -113,6 +119,7 @@ class Proxy:
             "connections_open": self._open,
             "half_done": len(self._doorstep),
             "literal_addresses": self._leaks.total,
+            **(self._desk.statistics() if self._desk is not None else {}),
         }
 
     async def serve(
@@ -238,6 +245,8 @@ class Proxy:
         failure = request.objection or self._objection(visit, request)
         if failure is not None:
             return failure
+        if request.command is Command.ASSOCIATE:
+            return await self._associate(visit, request)
         open_stream = partial(self._open_stream, visit, request)
         if isinstance(request, HttpRequest) and not request.is_tunnel:
             failure = await carry(visit, request, open_stream, self._limits.idle_seconds)
@@ -258,12 +267,36 @@ class Proxy:
         visit.is_attached = False  # the splice has closed the socket, or reset it
         return None
 
+    async def _associate(self, visit: Visit, request: SocksRequest | HttpRequest) -> Failure | None:
+        """Carry datagrams for as long as the connection lives (FE-13)."""
+        assert self._desk is not None
+        assert isinstance(request, SocksRequest)
+        isolation = visit.rules.isolation_of(visit.listener, visit.stream, request)
+        try:
+            await self._desk.serve(visit, request, isolation)
+        except WarrenError as error:
+            if visit.is_attached:
+                raise
+            self._counts["failed"] += 1
+            return front.failure_of(error)
+        return None
+
     def _objection(self, visit: Visit, request: SocksRequest | HttpRequest) -> Failure | None:
         """Return why no circuit may be used for `request`, or None (FE-8)."""
+        if request.command is Command.ASSOCIATE and self._desk is not None:
+            if visit.peer is None or not visit.peer.is_loopback:
+                return front.FOREIGN_DATAGRAMS
+            return front.MANY_TARGETS if visit.rules.keeps_targets_apart else None
         if request.command is not Command.CONNECT:
             return front.UNSUPPORTED_COMMAND
-        address = request.address
-        is_leak = isinstance(request, SocksRequest) and address.ip is not None
+        is_socks = isinstance(request, SocksRequest)
+        return self._address_objection(visit, request.address, is_socks=is_socks)
+
+    def _address_objection(
+        self, visit: Visit, address: Address, *, is_socks: bool = True
+    ) -> Failure | None:
+        """Return why no circuit may be used for `address`, or None."""
+        is_leak = is_socks and address.ip is not None
         self._leaks.watch(address.port, trio.current_time(), is_leak=is_leak)
         if is_leak and (self._safe_socks or visit.rules.safe_socks):
             return front.LITERAL_ADDRESS

@@ -13,6 +13,7 @@ import trio
 from warren.addresses import Address
 from warren.errors import EndReason, ExitError, LinkError, ProtocolError
 from warren.identity import Hop, PeerId
+from warren.network.associations import CircuitAssociation
 from warren.network.expiry import Expiry
 from warren.network.link import Link, LinkSettings
 from warren.network.links import Links
@@ -21,7 +22,7 @@ from warren.network.turn import Turn
 from warren.protocol.circuit import Closed, ExtendRequested, RelayCircuit
 from warren.protocol.handshake import answer_circuit
 from warren.protocol.link import CreateRequested, Leg
-from warren.protocol.messages import Begin, Connected, Extend, ExtendStatus
+from warren.protocol.messages import Begin, BeginFlags, Connected, Extend, ExtendStatus
 
 logger = structlog.get_logger()
 
@@ -35,11 +36,19 @@ _HERE = Connected(Address("0.0.0.0", 0))
 FindHops = Callable[[PeerId], Iterable[Hop]]
 ServeDirectory = Callable[[CircuitStream], Awaitable[None]]
 ServeExit = Callable[["PassingCircuit", CircuitStream, Begin], Awaitable[None]]
+ServeDatagrams = Callable[["PassingCircuit", CircuitAssociation, BeginFlags], Awaitable[None]]
 
 
 async def refuse_streams(circuit: "PassingCircuit", stream: CircuitStream, begin: Begin) -> None:
     """Refuse every stream: what a relay does that is no exit."""
     stream.reset(EndReason.EXIT_POLICY)
+
+
+async def refuse_datagrams(
+    circuit: "PassingCircuit", association: CircuitAssociation, flags: BeginFlags
+) -> None:
+    """Refuse every association: what a relay does that sends no datagrams for others."""
+    association.end(EndReason.EXIT_POLICY)
 
 
 class PassingCircuit:
@@ -70,6 +79,11 @@ class PassingCircuit:
             for protocol, begin in opened:
                 stream = CircuitStream(protocol, self.previous_link.turn)
                 self._relay.start(self._relay.serve_stream, self, stream, begin)
+        if streams is not None and streams.associated:
+            associated, streams.associated = streams.associated, []
+            for each, flags in associated:
+                association = CircuitAssociation(each, self.previous_link.turn)
+                self._relay.start(self._relay.serve_association, self, association, flags)
 
 
 class _Extension:
@@ -126,6 +140,7 @@ class Relay:
         find_hops: FindHops,
         serve_directory: ServeDirectory,
         serve_exit: ServeExit = refuse_streams,
+        serve_datagrams: ServeDatagrams = refuse_datagrams,
     ) -> None:
         assert settings.relay is not None
         self.turn = turn
@@ -134,6 +149,7 @@ class Relay:
         self._find_hops = find_hops
         self._serve_directory = serve_directory
         self._serve_exit = serve_exit
+        self._serve_datagrams = serve_datagrams
         self._circuits: set[PassingCircuit] = set()
         self.expiry = Expiry(turn.nursery, EXTEND_SECONDS)
         self._cells_forward = self._cells_backward = 0
@@ -263,6 +279,22 @@ class Relay:
             stream.reset(EndReason.MISC)
         except BaseException:
             stream.reset(EndReason.INTERNAL)
+            raise
+
+    async def serve_association(
+        self, circuit: PassingCircuit, association: CircuitAssociation, flags: BeginFlags
+    ) -> None:
+        """Serve an association that ends here, until it is over; never on one hop (EXT-8)."""
+        if circuit.machine.depth == 0:
+            association.end(EndReason.EXIT_POLICY)
+            circuit.machine.destroy()
+            return
+        try:
+            await self._serve_datagrams(circuit, association, flags)
+        except ExitError as error:
+            association.end(error.reason)
+        except BaseException:
+            association.end(EndReason.INTERNAL)
             raise
 
     @staticmethod

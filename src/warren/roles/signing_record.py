@@ -10,13 +10,14 @@ The file is text: a title, a line ``VALID-AFTER DIGEST`` for each, and a checksu
 
 import hashlib
 
-from warren.errors import ConfigError, DirectoryError
+from warren.errors import ConfigError, DirectoryError, NewerSchema
 from warren.storage import DataFolder
 
 #: A week of hourly ones, and more; anything older than all of them is refused.
 MOST_ENTRIES = 256
 _FILE = "signed"
-_TITLE = "warren signed consensuses 1"
+_SCHEMA = 1
+_TITLE = f"warren signed consensuses {_SCHEMA}"
 
 
 class SigningRecord:
@@ -62,6 +63,11 @@ def _parse(content: bytes, place: str) -> dict[int, bytes]:
         text = content.decode("ascii")
         body, _, checksum = text.rpartition("checksum ")
         title, *lines = body.splitlines()
+        if _is_newer(title):
+            raise NewerSchema(
+                f"{place} was written by a later version of Warren: use that one, because without "
+                "the record this authority could sign two different consensuses for one time"
+            )
         if title != _TITLE or checksum != _checksum(body) + "\n":
             raise ValueError
         pairs = [line.split(" ") for line in lines]
@@ -72,6 +78,11 @@ def _parse(content: bytes, place: str) -> dict[int, bytes]:
             "consensuses for one time. Restore the newest copy; if there is none, stay off until "
             "the consensus after next is published, then remove the file and start again"
         ) from None
+
+
+def _is_newer(title: str) -> bool:
+    schema = title.removeprefix(_TITLE[:-1])
+    return schema != title and schema.isdecimal() and len(schema) < 10 and int(schema) > _SCHEMA
 
 
 def _checksum(content: str) -> str:

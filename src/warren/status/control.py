@@ -73,7 +73,10 @@ def _bound_socket(folder: Path) -> Iterator[tuple[socket.socket, Path]]:
     _discard(folder)
     if len(os.fsencode(path)) > LONGEST_PATH:
         path = _private_folder() / SOCKET
-        pointer.write_text(str(path), encoding="utf-8")
+        try:
+            pointer.write_text(str(path), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"cannot write {pointer}: {error.strerror}") from error
     try:
         with socket.socket(socket.AF_UNIX) as sock:
             try:

@@ -1,0 +1,104 @@
+"""Circuits that fall silent: is the far end still there? If not, the circuit is given up.
+
+A link says no more than that the guard is alive. Of a dead relay further on its neighbour tells
+with a DESTROY; but one that answers PINGs and passes nothing on is noticed by nobody else. So a
+circuit whose streams have moved cells and which then falls silent is asked once: a stream to the
+last hop's directory is begun, which every relay answers at once, and ended again (protocol §5).
+What that took before says how long it may take.
+"""
+
+from collections.abc import Callable, Iterable
+
+import structlog
+import trio
+
+from warren.errors import CircuitError
+from warren.network.circuits import Circuit
+from warren.network.streams import CircuitStream
+from warren.protocol.round_trips import RoundTrips
+
+logger = structlog.get_logger()
+
+LOOK_SECONDS = 1.0
+#: Silence after which a circuit in use is asked, and how long one that answered is left in peace.
+QUIET_SECONDS = 3.0
+PEACE_SECONDS = 10.0
+
+
+class _Watched:
+    """Own what is known of one circuit: when it was heard, and the question under way."""
+
+    def __init__(self, circuit: Circuit, now: float) -> None:
+        self.circuit = circuit
+        self.round_trips = RoundTrips()
+        self.round_trips.note(now - circuit.created_at)  # to build it took longer
+        self._heard, self._heard_at = circuit.cells_received, now
+        self._answered = 0  # cells moved when the last question was over; 0: none was asked
+        self._ask_at = now
+        self._asked_at = 0.0
+        self._question: CircuitStream | None = None
+
+    def look(self, now: float) -> bool:
+        """Ask, or take the answer; return False when there is none and the circuit is dead."""
+        circuit = self.circuit
+        if circuit.cells_received != self._heard:
+            self._heard, self._heard_at = circuit.cells_received, now
+        if self._question is not None:
+            return self._wait(self._question, now)
+        if now - self._heard_at >= QUIET_SECONDS and now >= self._ask_at:
+            self._ask(now)
+        return True
+
+    def _ask(self, now: float) -> None:
+        circuit = self.circuit
+        if not circuit.stream_count or circuit.cells_moved == self._answered:
+            return
+        try:
+            self._question = circuit.open_directory()
+        except CircuitError:
+            return
+        self._asked_at = now
+
+    def _wait(self, question: CircuitStream, now: float) -> bool:
+        """Look for the answer; until END came back too, what moves is our own."""
+        if question.protocol.connected is None and not question.is_ended:
+            return now - max(self._asked_at, self._heard_at) <= self.round_trips.patience
+        if not question.is_ended:
+            self.round_trips.note(now - self._asked_at)
+            question.reset()
+        elif question.protocol not in self.circuit.machine.streams.streams.values():
+            self._question = None
+            self._answered = self.circuit.cells_moved
+            self._ask_at = now + PEACE_SECONDS
+        return True
+
+
+class CircuitWatch:
+    """Own the watch over `circuits`, those that are open now; `give_up` is told of a dead one."""
+
+    def __init__(
+        self, circuits: Callable[[], Iterable[Circuit]], give_up: Callable[[Circuit], None]
+    ) -> None:
+        self._circuits = circuits
+        self._give_up = give_up
+        self._watched: dict[Circuit, _Watched] = {}
+        self.given_up = 0
+
+    async def run(self) -> None:
+        """Look once a second, for ever."""
+        while True:
+            await trio.sleep(LOOK_SECONDS)
+            self.look(trio.current_time())
+
+    def look(self, now: float) -> None:
+        """Look at every circuit, which takes a microsecond for each."""
+        before = self._watched
+        self._watched = {}
+        for circuit in self._circuits():
+            watched = before.get(circuit) or _Watched(circuit, now)
+            if watched.look(now):
+                self._watched[circuit] = watched
+            else:
+                self.given_up += 1
+                logger.debug("x circuit", circuit=repr(circuit), error="its far end is silent")
+                self._give_up(circuit)

@@ -1,0 +1,118 @@
+"""Circuits whose far end is silent while their link lives, and those that only look so."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.support.client_network import ClientNetwork, client_network
+from tests.support.memory_network import receive
+from warren.addresses import Address
+from warren.network.circuits import Circuit
+from warren.network.streams import CircuitStream
+from warren.protocol.round_trips import LEAST_PATIENCE
+from warren.roles.circuit_watch import PEACE_SECONDS, QUIET_SECONDS
+
+
+@pytest.fixture
+async def network(tmp_path: Path) -> AsyncIterator[ClientNetwork]:
+    async with client_network(tmp_path) as network:
+        yield network
+
+
+async def open_stream(network: ClientNetwork, address: Address) -> tuple[CircuitStream, Circuit]:
+    """Open a stream; return it and the circuit that carries it."""
+    stream = await network.client.open_stream(address, "somebody")
+    for slot in network.client._pool:
+        assert isinstance(slot.circuit, Circuit)
+        if stream.protocol in slot.circuit.machine.streams.streams.values():
+            return stream, slot.circuit
+    raise AssertionError("the stream is on no circuit")
+
+
+def silence(network: ClientNetwork, circuit: Circuit) -> None:
+    """Let the last hop swallow what comes on its circuits, and answer PINGs all the same."""
+
+    def swallow(*_: object) -> None:
+        return
+
+    for passing in network.relay(circuit.hops[-1].peer_id).circuits:
+        passing.machine.receive_run = swallow  # type: ignore[assignment, method-assign]
+
+
+async def test_a_circuit_with_a_silent_far_end_is_given_up(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:
+    stream, circuit = await open_stream(network, network.net.echo())
+    await trio.sleep(60)
+    silence(network, circuit)
+    start = trio.current_time()
+
+    await stream.send_all(b"hello")
+    with pytest.raises(trio.BrokenResourceError):
+        await stream.receive_some()
+
+    assert trio.current_time() - start <= QUIET_SECONDS + LEAST_PATIENCE + 3
+    assert not circuit.link.is_closed
+    assert network.client.statistics()["given_up"] == 1
+
+
+async def test_the_next_circuit_avoids_who_may_have_been_silent(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:
+    stream, circuit = await open_stream(network, network.net.echo())
+    silence(network, circuit)
+    await stream.send_all(b"hello")
+    await stream.wait_ended()
+
+    _, after = await open_stream(network, network.net.echo(8))
+
+    assert after.hops[0].peer_id == circuit.hops[0].peer_id
+    assert not {hop.peer_id for hop in circuit.hops[1:]} & {hop.peer_id for hop in after.hops}
+
+
+async def test_a_target_that_thinks_for_an_hour_is_waited_for(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:
+    listener = network.net.target(80)
+    stream, circuit = await open_stream(network, listener.local)
+    target = await listener.accept()
+
+    await stream.send_all(b"a hard question")
+    await receive(target, 15)
+    await trio.sleep(3600)
+    await target.send_all(b"42")
+
+    assert await stream.receive_some() == b"42"
+    assert circuit.is_open
+
+
+async def test_an_idle_stream_costs_one_question_and_no_more(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:
+    stream, circuit = await open_stream(network, network.net.echo())
+    await stream.send_all(b"hello")
+    await trio.sleep(60)
+    before = circuit.cells_moved
+
+    await trio.sleep(3600)
+
+    assert circuit.cells_moved == before
+
+
+async def test_a_busy_talker_is_asked_once_in_ten_seconds(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:
+    stream, circuit = await open_stream(network, network.net.echo())
+    before = circuit.cells_moved
+
+    for _ in range(60):  # a key every five seconds
+        await stream.send_all(b"k")
+        assert await stream.receive_some() == b"k"
+        await trio.sleep(5)
+
+    talk = 60 * 3  # there, back, and credit for it now and then
+    assert circuit.cells_moved - before <= talk + 4 * 300 / PEACE_SECONDS
+    assert circuit.is_open
