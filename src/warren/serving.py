@@ -49,6 +49,7 @@ class Serving:
             find_hops=partial(_find_hops, peer.archive),
             serve_directory=answer_directory(Mirror(peer.archive).handle),
             serve_exit=self._leaving.serve if self._leaving is not None else refuse_streams,
+            is_relay=peer.archive.knows,
         )
         self._peer = peer
         self._listener = listener
@@ -149,7 +150,7 @@ def _make_exit(
             most_lookups_each=bounds.lookups_per_circuit,
         ),
         own,
-        is_relay=lambda peer_id: any(c.get(peer_id) is not None for c in archive.usable),
+        is_relay=archive.knows,
         network_places=places,
         allow_targets=wanted.allow_targets,
         limits=ExitLimits(

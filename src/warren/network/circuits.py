@@ -14,10 +14,11 @@ from warren.identity import Hop, PeerId, Suite
 from warren.network.link import Link
 from warren.network.streams import CircuitStream
 from warren.network.turn import Turn
-from warren.protocol.circuit import Closed, ExtendFailed, HopAdded, OriginCircuit
+from warren.protocol.circuit import Closed, ExtendFailed, HopAdded, OriginCircuit, Resumed
 from warren.protocol.handshake import CircuitInitiator
 from warren.protocol.messages import ANY_FAMILY, BeginFlags, ExtendStatus
 from warren.protocol.multiplexer import MOST_STREAMS
+from warren.protocol.resume import Handover
 
 _STATUS = {
     ExtendStatus.UNKNOWN_PEER: "the hop before it does not know it",
@@ -38,6 +39,7 @@ class Circuit:
         self.created_at = trio.current_time()
         self.on_closed: Callable[[Circuit], None] | None = None
         self._failed: ExtendStatus | None = None
+        self._has_resumed = False
         self._changed = trio.Event()
         machine.wake = lambda: self.turn.add(self)
 
@@ -66,7 +68,8 @@ class Circuit:
             event = events.popleft()
             if isinstance(event, ExtendFailed):
                 self._failed = event.status
-            assert isinstance(event, HopAdded | ExtendFailed | Closed)
+            assert isinstance(event, HopAdded | ExtendFailed | Resumed | Closed)
+            self._has_resumed |= isinstance(event, Resumed)
             self._changed.set()
             if isinstance(event, Closed) and self.on_closed is not None:
                 self.on_closed(self)
@@ -100,6 +103,25 @@ class Circuit:
                 self.turn.run()
             self.machine.destroy()
             self.turn.run()
+
+    async def resume(self, handover: Handover) -> None:
+        """Ask the last hop for the streams of `handover`; return when those it knows go on here.
+
+        The circuit must be fresh. Waits for the answer; raises CircuitError when the circuit is
+        gone before it came. Those who are told by ``on_closed`` get streams that moved and were
+        lost again.
+        """
+        machine = self.machine
+        if not self.is_open:
+            raise CircuitError("the circuit is gone")
+        machine.keeps_streams = True
+        machine.resume(handover)
+        self.turn.run()
+        while not self._has_resumed:
+            if machine.is_closed:
+                raise CircuitError(f"no answer to a RESUME: {machine.error or 'it was destroyed'}")
+            self._changed = trio.Event()
+            await self._changed.wait()
 
     async def wait_hops(self, count: int) -> None:
         """Wait until the circuit has `count` hops; raise CircuitError when it fails instead."""
@@ -150,6 +172,26 @@ async def build_circuit(
         link.turn.run()
         raise
     return circuit
+
+
+async def extend_circuit(circuit: Circuit, hop: Hop) -> None:
+    """Extend `circuit`, which carried no stream yet, by one `hop`.
+
+    The caller sets the deadline; a circuit that was not extended is destroyed. Raises CircuitError.
+    """
+    depth = len(circuit.hops)
+    try:
+        initiator = _initiate_next(circuit.link, hop, depth)
+        if not circuit.is_open:
+            raise CircuitError("the circuit is gone")
+        circuit.hops = (*circuit.hops, hop)
+        circuit.machine.extend(hop.peer_id, hop.suites[0], initiator)
+        circuit.turn.run()
+        await circuit.wait_hops(depth + 1)
+    except BaseException:
+        circuit.machine.destroy()
+        circuit.turn.run()
+        raise
 
 
 def _initiate_next(link: Link, hop: Hop, depth: int) -> CircuitInitiator:

@@ -163,6 +163,7 @@ class Handover:
         self.tickets: tuple[Ticket, ...] = (ticket,)
         self.streams = list(streams)
         self.first_unused = first_unused
+        self.given_up = 0  # connected streams that do not go on, for any reason but their own
         self._asked: list[StreamProtocol] = []
 
     def __repr__(self) -> str:
@@ -204,20 +205,27 @@ class Handover:
                 stream.go_on(standing)
                 home.adopt(stream)
             else:
-                stream.lose(EndReason.DESTROY)
+                self._lose(stream)
 
     def lose(self) -> None:
         """Give all of them up: their applications' sockets are reset (SID-4)."""
         streams, self.streams = self.streams, []
         for stream in streams:
-            stream.lose(EndReason.DESTROY)
+            self._lose(stream)
+
+    def lose_one(self, stream: StreamProtocol) -> None:
+        """Give up one of them."""
+        self.streams.remove(stream)
+        self._lose(stream)
 
     def lose_unconnected(self) -> None:
         """Give up those that are not CONNECTED: whoever waits for them begins them elsewhere."""
-        for stream in self.streams:
-            if stream.connected is None:
-                stream.lose(EndReason.DESTROY)
-        self.drop_ended()
+        for stream in [each for each in self.streams if each.connected is None]:
+            self.lose_one(stream)
+
+    def _lose(self, stream: StreamProtocol) -> None:
+        self.given_up += stream.connected is not None and stream.can_go_on
+        stream.lose(EndReason.DESTROY)
 
 
 class LastHop(Protocol):

@@ -3,7 +3,8 @@
 ``open_stream`` is all the proxy needs. A stream that is not CONNECTED is begun again on another
 circuit, and through another exit where the exit was the reason, up to four times (security F);
 what was sent with its opening is kept until then. Which circuit a stream may use is decided in
-``roles.pool``, which path a circuit takes in ``directory.path``.
+``roles.pool``, which path a circuit takes in ``directory.path``, how streams go on when their
+circuit dies in ``roles.resumer``.
 """
 
 from collections import deque
@@ -25,9 +26,11 @@ from warren.network.expiry import Expiry
 from warren.network.link import Link
 from warren.network.links import Links
 from warren.network.streams import CircuitStream
+from warren.roles.background import Background
 from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.mirror import Directory
 from warren.roles.pool import Pool, Slot
+from warren.roles.resumer import Resumer, Ways
 
 logger = structlog.get_logger()
 
@@ -82,6 +85,9 @@ class Client:
         self._allow_targets = frozenset(allow_targets)
         self._rng = rng or SystemRandom()
         self._pool = Pool(exempt=self._allow_targets.__contains__)
+        ways = Ways(self._link_to, self._adopt, self._avoid, own, hops)
+        self._resumer = Resumer(directory, guards, self._pool, self._rng, ways)
+        self._background = Background(links.turn.nursery)
         self._expiry = Expiry(links.turn.nursery, CONNECT_SECONDS)
         self._avoided: dict[PeerId, float] = {}
         self._building: dict[Hashable, trio.Event] = {}
@@ -130,6 +136,7 @@ class Client:
             except (CircuitError, trio.TooSlowError) as error:
                 if isinstance(error, trio.TooSlowError) and slot is not None:
                     avoid.add(slot.exit_id)
+                    self._avoid(slot.exit_id)
                 failure = error
             self.retried += 1
             if refusals >= MOST_REFUSALS or trio.current_time() >= end:
@@ -234,13 +241,27 @@ class Client:
             raise CircuitError("the circuit took too long to build") from None
         except CircuitError as error:
             if error.hop and error.is_its_fault:
-                until = trio.current_time() + AVOID_SECONDS
-                self._avoided[path[error.hop].peer_id] = until
+                self._avoid(path[error.hop].peer_id)
             raise
+        return self._own_circuit(circuit, path)
+
+    def _own_circuit(self, circuit: Circuit, path: tuple[RelayEntry, ...]) -> Slot:
+        """Make the slot of a circuit that was built; its streams outlive it."""
         policy = read_policy(path[-1].policy) or ExitPolicy(())
         slot = Slot(circuit, path, policy, trio.current_time(), next(self._numbers))
+        circuit.machine.keeps_streams = True
         circuit.on_closed = lambda _: self._lost(slot)
         return slot
+
+    def _adopt(self, circuit: Circuit, path: tuple[RelayEntry, ...], lost: Slot) -> Slot:
+        """Make the slot of a circuit that takes over what `lost` carried, and whose it was."""
+        slot = self._own_circuit(circuit, path)
+        slot.isolation, slot.moves = lost.isolation, lost.moves
+        slot.first_used, slot.last_used = lost.first_used, trio.current_time()
+        return slot
+
+    def _avoid(self, peer_id: PeerId) -> None:
+        self._avoided[peer_id] = trio.current_time() + AVOID_SECONDS
 
     async def _link_to(self, guard: RelayEntry) -> Link:
         """Find or dial the link to the guard, and let the guards learn how it went."""
@@ -284,6 +305,10 @@ class Client:
     def _lost(self, slot: Slot) -> None:
         self._pool.remove(slot)
         self._needs_spares.set()
+        assert isinstance(slot.circuit, Circuit)
+        orphans = slot.circuit.machine.orphans
+        if orphans is not None:
+            self._background.start(self._resumer.resume, slot, orphans)
 
     # ---- upkeep
 
@@ -291,6 +316,7 @@ class Client:
         """Keep circuits ready and close those that are over; runs for ever."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._close_old)
+            nursery.start_soon(self._resumer.run)
             while True:
                 await self._keep_spares()
                 await self._needs_spares.wait()
@@ -300,12 +326,17 @@ class Client:
         delay = 0.1
         while self._pool.spares_missing(trio.current_time()):
             try:
-                await self._build(None)
+                await self._build(None, self._middles_of_spares())
                 delay = 0.1
             except (CircuitError, DirectoryError) as error:
                 logger.info("no circuit yet", error=str(error))
                 await trio.sleep(self._rng.uniform(delay / 2, delay))
                 delay = min(delay * 2, 60.0)  # REL-3
+
+    def _middles_of_spares(self) -> frozenset[PeerId]:
+        """Return the middles that the next spare should not have as well (REL-2)."""
+        spares = [slot for slot in self._pool if slot.isolation is None]
+        return frozenset(relay.peer_id for slot in spares for relay in slot.path[1:-1])
 
     async def _close_old(self) -> None:
         while True:
@@ -321,6 +352,7 @@ class Client:
         for slot in self._pool:
             assert isinstance(slot.circuit, Circuit)
             slot.circuit.close()
+        self._resumer.close()
 
     def statistics(self) -> dict[str, object]:
         """Return counters and the circuits with their paths; no target is named."""
@@ -330,6 +362,7 @@ class Client:
             "opened": self.opened,
             "retried": self.retried,
             "build_seconds": [round(seconds, 6) for seconds in self._build_seconds],
+            "resuming": self._resumer.statistics(),
             "circuits": [_describe(slot) for slot in self._pool],
         }
 

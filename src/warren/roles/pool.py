@@ -51,6 +51,8 @@ class Slot:
     isolation: Hashable | None = None
     first_used: float | None = None
     last_used: float = 0.0
+    #: When each stream, by its number, moved here or to a circuit before this one (RES-1).
+    moves: dict[int, list[float]] = field(default_factory=dict)
 
     @property
     def exit_id(self) -> PeerId:
