@@ -20,6 +20,10 @@ from warren.protocol.messages import ANY_FAMILY, BeginFlags, ExtendStatus
 from warren.protocol.multiplexer import MOST_STREAMS
 from warren.protocol.resume import Handover
 
+#: How long a circuit that is closed waits for the ends of its streams to come back.
+CLOSING_SECONDS = 5.0
+_GLANCE_SECONDS = 0.05
+
 _STATUS = {
     ExtendStatus.UNKNOWN_PEER: "the hop before it does not know it",
     ExtendStatus.UNREACHABLE: "the hop before it could not reach it",
@@ -39,7 +43,7 @@ class Circuit:
         self.created_at = trio.current_time()
         self.on_closed: Callable[[Circuit], None] | None = None
         self._failed: ExtendStatus | None = None
-        self._has_resumed = False
+        self._has_resumed = self._is_closing = False
         self._changed = trio.Event()
         machine.wake = lambda: self.turn.add(self)
 
@@ -49,7 +53,8 @@ class Circuit:
     @property
     def is_open(self) -> bool:
         """Tell whether streams can be opened: built to its last hop and alive."""
-        return not self.machine.is_closed and self.machine.hops == len(self.hops)
+        machine = self.machine
+        return not (machine.is_closed or self._is_closing) and machine.hops == len(self.hops)
 
     @property
     def stream_count(self) -> int:
@@ -96,13 +101,33 @@ class Circuit:
 
     def close(self) -> None:
         """End all streams, then destroy the circuit."""
-        if not self.machine.is_closed:
-            if self.machine.hops:
-                for stream in tuple(self.machine.streams.streams.values()):
-                    stream.end(EndReason.MISC)
-                self.turn.run()
-            self.machine.destroy()
+        machine = self.machine
+        if machine.is_closed or self._is_closing:
+            return
+        if self.stream_count:
+            for stream in tuple(machine.streams.streams.values()):
+                stream.end(EndReason.MISC)
             self.turn.run()
+        if self.stream_count and len(self.hops) > 1:
+            # A DESTROY overtakes what waits on its way, and an exit that has not heard of the end
+            # of a stream would hold it.
+            self._is_closing = True
+            self.turn.nursery.start_soon(self._destroy_soon)
+        else:
+            self._destroy()
+
+    async def _destroy_soon(self) -> None:
+        try:
+            with trio.move_on_after(CLOSING_SECONDS):
+                # Nobody is told when the last stream is gone, and nobody is in a hurry here.
+                while self.stream_count and not self.machine.is_closed:  # noqa: ASYNC110
+                    await trio.sleep(_GLANCE_SECONDS)
+        finally:
+            self._destroy()
+
+    def _destroy(self) -> None:
+        self.machine.destroy()
+        self.turn.run()
 
     async def resume(self, handover: Handover) -> None:
         """Ask the last hop for the streams of `handover`; return when those it knows go on here.

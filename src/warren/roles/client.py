@@ -86,7 +86,7 @@ class Client:
         self._rng = rng or SystemRandom()
         self._pool = Pool(exempt=self._allow_targets.__contains__)
         ways = Ways(self._link_to, self._adopt, self._avoid, own, hops)
-        self._resumer = Resumer(directory, guards, self._pool, self._rng, ways)
+        self._resumer = Resumer(links.turn, directory, guards, self._pool, self._rng, ways)
         self._background = Background(links.turn.nursery)
         self._expiry = Expiry(links.turn.nursery, CONNECT_SECONDS)
         self._avoided: dict[PeerId, float] = {}

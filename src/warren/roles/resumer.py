@@ -23,6 +23,7 @@ from warren.errors import CircuitError, DirectoryError, LayerError, LinkError
 from warren.identity import PeerId
 from warren.network.circuits import Circuit, build_circuit, extend_circuit
 from warren.network.link import Link
+from warren.network.turn import Turn
 from warren.protocol.resume import Handover
 from warren.roles.backoff import Backoff
 from warren.roles.guard_keeper import GuardKeeper
@@ -76,8 +77,15 @@ class Resumer:
     """Own the streams between two circuits, the middles kept for each exit, and the stubs."""
 
     def __init__(
-        self, directory: Directory, guards: GuardKeeper, pool: Pool, rng: Random, ways: Ways
+        self,
+        turn: Turn,
+        directory: Directory,
+        guards: GuardKeeper,
+        pool: Pool,
+        rng: Random,
+        ways: Ways,
     ) -> None:
+        self._turn = turn
         self._directory = directory
         self._guards = guards
         self._pool = pool
@@ -106,6 +114,7 @@ class Resumer:
         finally:
             self._waiting -= 1
             handover.lose()
+            self._turn.run()
             self.lost += handover.given_up
 
     async def _try(self, slot: Slot, handover: Handover) -> bool:
@@ -124,6 +133,7 @@ class Resumer:
                     self._ways.avoid(slot.exit_id)
                     # Their exit may be gone, and nobody has heard of these yet.
                     handover.lose_unconnected()
+                    self._turn.run()
                     if refusals >= MOST_REFUSALS:
                         return False
             except (LinkError, DirectoryError) as error:
