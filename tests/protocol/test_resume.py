@@ -186,13 +186,14 @@ def test_a_stream_moves_again_and_again() -> None:
     assert got == sent
 
 
-def test_ends_are_said_again_until_both_have_heard_them() -> None:
-    for moves in range(12):
+@pytest.mark.parametrize("down", [b"down", b""])
+def test_ends_are_said_again_until_both_have_heard_them(down: bytes) -> None:
+    for moves in range(30):
         story = Story()
         near, far = story.open()
         near.write(b"up")
         near.write_eof()
-        far.write(b"down")
+        far.write(down)
         far.write_eof()
         got = [b"", b""]
         for number in range(moves):
@@ -206,10 +207,26 @@ def test_ends_are_said_again_until_both_have_heard_them() -> None:
             assert story.resume(circuit.orphans)
         rest = story.carry(near, far)
 
-        assert (got[0] + rest[0], got[1] + rest[1]) == (b"down", b"up")
+        assert (got[0] + rest[0], got[1] + rest[1]) == (down, b"up")
         assert near.reason is EndReason.DONE, moves
         assert far.reason is EndReason.DONE or far.state is not StreamState.ENDED, moves
         assert not story.circuit.streams.streams, moves
+
+
+def test_credit_that_was_lost_is_not_lost_for_good() -> None:
+    story = Story()
+    near, far = story.open()
+    near.write(noise(64 * KIB))
+    story.network.settle()
+    assert near.sent == near.limit
+    got = read_all(far)
+    while far.allowed == 64 * KIB:  # the CREDIT leaves and does not arrive
+        story.network.step(2)
+    near.write(noise(9000, 64 * KIB))
+
+    story.survive()
+
+    assert got + story.carry(near, far)[1] == noise(64 * KIB + 9000)
 
 
 def test_a_lost_resumed_is_asked_for_again_by_both_names() -> None:
@@ -310,6 +327,10 @@ def test_a_begin_that_was_lost_is_answered_with_not_known() -> None:
 
     assert near.reason is EndReason.DESTROY  # whoever waits for it begins it elsewhere
     assert kept[0].reason is None
+    again, far = story.open()
+    again.write(b"x")
+    assert again.number > near.number
+    assert story.carry(again, far) == (b"", b"x")
 
 
 # ---- streams that are over
