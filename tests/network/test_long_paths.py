@@ -60,9 +60,9 @@ class Path:
         self.net.nursery.start_soon(self._count, sink)
         return circuit
 
-    async def echo(self) -> ByteStream:
-        """Return an application that hears everything it says, over a new circuit."""
-        circuit = await self.origin.build(self.net.hops)
+    async def echo(self, circuit: Circuit | None = None) -> ByteStream:
+        """Return an application that hears everything it says, over `circuit` or a new one."""
+        circuit = circuit or await self.origin.build(self.net.hops)
         return await self.origin.browse(circuit, self.net.echo())
 
     async def rate(self, ramp: float, seconds: float) -> float:
@@ -282,3 +282,22 @@ async def slowest_of(echo: ByteStream, count: int) -> float:
         await receive(echo, 1)
         times.append(trio.current_time() - begun)
     return max(times)
+
+
+@pytest.mark.parametrize(("rate", "round_trip"), [(10, 0.030), (100, 0.100)], ids=str)
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_terminal_on_the_same_circuit_is_served_in_the_middle_of_a_transfer(
+    way: Way, rate: int, round_trip: float, autojump_clock: MockClock
+) -> None:
+    async with path(long_line(round_trip, rate * MEGABIT)) as long:
+        circuit = await long.transfer(way)
+        await long.rate(1 + RAMP_ROUND_TRIPS * round_trip, 0.1)
+        echo = await long.echo(circuit)
+        await slowest_of(echo, 20)  # the transfer learns that it has company
+        begun, before = trio.current_time(), long.arrived
+
+        beside = await slowest_of(echo, 40)
+        busy_rate = (long.arrived - before) / (trio.current_time() - begun)
+
+    assert beside <= 2.2 * round_trip
+    assert busy_rate >= 0.7 * rate * MEGABIT

@@ -19,6 +19,7 @@ from warren.errors import CircuitError, ExitError, LinkError
 from warren.network.byte_streams import ByteStream
 from warren.network.circuits import Circuit
 
+VISITS = 12
 SIZES = (0, 1, 5000, 120_000)
 FAULTS = ("crash", "cut", "stall", "close", "destroy")
 #: What an application may do with its socket; these keep their word to read everything.
@@ -73,6 +74,7 @@ class Trouble:
         try:
             stream = await self.origin.browse(rng.choice(self.circuits), address)
         except (CircuitError, ExitError):
+            self.outcomes["refused"] += 1
             return
         head = bytes((habit == "vanish",)) + up.to_bytes(4) + down.to_bytes(4)
         try:
@@ -80,7 +82,10 @@ class Trouble:
                 nursery.start_soon(self._send, stream, head + pattern(up))
                 await self._take(stream, habit, down)
         except* LinkError:
-            self.outcomes["broken"] += 1
+            if habit not in LEAVING:
+                self.outcomes["broken"] += 1
+        if habit in LEAVING:
+            self.outcomes["left"] += 1
         stream.close()
 
     async def _take(self, stream: MemoryStream, habit: str, down: int) -> None:
@@ -131,13 +136,13 @@ async def test_nothing_is_mistaken_and_nothing_is_left(
         with trio.fail_after(2000):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trouble.make_it)
-                for _ in range(12):
+                for _ in range(VISITS):
                     nursery.start_soon(trouble.browse, address)
         for circuit in circuits:
             circuit.close()
         await trio.sleep(400)
 
-        assert trouble.outcomes.keys() <= {"broken", "whole"}
-        assert trouble.outcomes.total() > 0
+        assert trouble.outcomes.keys() <= {"broken", "whole", "refused", "left"}
+        assert trouble.outcomes.total() == VISITS
         assert not net.memory.streams
         assert not any(peer.circuits for peer in net.relays)

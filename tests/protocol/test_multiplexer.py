@@ -47,7 +47,7 @@ class Lane:
     def __init__(self, *, is_origin: bool) -> None:
         self.awake = False
         self.under_way: deque[bytes] = deque()
-        self.source = Multiplexer(is_origin=is_origin, on_send=self._wake)
+        self.source = Multiplexer(is_origin=is_origin, on_send=self._wake, clock=lambda: 0.0)
 
     def _wake(self) -> None:
         self.awake = True

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from warren.addresses import Address
 from warren.errors import EndReason, ProtocolError
 from warren.protocol.messages import Connected
+from warren.protocol.pace import Pace
 from warren.protocol.stream import (
     ENOUGH_UNSENT,
     FIRST_WINDOW,
@@ -40,7 +41,7 @@ class Hooks:
 
 def opening_stream() -> StreamProtocol:
     """Return the origin's end before CONNECTED."""
-    return StreamProtocol(1, is_origin=True)
+    return StreamProtocol(1, Pace(lambda: 0.0), is_origin=True)
 
 
 def open_stream() -> StreamProtocol:
@@ -52,7 +53,7 @@ def open_stream() -> StreamProtocol:
 
 def far_stream() -> StreamProtocol:
     """Return the last hop's end, with its target not reached yet."""
-    return StreamProtocol(1, is_origin=False)
+    return StreamProtocol(1, Pace(lambda: 0.0), is_origin=False)
 
 
 def send(stream: StreamProtocol, room: int = 1 << 30) -> bytes:

@@ -255,6 +255,23 @@ async def test_a_half_closed_stream_goes_on(tmp_path: Path, autojump_clock: Mock
         assert await receive(application) == pattern(3_000_000)[1_000_000:]
 
 
+@pytest.mark.parametrize("position", [0, 1], ids=["guard", "middle"])
+async def test_a_relay_that_falls_silent_is_given_up(  # T32
+    position: int, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with client_scene(tmp_path, guards=3) as scene:
+        application = await scene.browse(scene.net.echo())
+        silent = scene.path[position]
+        began = trio.current_time()
+
+        scene.net.memory.stall(silent.host)
+        await application.send_all(b"x")
+
+        assert await receive(application, 1) == b"x"
+        assert trio.current_time() - began < 25 + 15
+        assert silent not in scene.path
+
+
 # ---- the pause
 
 

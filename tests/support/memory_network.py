@@ -20,7 +20,7 @@ import trio
 
 from warren.addresses import Address
 from warren.errors import LinkError
-from warren.network.byte_streams import Accept, Buffer, ByteStream, Listener, Network
+from warren.network.byte_streams import NOTSENT_BYTES, Accept, Buffer, ByteStream, Listener, Network
 
 
 @dataclass
@@ -70,6 +70,7 @@ class MemoryStream(ByteStream):
         self.peer: MemoryStream | None = None
         self._network = network
         self._line = line
+        self._queue = line.queue
         self._incoming: deque[tuple[float, memoryview]] = deque()  # when it arrives, what
         self._incoming_bytes = 0
         self._line_free_at = 0.0  # when what was sent to us so far has left the sender
@@ -123,6 +124,12 @@ class MemoryStream(ByteStream):
 
     def send_parts_now(self, parts: Sequence[Buffer]) -> int:
         return self.send_now(b"".join(parts))
+
+    def keep_send_queue_short(self, size: int = NOTSENT_BYTES) -> None:
+        self._queue = min(self._line.queue, size)
+
+    def unsent(self) -> int:
+        return math.ceil(self._unsent)
 
     def send_eof(self) -> None:
         if not self.is_closed and not self._has_sent_eof:
@@ -198,8 +205,8 @@ class MemoryStream(ByteStream):
     def _room(self) -> int:
         assert self.peer is not None
         free = self._line.capacity - self.peer._incoming_bytes
-        if self._line.queue < math.inf:
-            free = min(free, math.ceil(self._line.queue - self._unsent))
+        if self._queue < math.inf:
+            free = min(free, math.ceil(self._queue - self._unsent))
         return max(0, free)
 
     @property
@@ -212,7 +219,7 @@ class MemoryStream(ByteStream):
     @property
     def _is_writable(self) -> bool:
         # Like the kernel, which wakes nobody for a handful of bytes.
-        most = min(self._line.capacity, self._line.queue)
+        most = min(self._line.capacity, self._queue)
         return self._has_sent_eof or 3 * self._room >= most
 
     @property
@@ -220,10 +227,10 @@ class MemoryStream(ByteStream):
         """Return when so much has left that there is room; never, if others must read first."""
         assert self.peer is not None
         line = self._line
-        if 3 * (line.capacity - self.peer._incoming_bytes) < min(line.capacity, line.queue):
+        if 3 * (line.capacity - self.peer._incoming_bytes) < min(line.capacity, self._queue):
             return math.inf
         # half, so that what is rounded does not matter
-        return self.peer._line_free_at - line.queue / 2 / line.rate
+        return self.peer._line_free_at - self._queue / 2 / line.rate
 
     def _arrive(self, data: bytes) -> None:
         now, line = trio.current_time(), self._line

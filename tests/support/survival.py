@@ -93,7 +93,12 @@ class Town:
         Where an exit refused a stream, what began together may be on two circuits.
         """
         found: list[dict[str, Any]] = []
-        wait_until(lambda: bool(found.extend(self.circuits()) or found), 30, "a circuit in use")
+
+        def is_in_use() -> bool:
+            found[:] = self.circuits()
+            return bool(found)
+
+        wait_until(is_in_use, 30, "a circuit in use")
         path: list[str] = max(found, key=lambda each: int(each["streams"]))["path"]
         return path
 
@@ -375,7 +380,9 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=10)
     parser.add_argument("--cuts", action="store_true", help="cut the guard's links, do not kill it")
     wanted = parser.parse_args()
-    good, pauses, slowest = 0, [], []
+    good = 0
+    pauses: list[float] = []
+    slowest: list[float] = []
     with running_town() as town:
         for number in range(wanted.runs):
             run = run_once(

@@ -8,8 +8,10 @@ works and writes in one synchronous step. Everything above takes a ``Network``; 
 
 import contextlib
 import errno
+import fcntl
 import socket
 import struct
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cached_property
@@ -29,6 +31,7 @@ Accept = Callable[["ByteStream"], Awaitable[None]]
 #: Unsent bytes the kernel may hold before a socket counts as not writable.
 NOTSENT_BYTES = 128 * 1024
 _MOST_PARTS = 512  # below Linux's IOV_MAX of 1024
+_SIOCOUTQNSD = 0x894B  # linux/sockios.h: the bytes that were never sent, not even once
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
@@ -113,12 +116,17 @@ class ByteStream(ABC):
     def send_eof(self) -> None:
         """Half-close: the other side reads the end, we may still receive."""
 
-    def keep_send_queue_short(self) -> None:
-        """Count as writable only while little is unsent below us, where that can be asked for.
+    def keep_send_queue_short(self, size: int = NOTSENT_BYTES) -> None:
+        """Count as writable only while less than `size` bytes are unsent below us.
 
-        What is not yet in the kernel can still be overtaken by something more urgent.
+        What is not yet in the kernel can still be overtaken by something more urgent. Where this
+        cannot be asked for, nothing happens.
         """
         return
+
+    def unsent(self) -> int:
+        """Return how many bytes wait below us to be sent, 0 where that cannot be asked for."""
+        return 0
 
     def keep_alive(self, seconds: int) -> None:
         """Notice within about `seconds` that the other side is gone without a word."""
@@ -196,10 +204,18 @@ class SocketStream(ByteStream):
     def local(self) -> Address:  # type: ignore[override]  # few ask, and asking costs a call
         return _address_of(self._socket.getsockname())
 
-    def keep_send_queue_short(self) -> None:
+    def keep_send_queue_short(self, size: int = NOTSENT_BYTES) -> None:
         option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
         if option is not None and self._socket.family != socket.AF_UNIX:
-            self._socket.setsockopt(socket.IPPROTO_TCP, option, NOTSENT_BYTES)
+            self._socket.setsockopt(socket.IPPROTO_TCP, option, size)
+
+    def unsent(self) -> int:
+        if not sys.platform.startswith("linux"):
+            return 0
+        with contextlib.suppress(OSError, ValueError):  # no such question, or closed
+            answer = fcntl.ioctl(self._socket.fileno(), _SIOCOUTQNSD, bytes(4))
+            return int.from_bytes(answer, sys.byteorder)
+        return 0
 
     def keep_alive(self, seconds: int) -> None:
         sock = self._socket

@@ -19,6 +19,7 @@ from warren.addresses import Address
 from warren.errors import LinkError, ProtocolError
 from warren.identity import Identity, KeyPair, KeySource, PeerId, Suite, SystemKeys
 from warren.network.byte_streams import ByteStream
+from warren.network.send_queue import SendQueue
 from warren.network.turn import Turn
 from warren.protocol.cells import LINK_VERSION, Ready, RelayReady
 from warren.protocol.credit import CreditBudget
@@ -44,8 +45,7 @@ _ROUND_TRIPS = 64
 #: PINGs one behind the other on a new link: its peer may just be busy with something else.
 _FIRST_PINGS = 4
 _CERTIFICATE_SECONDS = 30 * 24 * 3600
-#: Bytes sent without asking the socket whether it is writable (TCP_NOTSENT_LOWAT counts then).
-_DIRECT_BYTES = 256 * 1024
+
 
 # Read into and sealed in one step each, so one pair of buffers serves all links of the process.
 _RECEIVE = memoryview(bytearray(256 * 1024 + MOST_RECORD))
@@ -148,7 +148,8 @@ class Link:
         self._on_ready, self._on_create = on_ready, on_create
         self._rest = rest  # the beginning of a record that has not come whole
         self._unsent: memoryview | None = None  # sealed bytes that did not fit: sent as they are
-        self._direct = 0
+        self._direct = 0  # bytes sent since the socket last said that it is writable
+        self._queue = SendQueue(stream)
         self._is_blocked = False  # whether the socket must be writable before more is sent
         self._ended = trio.Event()
         self._ping_sent = 0.0
@@ -283,6 +284,7 @@ class Link:
         """Send what there is, unless the socket is full: then later."""
         if self._is_blocked or self.is_closed:
             return
+        self.protocol.now = trio.current_time()
         try:
             self._send()
         except LinkError as error:
@@ -292,33 +294,36 @@ class Link:
             self.close()
 
     def _send(self) -> None:
-        stream, fill = self._stream, self.protocol.fill
+        stream, fill, queue = self._stream, self.protocol.fill, self._queue
         while True:
             pending = self._unsent
             if pending is None:
-                size = fill(_SEND)
+                size = fill(_SEND[: queue.size])
                 if not size:
+                    queue.has_idled()
                     return
                 pending = _SEND[:size]
             sent = stream.send_now(pending)
             self._direct += sent
+            queue.sent(sent)
             if sent < len(pending):
                 self._unsent = memoryview(bytes(pending[sent:]))
                 self._wait_writable()
                 return
             self._unsent = None
-            if self._direct >= _DIRECT_BYTES:
+            if self._direct >= queue.size:
                 self._wait_writable()  # ask the socket first, so that the queue stays ours
                 return
 
     def _wait_writable(self) -> None:
         self._is_blocked = True
+        self._queue.blocked(trio.current_time())
         self._stream.write_with(self._writable, self.turn.nursery)
 
     def _writable(self) -> None:
         self._is_blocked = False
         self._direct = 0
-        self.protocol.now = trio.current_time()
+        self._queue.writable(trio.current_time())
         self.flush()
         self.turn.run()
 

@@ -113,7 +113,9 @@ class CircuitEnd:
         self.layers = layers
         self.cells_sealed = 0
         self._header = cell_header(leg.number, Command.RELAY)
-        self.streams = Multiplexer(is_origin=is_origin, on_send=leg.has_news)
+        self.streams = Multiplexer(
+            is_origin=is_origin, on_send=leg.has_news, clock=lambda: leg.link.now
+        )
 
     @property
     def has_something(self) -> bool:
@@ -187,6 +189,7 @@ class OriginCircuit(_Circuit):
         self._forward: list[LayerKey] = []
         self._backward: list[LayerKey] = []
         self._end: CircuitEnd | None = None
+        self._extended_at = 0.0
         self.secrets: HopSecrets | None = None  # of the last hop: its resume secret counts
         self.keeps_streams = False  # whether somebody takes ``orphans`` when it is gone
         self.orphans: Handover | None = None
@@ -218,6 +221,7 @@ class OriginCircuit(_Circuit):
         assert self.hops < MOST_HOPS
         self._move("extend")
         self._initiator = initiator
+        self._extended_at = self.leg.link.now
         data = Extend(peer_id, suite, initiator.message).encode()
         message = encode_message(Message.EXTEND, 0, data)
         self.leg.enqueue(end.seal_alone(Command.RELAY_EARLY, message))
@@ -305,6 +309,7 @@ class OriginCircuit(_Circuit):
         if status is ExtendStatus.OK:
             self._move("extended here")
             self._add_hop(message)
+            self.streams.pace.begin(self.leg.link.now - self._extended_at)
         else:
             expect(self.state is CircuitState.EXTENDING, "an EXTENDED that was not asked for")
             self._tell(ExtendFailed(status))

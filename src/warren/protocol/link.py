@@ -50,7 +50,8 @@ from warren.protocol.handshake import LinkSecrets
 from warren.protocol.noise import rekey
 
 MOST_RECORD_CELLS = 15
-MOST_RECORD = 2 + MOST_RECORD_CELLS * CELL_LENGTH + TAG_LENGTH
+_RECORD_EXTRA = 2 + TAG_LENGTH
+MOST_RECORD = MOST_RECORD_CELLS * CELL_LENGTH + _RECORD_EXTRA
 RECORDS_PER_KEY = 1 << 16
 #: Circuits that each side may have begun on one link (DOS-4: 4096 in all). Counted by side, or
 #: two honest neighbours could break the rule by beginning one at the same time.
@@ -407,11 +408,12 @@ class LinkProtocol:
     def fill(self, out: memoryview) -> int:
         """Write records to `out` until it is full or nothing is left; return the bytes written.
 
-        What is written must be sent, in order, and never again asked for.
+        What is written must be sent, in order, and never again asked for. `out` has room for a
+        record of one cell at least, and bounds how much nothing more urgent can overtake any more.
         """
         at = 0
-        while len(out) - at >= MOST_RECORD:
-            parts, count = self._next_cells()
+        while (most := (len(out) - at - _RECORD_EXTRA) // CELL_LENGTH) > 0:
+            parts, count = self._next_cells(min(most, MOST_RECORD_CELLS))
             if not count:
                 if self._control and self.ready is not None:
                     continue  # a circuit that could not go on has left its DESTROY
@@ -425,8 +427,8 @@ class LinkProtocol:
             self.cells_sent += count
         return at
 
-    def _next_cells(self) -> tuple[list[bytes | memoryview], int]:
-        """Return up to 15 cells in the order of their urgency, in as few parts as they lie."""
+    def _next_cells(self, most: int) -> tuple[list[bytes | memoryview], int]:
+        """Return up to `most` cells in the order of their urgency, in as few parts as they lie."""
         parts: list[bytes | memoryview] = []
         if not self._ready_sent:
             self._ready_sent = True
@@ -436,21 +438,21 @@ class LinkProtocol:
         if self._pong_due is not None:
             parts.append(make_cell(0, Command.PONG, self._pong_due))
             self._pong_due = None
-        if self._ping_due is not None:
+        if self._ping_due is not None and len(parts) < most:
             parts.append(make_cell(0, Command.PING, self._ping_due))
             self._ping_due = None
-        while self._grants and len(parts) < MOST_RECORD_CELLS:
+        while self._grants and len(parts) < most:
             parts.append(self._grant_cell())
-        while self._control and len(parts) < MOST_RECORD_CELLS:
+        while self._control and len(parts) < most:
             parts.append(self._control_cell())
         count = len(parts)
-        while count < MOST_RECORD_CELLS:
+        while count < most:
             is_fresh = bool(self._fresh)
             queue = self._fresh or self._busy
             if not queue:
                 break
             leg = queue.popleft()
-            run = leg.take(MOST_RECORD_CELLS - count)
+            run = leg.take(most - count)
             if run is not None:
                 parts.append(run)
                 count += len(run) // CELL_LENGTH

@@ -32,6 +32,7 @@ from warren.protocol.messages import (
     encode_stream_credit,
     read_messages,
 )
+from warren.protocol.pace import Pace
 from warren.protocol.stream import StreamProtocol
 
 #: Streams one circuit may carry at once, those whose second END is awaited included (EXT-11).
@@ -54,11 +55,14 @@ class Multiplexer:
 
     __slots__ = (
         "_busy", "_credits", "_fresh", "_push", "_turn", "_urgent", "first_unused", "is_origin",
-        "most_streams", "on_resumed", "on_send", "opened", "streams",
+        "most_streams", "on_resumed", "on_send", "opened", "pace", "streams",
     )  # fmt: skip
 
-    def __init__(self, *, is_origin: bool, on_send: Callable[[], None]) -> None:
+    def __init__(
+        self, *, is_origin: bool, on_send: Callable[[], None], clock: Callable[[], float]
+    ) -> None:
         self.is_origin = is_origin
+        self.pace = Pace(clock)
         self.on_send = on_send
         self.on_resumed: Callable[[int, memoryview], None] | None = None
         self.streams: dict[int, StreamProtocol] = {}
@@ -129,13 +133,14 @@ class Multiplexer:
         return stream
 
     def _add(self, number: int) -> StreamProtocol:
-        stream = StreamProtocol(number, is_origin=self.is_origin)
+        stream = StreamProtocol(number, self.pace, is_origin=self.is_origin)
         self._join(stream)
         return stream
 
     def _join(self, stream: StreamProtocol) -> None:
         stream.on_send = lambda: self._has_something(stream)
         stream.push = self._push
+        stream.pace = self.pace
         self.streams[stream.number] = stream
 
     def _has_something(self, stream: StreamProtocol) -> None:
@@ -316,6 +321,7 @@ class Multiplexer:
     def _receive_for(self, stream: StreamProtocol, command: int, data: memoryview) -> None:
         if command == _DATA:
             stream.receive_data(data)
+            stream.note_little()
         elif command == Message.CREDIT:
             stream.receive_credit(*decode_stream_credit(bytes(data)))
         elif command == Message.EOF:

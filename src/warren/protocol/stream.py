@@ -16,9 +16,12 @@ from enum import Enum
 
 from warren.errors import EndReason, expect, refuse
 from warren.protocol.messages import Connected, Message, Standing, StandingFlags, encode_message
+from warren.protocol.pace import MEASURED_SECONDS, MUCH, Pace
 
 FIRST_WINDOW = 64 * 1024
 MOST_WINDOW = 4 * 1024 * 1024
+#: What is left to a stream that has company, however slow the circuit.
+LEAST_WINDOW = 16 * 1024
 #: Bytes a sender keeps at most, sent or not, whatever limit it was given.
 MOST_UNACKNOWLEDGED = 4 * 1024 * 1024
 #: Bytes waiting to be sent beyond which nothing more is read from the application.
@@ -31,6 +34,7 @@ _MOST_LATE_CREDITS = 16
 _SMALL = 3900
 #: Bytes waiting here from which on whole cells are copied too, for the same reason.
 _LONG_WAIT = 256 * 1024
+_NEVER = 1 << 64
 _FROM_A_CLIENT = frozenset((EndReason.DONE, EndReason.MISC))
 
 
@@ -67,15 +71,18 @@ class StreamProtocol:
     """
 
     __slots__ = (
-        "_base", "_credited", "_head", "_late_credits", "_retained", "_unsent", "_widened_at",
+        "_base", "_credited", "_head", "_is_quiet", "_late_credits", "_mark", "_marked_at",
+        "_measured_at", "_measured_from", "_retained", "_unsent", "_was_too_wide",
+        "_widened_at",
         "acknowledged", "allowed", "connected", "consumed", "credit_queued", "end_due",
         "end_received", "end_sent", "eof_due", "eof_received", "eof_sent", "incoming",
-        "is_origin", "limit", "number", "on_news", "on_send", "push", "queued", "reason",
+        "is_origin", "limit", "number", "on_news", "on_send", "pace", "push", "queued", "reason",
         "received", "sent", "state", "waits_for_room", "window", "written",
     )  # fmt: skip
 
-    def __init__(self, number: int, *, is_origin: bool) -> None:
+    def __init__(self, number: int, pace: Pace, *, is_origin: bool) -> None:
         self.number, self.is_origin = number, is_origin
+        self.pace = pace
         self.state = StreamState.OPENING
         self.on_send: Callable[[], None] = _nothing
         self.on_news: Callable[[], None] = _nothing
@@ -102,6 +109,10 @@ class StreamProtocol:
         self.window = self.allowed = FIRST_WINDOW
         self._credited = 0  # the consumed offset last told
         self._widened_at = 0
+        self._mark = _NEVER  # the limit before the last one was granted
+        self._marked_at = 0.0
+        self._is_quiet = self._was_too_wide = False
+        self._measured_at, self._measured_from = pace.clock(), 0
         self.eof_received = self.end_received = False
 
     def __repr__(self) -> str:
@@ -165,12 +176,52 @@ class StreamProtocol:
         """Count `count` bytes of ``incoming`` as taken over by the application."""
         self.consumed += count
         assert self.consumed <= self.received
-        buffered = self.received - self.consumed
-        if self.consumed - self._widened_at >= self.window and buffered * 4 <= self.window:
-            self.window = min(2 * self.window, MOST_WINDOW)
-            self._widened_at = self.consumed
+        if self.received > self._mark:
+            self._come_round()
+        used = self.consumed - self._widened_at >= self.window
+        if used and self._keeps_up and not self._has_company:
+            self._set_window(2 * self.window)
         if self.credit_is_due:
             self.on_send()
+
+    @property
+    def _keeps_up(self) -> bool:
+        """Tell whether the application takes what arrives, so that a wider window would help."""
+        return (self.received - self.consumed) * 4 <= self.window
+
+    @property
+    def _has_company(self) -> bool:
+        """Tell whether another stream of the circuit suffers from the queue of this one."""
+        return not self._is_quiet and self.pace.has_company(self.number)
+
+    def _come_round(self) -> None:
+        """Learn how long it took until what was granted last was being used."""
+        share = self.pace.share(self.pace.clock() - self._marked_at)
+        self._mark = _NEVER
+        if not self._has_company:
+            return
+        if share < 1:
+            self._was_too_wide = True
+        elif not self._keeps_up:
+            return
+        else:  # doubled until it was too wide once, then raised gently, or it would swing about
+            share = min(share, 1.1) if self._was_too_wide else 2.0
+        self._set_window(max(int(self.window * share), LEAST_WINDOW))
+
+    def _set_window(self, size: int) -> None:
+        self.window = min(size, MOST_WINDOW)
+        self._widened_at = self.consumed
+
+    def note_little(self) -> None:
+        """Note that less than a cell full came: see whether it is all that comes for now."""
+        pace = self.pace
+        now = pace.clock()
+        elapsed = now - self._measured_at
+        if elapsed >= MEASURED_SECONDS:
+            self._is_quiet = self.received - self._measured_from < MUCH * elapsed
+            self._measured_at, self._measured_from = now, self.received
+        if self._is_quiet:
+            pace.note_company(self.number)
 
     @property
     def is_finished(self) -> bool:
@@ -191,7 +242,11 @@ class StreamProtocol:
 
     def take_credit(self) -> tuple[int, int]:
         """Return the offset and limit of the CREDIT to send now."""
-        self.allowed = max(self.allowed, self.consumed + self.window)
+        allowed = self.consumed + self.window
+        if allowed > self.allowed:
+            if self._mark == _NEVER:
+                self._mark, self._marked_at = self.allowed, self.pace.clock()
+            self.allowed = allowed
         self._credited = self.consumed
         return self.consumed, self.allowed
 
@@ -355,6 +410,7 @@ class StreamProtocol:
         """Leave the circuit; whoever has the socket may go on reading and writing."""
         self.on_send, self.push = _nothing, _to_nobody
         self.queued = self.credit_queued = False
+        self._mark = _NEVER  # what comes round over another circuit is no measure of it
 
     def tell_standing(self) -> Standing:
         """Return how far this end is; what it says is what the other side was told."""

@@ -1,0 +1,62 @@
+"""Pace: what the streams of one end of a circuit know of each other's hurry.
+
+A stream's window is what may be on its way through the whole circuit, and so it is also the queue
+that everything behind it on the same circuit stands in. Alone, a stream may have as much as it can
+use. Beside a stream that sends little at a time, a terminal or a call, a queue is a delay: then
+a stream is given no more than fills the path, and a little to keep it full.
+
+Only the receiver decides, by what it grants; the sender need not know.
+"""
+
+from collections.abc import Callable
+
+#: The queue, in seconds, that a stream may build when it has company; a quarter of the least round
+#: trip where that is more.
+QUEUE_SECONDS = 0.0003
+#: How long a stream that sent a little counts as company.
+COMPANY_SECONDS = 1.0
+#: Bytes in a second from which on a stream is no company but one of those that wait for it.
+MUCH = 512 * 1024
+#: Seconds over which that is measured.
+MEASURED_SECONDS = 0.1
+#: Seconds after which an older round trip is forgotten, twice over: paths change.
+_EPOCH_SECONDS = 60.0
+
+
+class Pace:
+    """Own the least round trip of a circuit, and which stream was the last to send a little.
+
+    `clock` returns seconds; it may stand still while one batch of cells is read.
+    """
+
+    __slots__ = ("_before", "_company", "_company_until", "_epoch", "_least", "clock")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self._company = 0
+        self._company_until = float("-inf")
+        self._epoch = float("-inf")
+        self._least = self._before = float("inf")
+
+    def has_company(self, number: int) -> bool:
+        """Tell whether another stream suffers from the queue of stream `number`."""
+        return self._company != number and self.clock() < self._company_until
+
+    def note_company(self, number: int) -> None:
+        """Note that stream `number` had a little to send."""
+        self._company = number
+        self._company_until = self.clock() + COMPANY_SECONDS
+
+    def begin(self, round_trip: float) -> None:
+        """Note how long the circuit took to come round, in seconds, while nothing was on it."""
+        self._least, self._before, self._epoch = round_trip, float("inf"), self.clock()
+
+    def share(self, round_trip: float) -> float:
+        """Return by how much a window must change that came round in `round_trip` seconds."""
+        now = self.clock()
+        if now - self._epoch > _EPOCH_SECONDS:
+            self._before, self._least, self._epoch = self._least, round_trip, now
+        elif round_trip < self._least:
+            self._least = round_trip
+        least = min(self._least, self._before)
+        return (least + max(QUEUE_SECONDS, least / 4)) / max(round_trip, 1e-6)
