@@ -344,6 +344,30 @@ async def test_the_spares_have_different_middles(  # REL-2
             assert spares[0][1] != spares[1][1]
 
 
+async def test_a_network_with_one_middle_still_has_spares(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with client_scene(tmp_path, guards=1, middles=1, exits=1) as scene:
+        await trio.sleep(5)
+
+        assert len(scene.client._pool) == 2
+
+
+async def test_with_one_middle_streams_come_back_when_it_does(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with client_scene(tmp_path, guards=1, middles=1, exits=1) as scene:
+        application = await scene.browse(scene.net.echo())
+
+        for _ in range(3):
+            scene.cut(scene.middles[0])
+            await application.send_all(b"x")
+            assert await receive(application, 1) == b"x"
+            await trio.sleep(5)
+
+        assert scene.resuming["resumed"] == 3
+
+
 # ---- beginning again
 
 

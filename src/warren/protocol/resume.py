@@ -1,4 +1,4 @@
-"""Resuming: streams move from a circuit that is gone to another one to the same exit (protocol §8).
+"""Resuming: streams move from a circuit that is gone to another to the same exit (protocol §5.2).
 
 Both ends know where they were, because streams count bytes by absolute offset and a sender keeps
 what was not acknowledged. All that must be said is whose streams are meant, and how far each end
@@ -275,15 +275,11 @@ class Holdings:
         self._most_streams = most_streams
         self._living: dict[bytes, LastHop] = {}
         self._held: dict[bytes, Held] = {}  # oldest first
+        self.streams = 0  # held, of all circuits
         budget.on_short = self._make_room
 
     def __len__(self) -> int:
         return len(self._held)
-
-    @property
-    def streams(self) -> int:
-        """Return how many streams are held."""
-        return sum(len(held.streams) for held in self._held.values())
 
     def register(self, circuit: LastHop) -> None:
         """Know a living circuit by name, from its first stream on."""
@@ -312,6 +308,7 @@ class Holdings:
             self._reset(streams.values())
             return
         self._held[ticket.name] = held
+        self.streams += len(streams)
         self.on_held(held)
 
     def let_go(self, held: Held) -> None:
@@ -386,6 +383,7 @@ class Holdings:
 
     def _forget(self, held: Held) -> None:
         del self._held[held.ticket.name]
+        self.streams -= len(held.streams)
         self._budget.give_back(held.cells)
 
     def _make_room(self, cells: int) -> None:

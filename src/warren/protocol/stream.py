@@ -2,7 +2,7 @@
 
 Both ends count the bytes of each direction from the stream's start. The same number serves as
 credit (the receiver takes bytes up to a limit), as acknowledgement (it has consumed them up to an
-offset) and as the place to go on from over another circuit (protocol §5 to §7). A sender keeps
+offset) and as the place to go on from over another circuit (protocol §5). A sender keeps
 what is not acknowledged.
 
 The machine never waits and knows no circuit: ``protocol.multiplexer`` asks it for what to send
@@ -389,7 +389,7 @@ class StreamProtocol:
             self._drop_buffers()
             self.on_news()
 
-    # ---- from one circuit to another (protocol §8)
+    # ---- from one circuit to another (protocol §5.2)
 
     @property
     def can_go_on(self) -> bool:

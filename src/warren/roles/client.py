@@ -136,7 +136,6 @@ class Client:
             except (CircuitError, trio.TooSlowError) as error:
                 if isinstance(error, trio.TooSlowError) and slot is not None:
                     avoid.add(slot.exit_id)
-                    self._avoid(slot.exit_id)
                 failure = error
             self.retried += 1
             if refusals >= MOST_REFUSALS or trio.current_time() >= end:
@@ -326,17 +325,23 @@ class Client:
         delay = 0.1
         while self._pool.spares_missing(trio.current_time()):
             try:
-                await self._build(None, self._middles_of_spares())
+                await self._build_spare()
                 delay = 0.1
             except (CircuitError, DirectoryError) as error:
                 logger.info("no circuit yet", error=str(error))
                 await trio.sleep(self._rng.uniform(delay / 2, delay))
                 delay = min(delay * 2, 60.0)  # REL-3
 
-    def _middles_of_spares(self) -> frozenset[PeerId]:
-        """Return the middles that the next spare should not have as well (REL-2)."""
+    async def _build_spare(self) -> None:
+        """Build a spare, through other middles than those there are if the network has such."""
         spares = [slot for slot in self._pool if slot.isolation is None]
-        return frozenset(relay.peer_id for slot in spares for relay in slot.path[1:-1])
+        middles = frozenset(relay.peer_id for slot in spares for relay in slot.path[1:-1])  # REL-2
+        try:
+            await self._build(None, middles)
+        except DirectoryError:
+            if not middles:
+                raise
+            await self._build(None)
 
     async def _close_old(self) -> None:
         while True:

@@ -51,15 +51,19 @@ class Middles:
         """Yield, in order, sets of relays from which all middles of a path should come.
 
         First those kept that are awake and not `unwanted`, then any relay while there is room for
-        more, then all that are kept. Those that are not listed any more are forgotten.
+        more, then the same with the unwanted ones, and last all that are kept. Those that are not
+        listed any more are forgotten.
         """
         kept = self._kept.get(exit_id, {})
         for middle in [each for each in kept if consensus.get(each) is None]:
             del kept[middle]
         awake = {each for each, until in kept.items() if until <= now}
+        has_room = len(kept) < self._most
+        others = frozenset(entry.peer_id for entry in consensus.relays if entry.peer_id not in kept)
         yield frozenset(awake.difference(unwanted))
-        if len(kept) < self._most:
-            everyone = (entry.peer_id for entry in consensus.relays)
-            yield frozenset(everyone).difference(kept, unwanted)
+        if has_room:
+            yield others.difference(unwanted)
         yield frozenset(awake)
+        if has_room:
+            yield others
         yield frozenset(kept)

@@ -45,9 +45,10 @@ MOVES_SECONDS = 600.0
 MOST_REFUSALS = 3
 #: Circuits that are built at the same time, for all that were lost.
 MOST_ATTEMPTS_AT_ONCE = 8
-#: Stubs kept ready, and how long a circuit must have carried streams to be worth one.
+#: Stubs kept ready. A circuit that carries streams each time one looks is worth one: pages that
+#: come one after the other mostly are not.
 MOST_STUBS = 4
-STUB_AFTER_SECONDS = 2.0
+STUB_AFTER_LOOKS = 3
 _UPKEEP_SECONDS = 1.0
 
 
@@ -93,6 +94,7 @@ class Resumer:
         self._ways = ways
         self._middles = Middles(max(ways.hops - 2, 1))
         self._stubs: dict[PeerId, _Stub] = {}
+        self._looks: dict[Slot, int] = {}  # at circuits that carried streams each time
         self._at_once = trio.CapacityLimiter(MOST_ATTEMPTS_AT_ONCE)
         self._waiting = 0
         self._pauses: deque[float] = deque(maxlen=64)
@@ -124,8 +126,7 @@ class Resumer:
         while handover.streams:
             try:
                 async with self._at_once:
-                    await self._move(slot, handover)
-                return True
+                    return await self._move(slot, handover)
             except CircuitError as error:
                 logger.debug("! resume", error=str(error))
                 if error.hop == len(slot.path) - 1 and error.is_its_fault:
@@ -142,14 +143,17 @@ class Resumer:
             handover.drop_ended()
         return False
 
-    async def _move(self, slot: Slot, handover: Handover) -> None:
-        """Move the streams to one more circuit; raise CircuitError when it did not take them."""
+    async def _move(self, slot: Slot, handover: Handover) -> bool:
+        """Move the streams to one more circuit; return False when none may move any more.
+
+        Raises CircuitError when the circuit did not take them.
+        """
         circuit, path = await self._next_circuit(slot)
         ticket = circuit.machine.ticket
         self._count_moves(slot, handover)
         if not handover.streams:
             circuit.close()
-            return
+            return False
         successor = self._ways.adopt(circuit, path, slot)
         try:
             with trio.fail_after(ANSWER_SECONDS):
@@ -166,6 +170,7 @@ class Resumer:
         self.resumed += 1
         if not circuit.machine.is_closed:
             self._pool.add(successor)
+        return True
 
     def _count_moves(self, slot: Slot, handover: Handover) -> None:
         """Count one move of every stream; those that have moved too often are reset (RES-1)."""
@@ -259,7 +264,7 @@ class Resumer:
                 await trio.sleep(backoff.next_wait())  # REL-3
 
     async def _keep_stubs(self) -> None:
-        wanted = self._wanted_stubs(trio.current_time())
+        wanted = self._wanted_stubs()
         for exit_id, stub in list(self._stubs.items()):
             if exit_id not in wanted or not stub.circuit.is_open:
                 stub.circuit.close()
@@ -273,14 +278,13 @@ class Resumer:
                     circuit = await build_circuit(link, [entry.hop for entry in path])
                 self._stubs[exit_id] = _Stub(circuit, path)
 
-    def _wanted_stubs(self, now: float) -> dict[PeerId, Slot]:
+    def _wanted_stubs(self) -> dict[PeerId, Slot]:
         """Return the exits worth a stub, each with a circuit that leads there."""
+        busy = [slot for slot in self._pool if slot.circuit.stream_count]
+        self._looks = {slot: self._looks.get(slot, 0) + 1 for slot in busy}
         wanted: dict[PeerId, Slot] = {}
-        for slot in self._pool:
-            since = slot.first_used
-            if since is None or now - since < STUB_AFTER_SECONDS or not slot.circuit.stream_count:
-                continue
-            if len(wanted) < MOST_STUBS:
+        for slot, looks in self._looks.items():
+            if looks >= STUB_AFTER_LOOKS and len(wanted) < MOST_STUBS:
                 wanted.setdefault(slot.exit_id, slot)
         return wanted
 
