@@ -17,8 +17,10 @@ from warren.config import (
 from warren.directory.network_file import NetworkFile
 from warren.errors import ConfigError
 from warren.founding import found_network
+from warren.protocol.choice import Choice
 
 EXAMPLES = Path(__file__).parent.parent / "configs"
+LISTENER = '[[proxy.listener]]\nlisten = "127.0.0.1:1081"\n'
 RELAY = '[relay]\nlisten = "192.0.2.1:9440"\n'
 
 
@@ -89,7 +91,7 @@ def test_what_the_examples_comment_out_is_valid_too(name: str) -> None:
         ("[proxy", "peer.toml is not TOML"),
         ('netwrk = "a"', "has no key 'netwrk': did you mean 'network'?"),
         ("hops = 3", "has no key 'hops': it belongs in [proxy]"),
-        ("[proxy]\nx = 1", "section [proxy] has no key 'x': expected one of listen, "),
+        ("[proxy]\nx = 1", "section [proxy] has no key 'x': expected one of user, "),
         ("network = 3", "network: expected text in quotes, found 3"),
         ("proxy = 1", "proxy is 1, expected a section"),
         ("[proxy]\nhops = 9", "proxy.hops is 9, expected a whole number of at most 5"),
@@ -101,6 +103,16 @@ def test_what_the_examples_comment_out_is_valid_too(name: str) -> None:
         ("[proxy]\nlisten = []", "listen is empty: name at least one address"),
         ('[proxy]\nallow_clients = ["10.0.0.1/8"]', "10.0.0.1/8 has host bits set"),
         ('[proxy]\nallow_targets = ["127.0.0.1:0"]', "expected one exact port"),
+        ('[proxy]\nuser = "me"', "proxy: user and password belong together"),
+        ('[proxy]\nuser = "a+b"\npassword = "x"', "user is 'a+b', expected a name"),
+        ('[proxy]\nuser = "me"\npassword = ""', "password is empty or too long"),
+        ('[proxy]\ncountry = "deu"', "proxy: country is 'deu': a country is two letters"),
+        ('[proxy]\nexit = "deu"', "proxy.exit: 'deu' is no peer id"),
+        ('[proxy]\nisolate = ["colour"]', "proxy.isolate[0] is 'colour', expected one of "),
+        ("[[proxy.listener]]", "section [[proxy.listener]] needs the key 'listen'"),
+        (LISTENER + "hops = 6", "proxy.listener[0].hops is 6, expected a whole number of at most"),
+        (LISTENER + "county = 1", "[[proxy.listener]] has no key 'county': did you mean 'country'"),
+        (LISTENER.replace("127.0.0.1", "a.example"), "expected an IP address and a port"),
         ('[log]\nlevel = "loud"', "log.level is 'loud', expected one of 'debug', "),
         ("[log]\njson = 1", "log.json is 1, expected true or false"),
         ("[relay]", "section [relay] needs the key 'listen'"),
@@ -135,6 +147,42 @@ def test_a_proxy_that_others_can_reach_needs_a_list_of_clients(host: str) -> Non
         parse(f'[proxy]\nlisten = ["{host}:1080"]')
 
     parse(f'[proxy]\nlisten = ["{host}:1080"]\nallow_clients = ["192.0.2.0/24"]')
+
+
+def test_a_password_will_do_as_well() -> None:  # FE-1
+    login = 'user = "me"\npassword = "secret"\n'
+    open_port = '[[proxy.listener]]\nlisten = "0.0.0.0:1081"\n'
+
+    assert parse(f'[proxy]\nlisten = ["0.0.0.0:1080"]\n{login}').proxy.password == "secret"
+    assert parse(open_port + login).proxy.listener[0].password == "secret"
+    with pytest.raises(ConfigError, match="which other machines can reach"):
+        parse(f"[proxy]\n{login}{open_port}")
+
+
+def test_listeners_have_rules_of_their_own() -> None:
+    config = parse(
+        '[proxy]\nlisten = ["127.0.0.1:1080", "[::1]:1080"]\nhops = 4\nsafe_socks = true\n'
+        + LISTENER
+        + 'country = "DE"\nhops = 2\nsession = true\nisolate = []\n'
+    )
+
+    (one, usual), (two, same), (three, extra) = config.proxy.listeners
+    assert [str(each) for each in (one, two, three)] == [
+        "127.0.0.1:1080",
+        "[::1]:1080",
+        "127.0.0.1:1081",
+    ]
+    assert usual is same
+    assert (usual.choice, usual.isolate, usual.safe_socks) == (Choice(), ("client_address",), True)
+    assert extra.choice == Choice("de", None, 2, keeps_exit=True)
+    assert (extra.isolate, extra.safe_socks) == ((), False)
+
+
+def test_the_listeners_of_the_example_are_valid() -> None:
+    text = re.sub(r"^#   ", "", (EXAMPLES / "proxy.toml").read_text(), flags=re.MULTILINE)
+    tables = text[text.index("[[proxy.listener]]") :].replace("#\n", "")
+
+    assert [each.listen.port for each in parse(tables).proxy.listener] == [1081, 1082]
 
 
 @pytest.mark.parametrize("section", ["proxy", "exit"])

@@ -141,7 +141,7 @@ def test_every_configuration_is_named_in_a_document() -> None:
 def test_nobody_and_no_machine_is_named(document: str) -> None:
     text = text_of(document)
 
-    addresses = re.findall(r"[\w.+-]+@[\w-]+\.\w+", text)
+    addresses = re.findall(r"[\w.+-]+@[\w-]+\.[A-Za-z]\w*", text)
     folders = re.findall(r"(?<![\w~.])/(?:home|root|work|Users|opt|srv|var)/\w+", text)
 
     assert (set(addresses) - {"user@example.com"}, folders) == (set(), [])
@@ -268,6 +268,7 @@ def test_the_documents_show_every_command() -> None:
 
     assert {("proxy",), ("relay",), ("authority",), ("status",), ("keys",)} <= shown
     assert {("network", "create"), ("network", "checksum")} <= shown
+    assert {("env",), ("browser",)} <= shown
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -13,8 +13,8 @@ ROOT = Path(warren.__file__).parent
 GROUND = {"errors", "addresses", "identity", "storage", "key_files"}
 PURE = {"protocol", "directory"}
 DOORS = {
-    "__init__", "__main__", "cli", "config", "config_errors", "founding", "lab", "node", "peer",
-    "service", "serving", "status", "workers",
+    "__init__", "__main__", "cli", "config", "config_errors", "country_files", "founding", "lab",
+    "node", "peer", "programs", "service", "serving", "status", "workers",
 }  # fmt: skip
 FLOORS = {
     **dict.fromkeys(GROUND, 0),

@@ -10,6 +10,7 @@ import ipaddress
 import tomllib
 from abc import ABC
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,6 +23,7 @@ from warren.directory.exit_policy import ExitPolicy, configured_policy
 from warren.directory.network_file import NetworkFile, parse_network_file
 from warren.errors import ConfigError, WarrenError
 from warren.identity import PeerId
+from warren.protocol.choice import FEWEST_HOPS, MOST_HOPS, Choice
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 Role = Literal["proxy", "relay", "authority"]
@@ -45,6 +47,11 @@ else:
 MOST_WORKERS = 64
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+#: What a listener can keep apart; see ``roles.listener_rules``.
+Apart = Literal["client_address", "protocol", "destination_host", "destination_port"]
+Hops = Annotated[int, msgspec.Meta(ge=FEWEST_HOPS, le=MOST_HOPS)]
+
+_LOGIN_BYTES = 255  # RFC 1929
 
 
 def is_loopback(address: Address) -> bool:
@@ -79,27 +86,95 @@ class LogConfig(Section, frozen=True):
     json: bool = False
 
 
-class ProxyConfig(Section, frozen=True):
-    """Configure the port that applications use (FE-1, FE-11)."""
+class ListenerConfig(Section, frozen=True, kw_only=True):
+    """Configure what holds for the streams of one listener; see ``ListenerRules``."""
+
+    user: str | None = None
+    password: str | None = None
+    country: str | None = None
+    exit: PeerId | None = None
+    session: bool = False
+    isolate: tuple[Apart, ...] = ("client_address",)
+    safe_socks: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.user is None) != (self.password is None):
+            raise ValueError("user and password belong together, expected both or none")
+        if self.user is not None and self.password is not None:
+            _check_login(self.user, self.password)
+        if self.country is not None:
+            try:
+                Choice(country=self.country.lower())
+            except WarrenError as error:
+                raise ValueError(f"country is {self.country!r}: {error}") from error
+
+    @property
+    def choice(self) -> Choice:
+        """Return what the streams of this listener ask for."""
+        country = self.country.lower() if self.country is not None else None
+        return Choice(country, self.exit, keeps_exit=self.session)
+
+
+def _check_login(user: str, password: str) -> None:
+    if not user or any(sign in user for sign in "+:") or len(user.encode()) > _LOGIN_BYTES:
+        raise ValueError(
+            f"user is {user[:32]!r}, expected a name of at most {_LOGIN_BYTES} bytes without + "
+            "and :, because parameters and the password stand behind those"
+        )
+    if not password or len(password.encode()) > _LOGIN_BYTES:
+        raise ValueError(f"password is empty or too long, expected 1 to {_LOGIN_BYTES} bytes")
+
+
+def _check_reachable(address: Address, listener: ListenerConfig, clients: object) -> None:
+    """Refuse a listener that others can reach and that lets anybody in (FE-1)."""
+    if not (clients or listener.password is not None or is_loopback(address)):
+        raise ValueError(
+            f"listen has {address}, which other machines can reach: say in allow_clients which of "
+            'them may use it, for example ["192.168.1.0/24"], or set user and password'
+        )
+
+
+class ExtraListener(ListenerConfig, frozen=True, kw_only=True):
+    """Configure one more listener of the proxy, with rules of its own."""
+
+    listen: AddressText
+    hops: Hops | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_literal("listen", self.listen)
+
+    @property
+    def choice(self) -> Choice:
+        return replace(super().choice, hops=self.hops)
+
+
+class ProxyConfig(ListenerConfig, frozen=True, kw_only=True):
+    """Configure the port that applications use (FE-1, FE-11), and further ones."""
 
     listen: tuple[AddressText, ...] = (Address("127.0.0.1", 1080),)
     allow_clients: tuple[RangeText, ...] = ()
-    hops: Annotated[int, msgspec.Meta(ge=2, le=5)] = 3
+    hops: Hops = 3
     connections: Positive = 8192
     allow_targets: tuple[AddressText, ...] = ()
+    listener: tuple[ExtraListener, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.listen:
             raise ValueError("listen is empty: name at least one address, such as 127.0.0.1:1080")
         for address in self.listen:
             _check_literal("listen", address)
-            if not self.allow_clients and not is_loopback(address):
-                # FE-1
-                raise ValueError(
-                    f"listen has {address}, which other machines can reach: say in allow_clients "
-                    'which of them may use it, for example ["192.168.1.0/24"]'
-                )
+            _check_reachable(address, self, self.allow_clients)
+        for extra in self.listener:
+            _check_reachable(extra.listen, extra, self.allow_clients)
         _check_targets(self.allow_targets)
+
+    @property
+    def listeners(self) -> tuple[tuple[Address, ListenerConfig], ...]:
+        """Return all addresses to listen at, those of ``listen`` first, with what holds there."""
+        usual = ((address, self) for address in self.listen)
+        return (*usual, *((each.listen, each) for each in self.listener))
 
 
 class RelayLimits(Section, frozen=True):
@@ -178,6 +253,7 @@ class AuthorityConfig(Section, frozen=True):
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     listen: AddressText | None = None
     keys: Path | None = None
+    countries: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         if self.listen is not None:

@@ -45,6 +45,8 @@ def explain(message: str, data: Any, root: type[msgspec.Struct]) -> str:
 
 
 def _section(keys: list[str]) -> str:
+    if keys and keys[-1].isdigit():
+        return f"section [[{'.'.join(key for key in keys if not key.isdigit())}]]"
     return f"section [{'.'.join(keys)}]" if keys else "the file"
 
 
@@ -87,6 +89,9 @@ def _fields(struct: Any) -> list[str]:
 def _type_at(struct: Any, keys: list[str]) -> Any:
     """Return the type of the field that `keys` lead to; ``X | None`` counts as X."""
     for key in keys:
+        if key.isdigit():  # in ``tuple[X, ...]``
+            struct = typing.get_args(struct)[0]
+            continue
         struct = typing.get_type_hints(struct)[key]
         if isinstance(struct, types.UnionType):
             struct = typing.get_args(struct)[0]

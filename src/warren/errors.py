@@ -6,7 +6,8 @@
     ├── LinkError         a peer could not be reached, or its link broke
     ├── CircuitError      a circuit could not be built or has died
     ├── ExitError         the far end refused or lost a stream; ``reason`` says why
-    ├── DirectoryError    no usable consensus, document or path
+    ├── DirectoryError    no usable consensus or document
+    │   └── NoPathError   no relays of the consensus make the path that was asked for
     └── ConfigError       a file, key or command-line value is wrong
 
 A message says what was found, what was expected and, to a user, what to do next. Foreign
@@ -75,7 +76,11 @@ class ExitError(WarrenError):
 
 
 class DirectoryError(WarrenError):
-    """Tell that a directory document is unusable, or that no path fits."""
+    """Tell that a directory document is unusable, or that there is none."""
+
+
+class NoPathError(DirectoryError):
+    """Tell that no path fits what was asked for; the message says what is missing, to its user."""
 
 
 class ConfigError(WarrenError):

@@ -25,6 +25,7 @@ from warren.addresses import Address
 from warren.config import (
     Config,
     ExitConfig,
+    ListenerConfig,
     RelayConfig,
     Role,
     state_directory,
@@ -38,9 +39,11 @@ from warren.key_files import KeyFiles
 from warren.network.byte_streams import SocketListener, listening_socket
 from warren.network.link import RelayKeys
 from warren.peer import running_peer
+from warren.protocol.front import Login
 from warren.roles.archive import Archive
 from warren.roles.client import Client
 from warren.roles.guard_keeper import GuardKeeper
+from warren.roles.listener_rules import ListenerRules
 from warren.roles.mirror import Directory
 from warren.roles.proxy import Proxy, ProxyLimits
 from warren.roles.relay import Relay
@@ -91,14 +94,17 @@ async def run_proxy(config: Config, network: NetworkFile, announcer: Announcer) 
                     **client.statistics(),
                 }
 
-            listeners = [SocketListener(_listen(address)) for address in wanted.listen]
+            listeners = [
+                (SocketListener(_listen(address)), _rules_of(listener))
+                for address, listener in wanted.listeners
+            ]
             nursery = peer.turn.nursery
             async with _answering(folder.path, statistics):
                 nursery.start_soon(directory.run)
                 nursery.start_soon(client.run)
-                for listener in listeners:
-                    nursery.start_soon(proxy.serve, listener, nursery)
-                announcer.listening([listener.local for listener in listeners])
+                for listener, rules in listeners:
+                    nursery.start_soon(proxy.serve, listener, nursery, "", rules)
+                announcer.listening([listener.local for listener, _ in listeners])
                 await client.is_usable.wait()
                 announcer.usable()
                 try:
@@ -169,6 +175,7 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
 
 async def run_authority(config: Config, network: NetworkFile, announcer: Announcer) -> None:
     """Be the authority ``config.authority.name`` of `network`."""
+    from warren.country_files import load_countries
     from warren.roles.authority import BODY_LIMITS, Authority
 
     wanted = config.authority
@@ -179,6 +186,7 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
         raise ConfigError(
             f"the network {network.name} has no authority {wanted.name!r}: expected one of {names}"
         )
+    countries = load_countries(wanted.countries)
     with holding_state(config, "authority") as folder:
         long_lived = KeyFiles(DataFolder(wanted.keys), SystemKeys()) if wanted.keys else None
         files = KeyFiles(folder, SystemKeys())
@@ -196,7 +204,13 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
                 return True
 
             authority = Authority(
-                keys.identity, peer.archive, folder, peer.fetch, check, now=time.time
+                keys.identity,
+                peer.archive,
+                folder,
+                peer.fetch,
+                check,
+                now=time.time,
+                country_of=countries.find,
             )
             answer = answer_directory(authority.handle, BODY_LIMITS, authority.large_bodies)
             peer.answer_with(
@@ -220,6 +234,13 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
                 await peer.archive.wait_for_consensus()
                 announcer.usable()
                 await trio.sleep_forever()
+
+
+def _rules_of(listener: ListenerConfig) -> ListenerRules:
+    login = None
+    if listener.user is not None and listener.password is not None:
+        login = Login.of(listener.user, listener.password)
+    return ListenerRules(login, listener.choice, listener.isolate, listener.safe_socks)
 
 
 # ---- the parts of a relay

@@ -6,14 +6,15 @@ which process does what, and with which files, is in ``node``.
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from random import Random, SystemRandom
 
 import trio
 
 from warren.directory.network_file import NetworkFile
-from warren.identity import Hop
-from warren.network.byte_streams import SocketNetwork
+from warren.identity import Hop, KeySource, SystemKeys
+from warren.network.byte_streams import Network, SocketNetwork
 from warren.network.fetch import fetch
 from warren.network.link import LinkSettings, RelayKeys
 from warren.network.links import Links
@@ -27,12 +28,22 @@ from warren.storage import DataFolder
 _CLIENT_CELLS = 256 * 1024
 
 
+@dataclass(frozen=True)
+class World:
+    """Hold what a peer takes from outside: connections, the time, chance, fresh keys (REL-6)."""
+
+    network: Network = field(default_factory=SocketNetwork)
+    wall_clock: Callable[[], float] = time.time
+    rng: Random = field(default_factory=SystemRandom)
+    keys: KeySource = field(default_factory=SystemKeys)
+
+
 @dataclass
 class Peer:
     """Hold what every role stands on: a turn, links, and the consensus."""
 
     turn: Turn
-    network: SocketNetwork
+    network: Network
     settings: LinkSettings
     links: Links
     archive: Archive
@@ -54,13 +65,15 @@ async def running_peer(
     *,
     keys: RelayKeys | None = None,
     cells: int = _CLIENT_CELLS,
+    world: World | None = None,
 ) -> AsyncIterator[Peer]:
     """Give a peer that runs while inside; with `keys` others can dial it.
 
     It keeps its consensus in `folder`; without one, in memory alone. All windows of its circuits
-    together may grow by `cells`.
+    together may grow by `cells`. Without `world` it is the real one.
     """
-    archive = Archive(network, folder, time.time)
+    world = world or World()
+    archive = Archive(network, folder, world.wall_clock)
 
     def newest() -> tuple[int, bytes]:
         held = archive.newest
@@ -68,19 +81,21 @@ async def running_peer(
 
     settings = LinkSettings(
         network.network_id,
+        keys=world.keys,
         relay=keys,
         window=network.parameters.circuit_window,
         budget=CreditBudget(cells),
+        wall_clock=world.wall_clock,
+        rng=world.rng,
         consensus=newest,
         notice=archive.notice,
     )
-    sockets = SocketNetwork()
     async with trio.open_nursery() as nursery:
         turn = Turn(nursery)
-        links = Links(sockets, settings, turn)
+        links = Links(world.network, settings, turn)
         nursery.start_soon(links.watch)
         try:
-            yield Peer(turn, sockets, settings, links, archive)
+            yield Peer(turn, world.network, settings, links, archive)
         finally:
             links.close()
             nursery.cancel_scope.cancel()

@@ -15,7 +15,7 @@ from warren.addresses import Address
 from warren.config import ExitConfig, RelayLimits
 from warren.identity import Hop, PeerId, Suite
 from warren.key_files import KeyFiles
-from warren.network.byte_streams import Listener, SocketNetwork
+from warren.network.byte_streams import Listener
 from warren.network.directory_http import Handler, serve
 from warren.network.link import RelayKeys
 from warren.peer import Peer
@@ -25,13 +25,16 @@ from warren.roles.mirror import Mirror
 from warren.roles.relay import Relay, ServeDirectory, refuse_streams
 
 if TYPE_CHECKING:
+    from warren.network.names import Resolver
+    from warren.network.own_addresses import OwnAddresses
     from warren.roles.exit import Exit
 
 
 class Serving:
     """Own what answers circuits at `peer`: a relay, and an exit if `exits` has a policy.
 
-    Others dial `listener`, and reach it at `address`: nothing is opened there (EXT-9).
+    Others dial `listener`, and reach it at `address`: nothing is opened there (EXT-9). An exit
+    resolves names by `resolver` and spares the places in `own`: this machine's where not given.
     """
 
     def __init__(
@@ -41,8 +44,11 @@ class Serving:
         limits: RelayLimits,
         address: Address,
         listener: Listener,
+        *,
+        resolver: "Resolver | None" = None,
+        own: "OwnAddresses | None" = None,
     ) -> None:
-        self._leaving = _make_exit(exits, limits, address, peer.archive)
+        self._leaving = _make_exit(exits, limits, address, peer, resolver, own)
         self._relay = Relay(
             peer.turn,
             peer.settings,
@@ -127,7 +133,9 @@ def _make_exit(
     wanted: ExitConfig,
     bounds: RelayLimits,
     address: Address,
-    archive: Archive,
+    peer: Peer,
+    resolver: "Resolver | None",
+    own: "OwnAddresses | None",
 ) -> "Exit | None":
     """Return what opens targets, or None for a relay that is no exit."""
     policy = wanted.exit_policy
@@ -137,14 +145,16 @@ def _make_exit(
     from warren.network.own_addresses import OwnAddresses
     from warren.roles.exit import Exit, ExitLimits
 
-    own = OwnAddresses()
+    archive = peer.archive
+    own = own or OwnAddresses()
     if address.ip is not None:
         own.add(address.ip)
     places = _Places(archive)
     return Exit(
-        SocketNetwork(),
+        peer.network,
         policy,
-        Resolver(
+        resolver
+        or Resolver(
             wanted.resolvers or system_servers(),
             most_lookups=bounds.lookups,
             most_lookups_each=bounds.lookups_per_circuit,

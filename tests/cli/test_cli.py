@@ -102,6 +102,11 @@ def test_a_wrong_option_is_refused_with_what_is_expected() -> None:
         (["lab", "--impair", "relay1=150"], "found '150', expected a latency such as 150ms"),
         (["lab", "--impair", "relay7=1ms"], "expected relay1 to exit3"),
         (["lab", "--impair", "all=1ms", "--impair", "all=2ms"], "given twice"),
+        (["lab", "--country", "de"], "expected RELAY=CC, such as exit1=de"),
+        (["lab", "--country", "exit1=deu"], "--country exit1=deu, expected two letters"),
+        (["lab", "--country", "exit9=de"], "expected relay1 to exit3"),
+        (["lab", "--country", "all=de", "--country", "all=fr"], "given twice"),
+        (["network", "relays", "--state", "/nowhere"], "/nowhere/consensus: No such file"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(arguments: list[str], complaint: str) -> None:

@@ -57,6 +57,17 @@ def test_ports_that_the_same_exits_open_have_one_answer() -> None:
     assert plain is not secure
 
 
+def test_the_exits_of_a_country_are_found_without_looking_at_the_others() -> None:
+    exits = ExitIndex(
+        relay(n, Flag.EXIT, country=("de", "fr", "??")[n % 3]) for n in range(30)
+    ).find(None)
+
+    assert [entry.country for entry in exits.within("de")] == ["de"] * 10
+    assert exits.within("de") is exits.within("de")
+    assert len(exits.within("xy")) == 0
+    assert exits.within(None) is exits.relays
+
+
 def test_what_is_kept_is_bounded_whatever_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exit_index, "_MOST_PORTS", 4)
     monkeypatch.setattr(exit_index, "_MOST_SETS", 3)

@@ -1,5 +1,6 @@
 import itertools
 import random
+import string
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from warren.directory.consensus import Consensus
 from warren.directory.path import PathIndex, choose_path, index_of
 from warren.directory.path_search import MOST_HOPS, Closeness
 from warren.directory.relays import Flag, RelayEntry
-from warren.errors import DirectoryError
+from warren.errors import DirectoryError, NoPathError
 from warren.identity import PeerId
 
 GUARD, EXIT = Flag.GUARD, Flag.EXIT
@@ -248,10 +249,17 @@ def test_a_named_exit_is_taken_even_where_it_is_none() -> None:
     assert numbers(path)[-1] == 6
 
 
-@pytest.mark.parametrize(("number", "message"), [(6, "rejects site.example:443"), (99, "listed")])
+@pytest.mark.parametrize(("number", "message"), [(6, "does not allow port 443"), (99, "listed")])
 def test_a_named_exit_that_cannot_help_is_refused(number: int, message: str) -> None:
     with pytest.raises(DirectoryError, match=message):
         choose_path(roomy_network(), [peer(1)], SITE, rng=random.Random(1), exit_id=peer(number))
+
+
+def test_a_named_exit_in_another_country_is_refused() -> None:
+    network = consensus([relay(1, GUARD), relay(2), relay(3, EXIT, country="de")])
+
+    with pytest.raises(NoPathError, match="is not in country 'fr'"):
+        choose_path(network, [peer(1)], SITE, rng=random.Random(1), exit_id=peer(3), country="fr")
 
 
 def test_a_bridge_is_a_guard_without_being_listed() -> None:
@@ -338,6 +346,30 @@ def test_ten_thousand_relays_are_indexed_once() -> None:
 
     assert index_of(network) is index
     assert (time.perf_counter() - began) / 200 < 0.002
+
+
+def test_two_hundred_countries_of_ten_thousand_relays_are_indexed_once_each() -> None:
+    kinds = [(GUARD,), (), (EXIT,)]
+    codes = [a + b for a in string.ascii_lowercase for b in "abcdefgh"]
+    network = consensus(
+        relay(
+            number,
+            *kinds[number % 3],
+            host=f"{20 + number % 200}.{number // 200}.0.1",
+            country=codes[number % len(codes)],
+        )
+        for number in range(10_000)
+    )
+    rng = random.Random(1)
+    index_of(network)
+    for code in codes:
+        choose_path(network, [peer(3)], SITE, rng=rng, country=code)
+    began = time.perf_counter()
+
+    paths = [choose_path(network, [peer(3)], SITE, rng=rng, country=code) for code in codes]
+
+    assert [path[-1].country for path in paths] == codes
+    assert (time.perf_counter() - began) / len(codes) < 0.002
 
 
 def test_the_same_chance_gives_the_same_path() -> None:

@@ -11,9 +11,17 @@ from hypothesis import strategies as st
 
 from warren.addresses import Address
 from warren.config import load_config
+from warren.country_files import load_countries
 from warren.errors import ConfigError
 from warren.lab.line import Impairment
-from warren.lab.plan import MOST_RELAYS, ORIGIN_NAME, LabOptions, make_plan, write_config
+from warren.lab.plan import (
+    MOST_RELAYS,
+    ORIGIN_NAME,
+    LabOptions,
+    make_plan,
+    write_config,
+    write_countries,
+)
 
 RESOLVER = Address("127.99.0.53", 5353)
 TARGET = Address("127.99.0.80", 8080)
@@ -106,6 +114,9 @@ def test_a_relay_behind_an_impairment_publishes_its_address(tmp_path: Path) -> N
         {"hosts": {ORIGIN_NAME: ()}},
         {"impairments": {"relay9": Impairment()}},
         {"impairments": {"proxy": Impairment()}},
+        {"countries": {"exit9": "de"}},
+        {"countries": {"exit1": "deu"}},
+        {"countries": {"exit1": "??"}},
     ],
 )
 def test_a_lab_that_cannot_work_is_refused(options: dict[str, object]) -> None:
@@ -126,3 +137,20 @@ def test_relays_and_exits_have_the_workers_that_were_asked_for(tmp_path: Path) -
         "exit",
     }
     assert all(c.relay.workers == 3 for c in configs.values() if c.relay is not None)
+
+
+def test_the_authorities_read_where_the_relays_are(tmp_path: Path) -> None:
+    countries = {"exit1": "de", "relay1": "fr", "all": "se"}
+    plan = make_plan(LabOptions(countries=countries), random.Random(1))
+
+    table = write_countries(plan.peers, countries, tmp_path)
+    config = load_config(write_config(plan.peers[0], tmp_path, RESOLVER, (), 1, table))
+
+    assert config.authority is not None
+    assert config.authority.countries == (table,)
+    found = load_countries(config.authority.countries)
+    for peer in plan.peers:
+        assert peer.address.ip is not None
+        is_relay = peer.role in {"relay", "exit"}
+        expected = countries.get(peer.name, "se") if is_relay else "??"
+        assert found.find(peer.address.ip) == expected

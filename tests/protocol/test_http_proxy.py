@@ -8,7 +8,8 @@ from tests.support.paper import Side
 from warren.addresses import Address
 from warren.errors import EndReason, ProtocolError
 from warren.protocol import front, http_proxy, socks
-from warren.protocol.front import BY_REASON, Authentication, Credentials, Failure
+from warren.protocol.choice import Choice
+from warren.protocol.front import BY_REASON, Authentication, Credentials, Failure, Login
 from warren.protocol.http_answers import answer, malformed, pac_answer
 from warren.protocol.http_proxy import (
     ForeignRequest,
@@ -315,17 +316,69 @@ def test_isolation_is_equal_if_and_only_if_the_headers_are(  # T50
 
 
 @pytest.mark.parametrize(
-    ("header", "objection"),
+    ("header", "details"),
     [
-        (basic("me+session=1:x"), None),
-        (basic("me+country=de:x"), front.UNKNOWN_PARAMETER),
-        ("Tor-RPC-Target: object", front.UNSUPPORTED_HEADER),
+        (basic("me+session=1:x"), ""),
+        (basic("me+country=de:x"), ""),
+        (basic("me+country=germany:x"), "a country is two letters of ISO 3166, as in country=de"),
+        (basic("me+colour=blue:x"), "unknown parameter"),
+        ("Tor-RPC-Target: object", "Tor-RPC-Target is not supported"),
     ],
 )
-def test_what_the_headers_ask_for_is_served_or_refused(
-    header: str, objection: Failure | None
-) -> None:
-    assert tunnel(header).objection is objection
+def test_what_the_headers_ask_for_is_served_or_refused(header: str, details: str) -> None:
+    objection = tunnel(header).objection
+
+    assert (objection is None) == (not details)
+    assert objection is None or details in objection.details
+
+
+def test_what_the_user_asks_for_comes_with_the_credentials() -> None:
+    request = tunnel(basic("me+country=de+hops=4:x"))
+
+    assert request.credentials.choice == Choice("de", hops=4)
+
+
+# ---- passwords
+
+
+def with_login(*headers: str, method: str = "CONNECT") -> HttpRequest:
+    """Return a request to a listener that asks for a password."""
+    target = "example.com:443" if method == "CONNECT" else "http://example.com/"
+    host = "example.com:443" if method == "CONNECT" else "example.com"
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", *headers]
+    side = Side(accept(Login.of("me", "secret")))
+    side.receive(("\r\n".join(lines) + "\r\n\r\n").encode())
+    assert isinstance(side.result, HttpRequest)
+    return side.result
+
+
+@pytest.mark.parametrize("user", ["me", "me+work", "me+country=de"])
+def test_the_right_password_lets_in_whatever_stands_behind_the_user(user: str) -> None:
+    assert with_login(basic(f"{user}:secret")).objection is None
+
+
+@pytest.mark.parametrize("method", ["CONNECT", "GET", "OPTIONS"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (),
+        (basic("me:wrong"),),
+        (basic("you:secret"),),
+        (basic("me"),),
+        (basic("me+country=germany:wrong"),),
+        ("Proxy-Authorization: Bearer secret",),
+        ("Authorization: Basic bWU6c2VjcmV0",),
+        ("Tor-RPC-Target: object",),
+    ],
+)
+def test_without_the_right_password_it_is_asked_for(method: str, headers: tuple[str]) -> None:
+    request = with_login(*headers, method=method)
+
+    assert request.objection is front.WRONG_LOGIN
+    reply = request.refused(front.WRONG_LOGIN)
+    assert reply.startswith(b"HTTP/1.1 407 Proxy Authentication Required\r\n")
+    assert b'\r\nProxy-Authenticate: Basic realm="Warren", charset="UTF-8"\r\n' in reply
+    assert b"Proxy-Status: warren; error=http_request_denied; details=" in reply
 
 
 @pytest.mark.parametrize("reason", list(EndReason))

@@ -9,7 +9,16 @@ from tests.support.paper import Side
 from warren.addresses import Address
 from warren.errors import EndReason, ProtocolError
 from warren.protocol import front
-from warren.protocol.front import BY_REASON, Authentication, Command, Credentials, Isolation
+from warren.protocol.choice import Choice
+from warren.protocol.front import (
+    BY_REASON,
+    Authentication,
+    Command,
+    Credentials,
+    Isolation,
+    Login,
+    WrongLogin,
+)
 from warren.protocol.socks import SocksRequest, accept
 
 NAMES = st.from_regex(r"[a-z]{1,20}(\.[a-z]{1,20}){0,3}", fullmatch=True)
@@ -276,11 +285,79 @@ def test_a_user_without_unknown_parameters_is_fine(user: bytes) -> None:
     assert asked(socks5(methods=b"\x02", user=user)).objection is None
 
 
-@pytest.mark.parametrize("user", [b"me+country=de", b"me+session=7+hops=2", b"+colour=blue"])
-def test_an_unknown_parameter_is_refused_at_the_request(user: bytes) -> None:
-    assert asked(socks5(methods=b"\x02", user=user)).objection is front.UNKNOWN_PARAMETER
-    assert asked(socks4(user=user)).objection is front.UNKNOWN_PARAMETER
+def test_what_the_user_asks_for_comes_with_the_credentials() -> None:
+    wishes = b"me+country=de+hops=2"
 
+    requests = asked(socks5(methods=b"\x02", user=wishes)), asked(socks4(user=wishes))
+
+    assert all(each.credentials.choice == Choice("de", hops=2) for each in requests)
+    assert not any(each.objection for each in requests)
+
+
+@pytest.mark.parametrize("user", [b"me+country=germany", b"me+session=7+hops=9", b"+colour=blue"])
+def test_a_bad_parameter_is_refused_at_the_request(user: bytes) -> None:
+    for request in (asked(socks5(methods=b"\x02", user=user)), asked(socks4(user=user))):
+        assert request.objection is not None
+        assert request.objection.socks5 == 2
+        assert request.objection.status == 403
+
+
+# ---- passwords
+
+LOGIN = Login.of("me", "secret")
+
+
+def turned_away(words: bytes) -> bytes:
+    """Return what a listener with a password says to `words`, with which nobody gets in."""
+    side = Side(accept(LOGIN))
+    with pytest.raises(WrongLogin):
+        side.receive(words)
+    return side.sent
+
+
+@pytest.mark.parametrize("user", [b"me", b"me+work", b"me+country=de", b"me+colour=blue"])
+def test_the_right_password_lets_in_whatever_stands_behind_the_user(user: bytes) -> None:
+    side = Side(accept(LOGIN))
+
+    side.receive(socks5(methods=b"\x00\x02", user=user, password=b"secret"))
+
+    assert side.sent == b"\x05\x02\x01\x00"
+    assert side.result.credentials.values == (user, b"secret")
+
+
+@pytest.mark.parametrize(
+    ("user", "password"),
+    [
+        (b"me", b"Secret"),
+        (b"me", b""),
+        (b"", b"secret"),
+        (b"you", b"secret"),
+        (b"mes", b"ecret"),
+        (b"me\0", b"secret"),
+        (b"<torS0X>0", b"secret"),
+        (b"+me", b"secret"),
+    ],
+)
+def test_a_wrong_login_is_told_in_its_own_words(user: bytes, password: bytes) -> None:
+    words = b"\x05\x01\x02" + login(user, password)
+
+    assert turned_away(words) == b"\x05\x02\x01\x01"  # RFC 1929 §2: any status but 0
+
+
+@pytest.mark.parametrize(
+    ("words", "reply"),
+    [(socks5(), b"\x05\xff"), (socks4(user=b"me"), b"\x00\x5b\0\0\0\0\0\0")],
+)
+def test_who_offers_no_password_does_not_get_in(words: bytes, reply: bytes) -> None:
+    assert turned_away(words) == reply
+
+
+def test_a_login_is_not_readable_in_a_log() -> None:
+    assert "secret" not in repr(LOGIN)
+    assert b"secret" not in LOGIN.digest
+
+
+# ---- isolation
 
 TOKENS = st.sampled_from([b"", b"a", b"b", b"ab"])
 LOGINS = st.one_of(
@@ -289,10 +366,10 @@ LOGINS = st.one_of(
     st.tuples(st.just("legacy"), TOKENS, TOKENS),
     st.tuples(st.just("extended"), st.just(b""), TOKENS),
 )
-Login = tuple[str, bytes, bytes]
+Way = tuple[str, bytes, bytes]
 
 
-def isolation_of(listener: str, way: Login) -> Isolation:
+def isolation_of(listener: str, way: Way) -> Isolation:
     kind, user, password = way
     if kind == "socks4":
         credentials = asked(socks4(user=user)).credentials
@@ -300,12 +377,12 @@ def isolation_of(listener: str, way: Login) -> Isolation:
         credentials = asked(socks5()).credentials
     else:
         credentials = credentials_of(b"<torS0X>0" if kind == "extended" else user, password)
-    return Isolation(listener, credentials)
+    return Isolation(listener, credentials, (), credentials.choice)
 
 
 @given(st.sampled_from("xy"), LOGINS, st.sampled_from("xy"), LOGINS)
 def test_isolation_is_equal_if_and_only_if_the_logins_are(  # T50
-    one_port: str, one: Login, other_port: str, other: Login
+    one_port: str, one: Way, other_port: str, other: Way
 ) -> None:
     left, right = isolation_of(one_port, one), isolation_of(other_port, other)
 

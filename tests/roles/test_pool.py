@@ -13,6 +13,7 @@ from warren.addresses import Address
 from warren.directory.exit_policy import ExitPolicy
 from warren.directory.relays import Flag, RelayEntry
 from warren.identity import Hop, PeerId, Suite
+from warren.protocol.choice import ANYTHING, Choice
 from warren.protocol.front import Authentication, Credentials, Isolation
 from warren.roles.pool import (
     DIRTY_SECONDS,
@@ -37,16 +38,22 @@ class FakeCircuit:
     stream_count: int = 0
 
 
-def slot(*, exit_number: int = 3, policy: str = "accept *:80,443", made_at: float = 0.0) -> Slot:
+def slot(
+    *,
+    exit_number: int = 3,
+    policy: str = "accept *:80,443",
+    made_at: float = 0.0,
+    country: str = "??",
+) -> Slot:
     """Return a slot with a circuit of its own."""
-    path = tuple(entry(number) for number in (1, 2, exit_number))
+    path = (entry(1), entry(2), entry(exit_number, country))
     return Slot(FakeCircuit(), path, ExitPolicy.parse((policy,)), made_at)
 
 
-def entry(number: int) -> RelayEntry:
+def entry(number: int, country: str = "??") -> RelayEntry:
     raw = bytes([number]) * 32
     hop = Hop(PeerId(raw), Address(f"5.5.{number}.5", 9000), raw, raw, (Suite.AESGCM,))
-    return RelayEntry(hop, frozenset((Flag.RUNNING,)), weight=1)
+    return RelayEntry(hop, frozenset((Flag.RUNNING,)), weight=1, country=country)
 
 
 def pool_of(*slots: Slot) -> Pool:
@@ -133,6 +140,43 @@ def test_a_circuit_takes_streams_for_ten_minutes() -> None:
     assert pool.pick("me", WEB, 100 + DIRTY_SECONDS) is None
 
 
+# ---- wishes
+
+
+def test_a_spare_that_is_not_what_was_asked_for_is_left_alone() -> None:
+    german, french = slot(country="de"), slot(country="fr", exit_number=4)
+    pool = pool_of(german, french)
+
+    assert pool.pick("me", WEB, 0, choice=Choice("se")) is None
+    assert pool.pick("me", WEB, 0, choice=Choice(hops=2)) is None
+    assert pool.pick("me", WEB, 0, choice=Choice("de", french.exit_id)) is None
+    assert pool.pick("me", WEB, 0, choice=Choice("fr", hops=3)) is french
+    assert pool.pick("you", WEB, 0, choice=Choice(exit_id=german.exit_id)) is german
+
+
+def test_a_circuit_of_ones_own_must_be_what_is_asked_for_now() -> None:
+    before = slot(exit_number=4)
+    pool = pool_of(before)
+    pool.claim(before, "session", 0)
+
+    assert pool.pick("session", WEB, 1, choice=Choice(exit_id=PeerId(bytes(32)))) is None
+    assert pool.pick("session", WEB, 1, choice=Choice(exit_id=before.exit_id)) is before
+
+
+def test_a_circuit_that_is_retired_takes_no_streams_and_is_over_when_it_is_empty() -> None:
+    own = slot()
+    pool = pool_of(own)
+    pool.claim(own, "me", 0)
+    circuit_of(own).stream_count = 1
+
+    own.retire()
+
+    assert pool.pick("me", WEB, 1) is None
+    assert pool.over(1) == []
+    circuit_of(own).stream_count = 0
+    assert pool.over(1) == [own]
+
+
 # ---- keeping
 
 
@@ -198,6 +242,8 @@ isolations = st.builds(
     Isolation,
     st.sampled_from(["127.0.0.1:9150", "127.0.0.1:9151", "[::1]:9150"]),
     st.builds(Credentials, st.sampled_from(Authentication), st.tuples(shown, shown)),
+    st.tuples(st.sampled_from([80, 443])),
+    st.sampled_from([ANYTHING, Choice("de")]),
 )
 requests = st.lists(
     st.tuples(

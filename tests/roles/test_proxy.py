@@ -19,7 +19,9 @@ from warren.network.byte_streams import (
     SocketNetwork,
 )
 from warren.network.streams import CircuitStream
+from warren.protocol.choice import ANYTHING
 from warren.protocol.front import BY_REASON, Authentication, Credentials, Isolation
+from warren.roles.listener_rules import PLAIN, ListenerRules
 from warren.roles.proxy import Proxy, ProxyLimits
 
 TARGET = Address("a.example", 443)
@@ -132,13 +134,14 @@ class Door:
     proxy: Proxy
     client: FakeClient
     listener: Listener
+    rules: ListenerRules = PLAIN
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     browsers: list[trio.SocketStream] = field(default_factory=list)
 
     async def serve(self) -> None:
         async with trio.open_nursery() as nursery:
             self.scope = nursery.cancel_scope
-            await self.proxy.serve(self.listener, nursery, "port")
+            await self.proxy.serve(self.listener, nursery, "port", self.rules)
 
     async def dial(self) -> trio.SocketStream:
         browser = await trio.open_tcp_stream("127.0.0.1", self.listener.local.port)
@@ -170,10 +173,11 @@ async def open_door(
     listener: Listener | None = None,
     *,
     splice: Callable[[ByteStream, CircuitStream], Awaitable[None]] = fake_splice,
+    rules: ListenerRules = PLAIN,
     **options: Any,
 ) -> AsyncIterator[Door]:
     client = FakeClient()
-    door = Door(Proxy(client, splice=splice, **options), client, listener or listen())
+    door = Door(Proxy(client, splice=splice, **options), client, listener or listen(), rules)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(door.serve)
@@ -255,7 +259,7 @@ async def test_the_login_and_the_listener_become_the_isolation(door: Door) -> No
 
     target = await door.next_stream()
     legacy = Credentials(Authentication.LEGACY, (b"me", b"secret"))
-    assert target.isolation == Isolation("port", legacy)
+    assert target.isolation == Isolation("port", legacy, ("127.0.0.1",), ANYTHING)
 
 
 async def test_a_failed_stream_resets_the_application(door: Door) -> None:  # SID-4
@@ -363,7 +367,7 @@ async def test_an_allowed_target_is_exactly_one_address() -> None:
 
 
 async def test_an_unknown_parameter_is_refused_and_not_ignored(door: Door) -> None:
-    login = b"\x05\x01\x02\x01\x0dme+country=de\x00" + SOCKS5[3:]
+    login = b"\x05\x01\x02\x01\x0dme+colour=red\x00" + SOCKS5[3:]
 
     reply = await door.ask(login)
 

@@ -11,6 +11,7 @@ from tests.support.directories import NETWORK, descriptor_of
 from tests.support.small_network import wall_clock
 from warren.directory.descriptor import Descriptor, read_descriptor
 from warren.directory.parameters import DAY
+from warren.errors import DirectoryError
 from warren.identity import Hop, Suite, SystemKeys
 from warren.key_files import KeyFiles
 from warren.network.link import RelayKeys
@@ -32,6 +33,21 @@ class Authorities:
         self.log.append("published")
         if len(set(self.onion_keys)) == 2:
             self.has_two.set()
+        return b""
+
+
+class Judge(Authorities):
+    """Stand for all authorities: they refuse a descriptor that is a day old."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_taken = trio.Event()
+
+    async def fetch(self, hop: Hop, method: str, path: str, body: bytes, *, limit: int) -> bytes:
+        published = read_descriptor(body, NETWORK.network_id).published
+        if wall_clock() - published > DAY:
+            raise DirectoryError("409: publish a new one")
+        self.has_taken.set()
         return b""
 
 
@@ -83,3 +99,39 @@ async def test_new_keys_are_told_before_they_are_published(
     first_of_new = authorities.onion_keys.index(new)
     before_it = [each for each in authorities.log if each == "published"][:first_of_new]
     assert authorities.log[: first_of_new + 1] == [*before_it, "told"]
+
+
+async def test_a_clock_that_was_set_right_is_followed_by_a_new_descriptor(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    folder, error = DataFolder(tmp_path), [-2 * DAY]
+    files = KeyFiles(folder, SystemKeys())
+
+    def wrong_clock() -> float:
+        return wall_clock() + error[0]
+
+    link_keys, onion_keys = (
+        list(files.load(name, wrong_clock()).pairs) for name in LIFETIME_SECONDS
+    )
+    keys = RelayKeys(files.identity(), link_keys, onion_keys, (Suite.AESGCM,))
+    judge = Judge()
+    publisher = Publisher(
+        keys,
+        files,
+        Archive(NETWORK, folder, wrong_clock),
+        judge.fetch,
+        describe,
+        now=wrong_clock,
+        rng=Random(1),
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(publisher.run)
+        await trio.sleep(300)
+        assert publisher.failures > 0
+
+        error[0] = 0
+        with trio.fail_after(60):  # security F: wall clock jump
+            await judge.has_taken.wait()
+        nursery.cancel_scope.cancel()
+
+    assert publisher.uploads > 0

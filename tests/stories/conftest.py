@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.daemons import Daemon, running_daemons
 from tests.support.handmade import HandmadeNetwork, running_handmade_network
 from tests.support.journeys import check_logs
 from tests.support.labs import RunningLab, running_lab
+from tests.support.recipes import Kitchen
 from tests.support.web_origin import NAME, Origin, running_origin
 
 #: What the applications of the stories ask for is no business of any log.
@@ -25,11 +27,27 @@ def origin() -> Iterator[Origin]:
 
 
 @pytest.fixture(scope="session")
-def lab_options(origin: Origin) -> list[str]:
-    """Return the options for a lab whose exits reach the origin, by its name."""
-    targets = [word for each in origin.addresses for word in ("--allow-target", str(each))]
+def daemons() -> Iterator[dict[str, Daemon]]:
+    """Return what the origin has besides the web; a test says which program serves it."""
+    with running_daemons("git", "ssh") as daemons:
+        yield daemons
+
+
+@pytest.fixture(scope="session")
+def lab_options(origin: Origin, daemons: dict[str, Daemon]) -> list[str]:
+    """Return the options for a lab whose exits reach the origin, by its name.
+
+    One exit is in Germany, one in France, and of one nobody knows.
+    """
+    allowed = (*origin.addresses, *(daemon.address for daemon in daemons.values()))
+    targets = [word for each in allowed for word in ("--allow-target", str(each))]
     names = [f"{NAME}=127.0.0.1", "inside.origin.example=10.0.0.1"]
-    return targets + [word for name in names for word in ("--host", name)]
+    countries = ["exit1=de", "exit2=fr"]
+    return [
+        *targets,
+        *(word for name in names for word in ("--host", name)),
+        *(word for country in countries for word in ("--country", country)),
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +55,13 @@ def lab(lab_options: list[str]) -> Iterator[RunningLab]:
     with running_lab(*lab_options) as running:
         yield running
         check_logs(Path(running.ready["dir"]), *SECRETS)
+
+
+@pytest.fixture
+def kitchen(lab: RunningLab, origin: Origin, daemons: dict[str, Daemon], tmp_path: Path) -> Kitchen:
+    """Return where recipes of docs/clients.md are tried against the lab."""
+    ports = {name: daemon.address.port for name, daemon in daemons.items()}
+    return Kitchen(tmp_path, lab.proxy, origin, ports)
 
 
 @pytest.fixture(scope="session")

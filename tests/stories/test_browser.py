@@ -4,7 +4,6 @@ The browser counts what it could use (pictures decoded, styles in force, scripts
 origin what arrived. A browser asks for things of its own too, so only paths of the test count.
 """
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.browsers import WINDOWLESS, trust
 from tests.support.journeys import without_proxies
 from tests.support.labs import RunningLab
 from tests.support.web_origin import Origin
@@ -60,12 +60,7 @@ def home(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     home = tmp_path_factory.mktemp("home")
     certificate = home / "ca.pem"
     origin.ca.cert_pem.write_to_path(certificate)
-    folder = home / ".pki" / "nssdb"
-    folder.mkdir(parents=True)
-    database = ["certutil", "-d", f"sql:{folder}"]
-    add = ["-A", "-t", "C,,", "-n", "origin", "-i", str(certificate)]
-    subprocess.run([*database, "-N", "--empty-password"], check=True)
-    subprocess.run([*database, *add], check=True)
+    trust(home, certificate)
     yield home
     shutil.rmtree(home, ignore_errors=True)
 
@@ -73,15 +68,12 @@ def home(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 def browse(proxy: str, url: str, home: Path) -> str:
     """Return the page at `url` as the browser sees it when everything is loaded."""
     options = [
-        "--headless",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
+        *WINDOWLESS,
         "--disable-background-networking",
         "--disable-component-update",
         "--no-first-run",
         f"--user-data-dir={home / 'profile'}",
         f"--proxy-server={proxy}",
-        *(["--no-sandbox"] if os.geteuid() == 0 else []),
     ]
     environment = {**without_proxies(), "HOME": str(home)}
     done = subprocess.run(

@@ -54,7 +54,8 @@ class Seen:
 class Origin:
     """Own the servers, what they have seen, and what they serve; see ``running_origin``."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.ca = trustme.CA()
         self.files: dict[str, tuple[str, bytes]] = {"/": ("text/html", PAGE)}
         self.requests: list[Seen] = []
@@ -65,7 +66,7 @@ class Origin:
         self._raw = _Server(_Raw, self)
         # Bound, so that nobody else listens there, but not listening: whoever connects is refused.
         self._closed = socket.socket()
-        self._closed.bind(("127.0.0.1", 0))
+        self._closed.bind((host, 0))
 
     def _context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -90,7 +91,7 @@ class Origin:
     @property
     def closed(self) -> Address:
         """Return an address that refuses every connection."""
-        return Address("127.0.0.1", self._closed.getsockname()[1])
+        return Address(self.host, self._closed.getsockname()[1])
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -121,9 +122,9 @@ class Origin:
 
 
 @contextlib.contextmanager
-def running_origin() -> Iterator[Origin]:
-    """Run an origin while inside."""
-    origin = Origin()
+def running_origin(host: str = "127.0.0.1") -> Iterator[Origin]:
+    """Run an origin at `host` while inside."""
+    origin = Origin(host)
     try:
         yield origin
     finally:
@@ -143,8 +144,8 @@ class _Server(socketserver.ThreadingTCPServer):
         origin: Origin,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        super().__init__(("127.0.0.1", 0), handler)
-        self.address = Address("127.0.0.1", self.socket.getsockname()[1])
+        super().__init__((origin.host, 0), handler)
+        self.address = Address(origin.host, self.socket.getsockname()[1])
         self.origin = origin
         self.accepted = 0
         self.scheme = "https" if tls else "http"

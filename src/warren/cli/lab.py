@@ -51,6 +51,14 @@ if TYPE_CHECKING:
     "a segment stalls, as in relay1=150ms,12.5MB/s,stall=0.001. May be repeated.",
 )
 @click.option(
+    "--country",
+    "countries",
+    multiple=True,
+    metavar="RELAY=CC",
+    help="The country that the authorities find a relay (relay1, exit1, ... or all) in, as in "
+    "exit1=de. May be repeated.",
+)
+@click.option(
     "--dir",
     "directory",
     type=FOLDER,
@@ -67,6 +75,7 @@ def lab(
     allow_targets: tuple[Address, ...],
     hosts: tuple[str, ...],
     impairments: tuple[str, ...],
+    countries: tuple[str, ...],
     directory: Path | None,
     as_json: bool,
     demo: bool,
@@ -94,6 +103,7 @@ def lab(
         allow_targets=allow_targets,
         hosts=_read_hosts(hosts),
         impairments=_read_impairments(impairments),
+        countries=_read_countries(countries),
         directory=directory,
         workers=workers,
     )
@@ -141,3 +151,16 @@ def _read_impairments(texts: tuple[str, ...]) -> dict[str, "Impairment"]:
         except ConfigError as error:
             raise ConfigError(f"--impair {text[:80]!r}: {error}") from error
     return impairments
+
+
+def _read_countries(texts: tuple[str, ...]) -> dict[str, str]:
+    """Read ``RELAY=CC``; each relay is in one country."""
+    countries: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--country {text[:80]!r}: expected RELAY=CC, such as exit1=de")
+        if name in countries:
+            raise ConfigError(f"--country {name[:80]!r} is given twice, expected one for each")
+        countries[name] = value.lower()
+    return countries

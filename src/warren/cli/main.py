@@ -16,6 +16,8 @@ COMMANDS = {
     "proxy": "warren.cli.roles",
     "relay": "warren.cli.roles",
     "authority": "warren.cli.roles",
+    "browser": "warren.cli.browser",
+    "env": "warren.cli.env",
     "status": "warren.cli.status",
     "keys": "warren.cli.keys",
     "network": "warren.cli.network",

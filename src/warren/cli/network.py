@@ -1,17 +1,17 @@
-"""``warren network``: found a network, or sign off a change to its file."""
+"""``warren network``: found a network, sign off a change to its file, or list its relays."""
 
 from pathlib import Path
 
 import click
 
 from warren.addresses import Address
-from warren.cli.options import ADDRESS, EXISTING_FILE, FOLDER
+from warren.cli.options import ADDRESS, EXISTING_FILE, FOLDER, config_options, read_options
 from warren.errors import ConfigError
 
 
 @click.group()
 def network() -> None:
-    """Found a network, or change its network file."""
+    """Found a network, change its network file, or list its relays."""
 
 
 @network.command()
@@ -86,6 +86,47 @@ def checksum(file: Path) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: {error}") from error
     click.echo(f"{file} has a new checksum")
+
+
+@network.command()
+@config_options
+@click.option("--country", help="Only those in this country, two letters.")
+@click.option("--exits", is_flag=True, help="Only exits.")
+def relays(
+    config: Path | None,
+    network: Path | None,
+    state: Path | None,
+    country: str | None,
+    exits: bool,
+) -> None:
+    """List the relays of the newest consensus in a state folder.
+
+    A line for each: its id, country, address, weight, and what the authorities found it to be.
+    The folder is that of this user's proxy unless given. The id is what exit=ID in a user name
+    means, the country what country=CC does.
+    """
+    from warren.config import load_network, state_directory
+    from warren.directory.consensus import read_consensus
+    from warren.directory.relays import Flag
+    from warren.roles.archive import CONSENSUS_FILE
+
+    settings = read_options(config, network=network, state=state)
+    path = state_directory(settings, "proxy") / CONSENSUS_FILE
+    try:
+        document = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}. Name the state folder of a peer that has "
+            "fetched a consensus, with --state"
+        ) from error
+    wanted = country.lower() if country is not None else None
+    for entry in read_consensus(document, load_network(settings)).relays:
+        if wanted not in (None, entry.country) or (exits and Flag.EXIT not in entry.flags):
+            continue
+        flags = " ".join(sorted(entry.flags))
+        click.echo(
+            f"{entry.peer_id} {entry.country} {entry.hop.address!s:21} {entry.weight:>10} {flags}"
+        )
 
 
 def _split(text: str, option: str, form: str) -> tuple[str, str]:

@@ -41,6 +41,15 @@ class AddressType(click.ParamType[Address]):
 
 ADDRESS = AddressType()
 
+#: For commands that point a program at a proxy that runs already.
+proxy_option = click.option(
+    "--proxy",
+    type=ADDRESS,
+    default="127.0.0.1:1080",
+    show_default=True,
+    help="Where the proxy listens.",
+)
+
 
 def config_options(function: F) -> F:
     """Add ``--config``, ``--network`` and ``--state``."""

@@ -5,7 +5,7 @@ at a port are asked as one there, and what was found is kept: for names there is
 each port, for addresses one for each set of policies that agree. Few ports are in use.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 
 from warren.addresses import Address, IPAddress
@@ -25,6 +25,17 @@ class Exits:
 
     def __repr__(self) -> str:
         return f"<Exits: {len(self.relays)} relays>"
+
+    def within(self, country: str | None) -> Sequence[RelayEntry]:
+        """Return those in `country`, or all; only the first to ask for one looks at them all."""
+        return self.relays if country is None else self._by_country.get(country, ())
+
+    @cached_property
+    def _by_country(self) -> Mapping[str, Sequence[RelayEntry]]:
+        countries: dict[str, list[RelayEntry]] = {}
+        for entry in self.relays:
+            countries.setdefault(entry.country, []).append(entry)
+        return countries
 
 
 _Answers = tuple[bool, ...]

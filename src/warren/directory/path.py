@@ -19,14 +19,14 @@ from warren.directory.exit_index import ExitIndex, Exits, fits, read_policy
 from warren.directory.parameters import Parameters
 from warren.directory.path_search import Closeness, Pool, Search, weight_of
 from warren.directory.relays import Flag, RelayEntry
-from warren.errors import DirectoryError
+from warren.errors import NoPathError
 from warren.identity import PeerId
 
 __all__ = ["PathIndex", "choose_path", "index_of", "read_policy"]
 
 SHORTEST, LONGEST = 2, 5
-#: Exits are kept ready for so many kinds of targets.
-_MOST_POOLS = 64
+#: Exits are kept ready for so many kinds of targets, each with its countries one by one.
+_MOST_POOLS = 256
 
 _NOBODY: frozenset[PeerId] = frozenset()
 
@@ -66,13 +66,13 @@ class PathIndex:
         exits = self._find_exits(target, exit_id, country)
         first = [(entry,) for entry in self._find_guards(guards) if entry.peer_id not in banned]
         if not first:
-            raise DirectoryError("no guard to begin a path with is listed and may be used")
+            raise NoPathError("no guard to begin a path with is listed and may be used")
         search = Search(self._find, self._closeness, banned, rng)
         middles = [lambda: search.positions(self._middles)] * (length - 2)
         found = search.complete([], [lambda: search.positions(exits), lambda: first, *middles])
         if found is None:
-            raise DirectoryError(
-                f"no path of {length} relays to {target or 'an exit'}: the {self._running} "
+            raise NoPathError(
+                f"no path of {length} relays to {_text(target)}: the {self._running} "
                 "running relays are too few in different networks and families"
             )
         last, *others = found
@@ -107,32 +107,33 @@ class PathIndex:
     ) -> Sequence[Pool]:
         """Return the pools of relays that may be the exit, or say why there is none."""
         if exit_id is not None:
-            return (Lottery([self._find_exit(exit_id, target)], weight_of),)
+            return (Lottery([self._find_exit(exit_id, target, country)], weight_of),)
         if not self._exits:
-            raise DirectoryError("no exit is listed that works")
+            raise NoPathError("no exit is listed that works")
         exits = self._exits.find(target)
         if not exits.relays:
-            raise DirectoryError(f"no exit allows {_text(target)}")
+            raise NoPathError(f"no exit allows {_text(target)}")
+        if not exits.within(country):
+            raise NoPathError(f"no exit in country {country!r} allows {_text(target)}")
         if (pools := self._exit_pools.get((exits, country))) is None:
             if len(self._exit_pools) >= _MOST_POOLS:
                 self._exit_pools.clear()
-            pools = self._exit_pools[exits, country] = self._make_exit_pools(exits, country)
-        if not pools:
-            raise DirectoryError(f"no exit in country {country!r} allows {_text(target)}")
+            pools = self._pools(exits.within(country), rather_without=Flag.GUARD)
+            self._exit_pools[exits, country] = pools
         return pools
 
-    def _make_exit_pools(self, exits: Exits, country: str | None) -> Sequence[Pool]:
-        entries = [entry for entry in exits.relays if country in (None, entry.country)]
-        return self._pools(entries, rather_without=Flag.GUARD) if entries else ()
-
-    def _find_exit(self, exit_id: PeerId, target: Address | None) -> RelayEntry:
-        entry = self._find(exit_id)
+    def _find_exit(
+        self, exit_id: PeerId, target: Address | None, country: str | None
+    ) -> RelayEntry:
+        entry, name = self._find(exit_id), f"the relay {str(exit_id)[:8]}, which should be the exit"
         if entry is None:
-            raise DirectoryError(f"{exit_id!r}, which should be the exit, is not listed as running")
+            raise NoPathError(f"{name}, is not listed as running")
+        if country not in (None, entry.country):
+            raise NoPathError(f"{name}, is not in country {country!r}")
         if target is not None:
             policy = read_policy(entry.policy)
             if policy is None or not fits(policy, target):
-                raise DirectoryError(f"{exit_id!r}, which should be the exit, rejects {target}")
+                raise NoPathError(f"{name}, does not allow {_text(target)}")
         return entry
 
 
@@ -155,7 +156,7 @@ def choose_path(
     extra hop before it. The first of `guards` that fits is taken: ids of listed relays, or
     entries of bridges. `own` and `avoid` are never in the path. `exit_id` fixes the last relay,
     which need not be an exit when there is no target; `country` (two lower-case letters) is
-    strict. Raises DirectoryError, which says what is missing.
+    strict. Raises NoPathError, which says what is missing.
     """
     return index_of(consensus, parameters).choose(
         guards,

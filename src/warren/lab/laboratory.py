@@ -20,7 +20,15 @@ from warren.addresses import Address, parse_ip
 from warren.errors import ConfigError
 from warren.founding import found_network
 from warren.lab.children import Child, ChildError, Children
-from warren.lab.plan import ORIGIN_NAME, PARAMETERS, LabOptions, Peer, make_plan, write_config
+from warren.lab.plan import (
+    ORIGIN_NAME,
+    PARAMETERS,
+    LabOptions,
+    Peer,
+    make_plan,
+    write_config,
+    write_countries,
+)
 from warren.lab.report import Report
 from warren.network.dns_server import DnsServer
 
@@ -105,9 +113,14 @@ async def _start(
             parameters={**PARAMETERS, "founding_relays": options.relays},
         )
         targets = (*options.allow_targets, origin)
+        countries = None
+        if options.countries:
+            countries = write_countries(peers, options.countries, directory)
         async with trio.open_nursery() as starting:
             for peer in peers:
-                config = write_config(peer, directory, resolver, targets, options.workers)
+                config = write_config(
+                    peer, directory, resolver, targets, options.workers, countries
+                )
                 starting.start_soon(_start_peer, peer, config, children, log)
             impaired = [peer for peer in peers if peer.impairment is not None]
             for peer in impaired:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from warren.addresses import Address, IPAddress
 from warren.config import MOST_WORKERS
+from warren.directory.relays import UNKNOWN_COUNTRY, is_country
 from warren.errors import ConfigError
 from warren.lab.line import Impairment
 
@@ -50,6 +51,7 @@ class LabOptions:
     directory: Path | None = None
     workers: int = 1
     impairments: Mapping[str, Impairment] = field(default_factory=dict)
+    countries: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check(3 <= self.relays <= MOST_RELAYS, f"--relays is {self.relays}", f"3 to {MOST_RELAYS}")
@@ -70,10 +72,14 @@ class LabOptions:
                 )
         if ORIGIN_NAME in self.hosts:
             raise ConfigError(f"--host {ORIGIN_NAME} is the name of the lab's own origin")
+        names = self.relay_names
+        known = f"{names[0]} to {names[-1]}, as this lab has them, or {EVERY_RELAY}"
         for name in self.impairments:
-            names = self.relay_names
-            expected = f"{names[0]} to {names[-1]}, as this lab has them, or {EVERY_RELAY}"
-            _check(name in {*names, EVERY_RELAY}, f"--impair names {name[:64]!r}", expected)
+            _check(name in {*names, EVERY_RELAY}, f"--impair names {name[:64]!r}", known)
+        for name, country in self.countries.items():
+            _check(name in {*names, EVERY_RELAY}, f"--country names {name[:64]!r}", known)
+            is_known = is_country(country) and country != UNKNOWN_COUNTRY
+            _check(is_known, f"--country {name}={country[:64]}", "two letters, such as de")
 
     @property
     def relay_names(self) -> tuple[str, ...]:
@@ -151,16 +157,34 @@ def make_plan(options: LabOptions, rng: random.Random) -> LabPlan:
     )
 
 
+def write_countries(peers: Sequence[Peer], countries: Mapping[str, str], directory: Path) -> Path:
+    """Write the table by which the lab's authorities know the `countries` of relays, by name.
+
+    It is in Tor's text format.
+    """
+    everywhere = countries.get(EVERY_RELAY)
+    lines = ["# first, last, country: the relays of this lab"]
+    for peer in peers:
+        country = countries.get(peer.name, everywhere)
+        if peer.command == "relay" and country is not None:
+            assert peer.address.ip is not None
+            lines.append(f"{int(peer.address.ip)},{int(peer.address.ip)},{country.upper()}")
+    path = directory / "countries"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
 def write_config(
     peer: Peer,
     directory: Path,
     resolver: Address,
     targets: tuple[Address, ...],
     workers: int = 1,
+    countries: Path | None = None,
 ) -> Path:
     """Write the configuration of `peer` below `directory` and return the file.
 
-    A relay has so many `workers`.
+    A relay has so many `workers`; an authority reads the table `countries`.
     """
     exempt = [str(target) for target in targets]
     sections: dict[str, dict[str, object]] = {
@@ -171,6 +195,8 @@ def write_config(
     elif peer.role == "authority":
         keys = str(directory / "authorities" / peer.name)
         sections["authority"] = {"name": peer.name, "keys": keys}
+        if countries is not None:
+            sections["authority"]["countries"] = [str(countries)]
     else:
         sections["relay"] = {
             "listen": str(peer.address),

@@ -87,7 +87,7 @@ class Links:
         self.turn = turn
         self._network = network
         self._on_create = on_create
-        self._links: set[Link] = set()
+        self._links: dict[Link, None] = {}  # in the order they were made
         self._by_peer: dict[tuple[PeerId, bool], list[Link]] = {}  # the newest comes last
         self._dialling: dict[tuple[PeerId, bool], _Dial] = {}
         self._handshaking = _Crowd(MOST_HANDSHAKES)
@@ -233,12 +233,12 @@ class Links:
                 self._by_peer[key] = others
 
     async def _run(self, link: Link) -> None:
-        self._links.add(link)
+        self._links[link] = None
         try:
             await link.run()
             logger.debug("x link", link=repr(link), error=str(link.error))
         finally:
-            self._links.discard(link)
+            self._links.pop(link, None)
             self._unregister(link)
 
     # ---- answering

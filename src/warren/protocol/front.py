@@ -6,21 +6,26 @@ failure is one entry of one table, with its SOCKS code, its HTTP status and its 
 error side by side (conventions D2, RFC 9209). Texts of failures are ours, never a peer's (FE-7).
 """
 
-import re
-from collections.abc import Mapping
+import hashlib
+import hmac
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
 
 from warren.addresses import Address
-from warren.errors import CircuitError, DirectoryError, EndReason, ExitError, WarrenError, refuse
+from warren.errors import (
+    CircuitError,
+    DirectoryError,
+    EndReason,
+    ExitError,
+    NoPathError,
+    ProtocolError,
+    WarrenError,
+    refuse,
+)
+from warren.protocol.choice import ANYTHING, Choice, read_choice
 from warren.protocol.exchange import Exchange, Receive
-
-#: Parameters a user name may carry after ``+``; a session is served by isolation alone.
-KNOWN_PARAMETERS = frozenset({b"session"})
-
-# A part that ends in a bare ``=`` is somebody's random base64, not a parameter.
-_PARAMETER = re.compile(rb"([^=]+)=(?!=?\Z)")
 
 
 class Command(Enum):
@@ -45,18 +50,56 @@ class Authentication(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Hold what a client showed, as an isolation token; the values stay out of every log."""
+    """Hold what a client showed, as an isolation token; the values stay out of every log.
+
+    ``choice`` is what they ask for, and follows from them.
+    """
 
     authentication: Authentication
     values: tuple[bytes | None, ...] = field(default=(), repr=False)
+    choice: Choice = field(default=ANYTHING, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """Say which streams may share a circuit: those whose isolation is equal (FE-10)."""
+    """Say which streams may share a circuit: those whose isolation is equal (FE-10).
+
+    ``apart`` is what the listener keeps apart besides, such as the target's port. The ``choice``
+    is that of listener and credentials together, so one isolation never has two of them.
+    """
 
     listener: str
     credentials: Credentials
+    apart: tuple[Hashable, ...] = field(repr=False)
+    choice: Choice
+
+
+class WrongLogin(ProtocolError):
+    """Tell that a client did not show the user and password that its listener asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Hold the user and password that a listener asks for, as a digest.
+
+    What a client shows is compared in constant time, whatever it is and however long.
+    """
+
+    digest: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, user: str, password: str) -> "Login":
+        """Return the login of `user`, a name without ``+`` and ``:``, and `password`."""
+        return cls(_login_digest(user.encode(), password.encode()))
+
+    def admits(self, user: bytes, password: bytes) -> bool:
+        """Tell whether they are right; behind a ``+`` the user name may say what it likes."""
+        shown = _login_digest(user.partition(b"+")[0], password)
+        return hmac.compare_digest(shown, self.digest)
+
+
+def _login_digest(user: bytes, password: bytes) -> bytes:
+    return hashlib.sha256(len(user).to_bytes(8, "big") + user + password).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +154,7 @@ INTERNAL_NAME = _denied("not a name of the public internet")
 ONION_SERVICE = _denied("Warren does not reach .onion services; use Tor for them")
 PORT_ZERO = _denied("nothing listens at port 0")
 LITERAL_ADDRESS = _denied("the program resolved the name itself; use socks5h or SOCKS4a")
-UNKNOWN_PARAMETER = _denied("the user name has an unknown parameter; known here: session")
+WRONG_LOGIN = Failure(2, 407, "http_request_denied", "this proxy asks for a user and a password")
 UNKNOWN_FORMAT = _denied("the user name starts with <torS0X> but is not of format 0")
 
 UNSUPPORTED_COMMAND = Failure(7, 501, "http_request_denied", "only connections are supported")
@@ -127,6 +170,8 @@ def failure_of(error: WarrenError) -> Failure:
     """Return the table's entry for what ``open_stream`` or a stream raised."""
     if isinstance(error, ExitError):
         return BY_REASON[error.reason]
+    if isinstance(error, NoPathError):
+        return replace(NO_DIRECTORY, details=str(error))
     if isinstance(error, DirectoryError):
         return NO_DIRECTORY
     if isinstance(error, CircuitError) and error.hop is not None:
@@ -134,16 +179,20 @@ def failure_of(error: WarrenError) -> Failure:
     return NO_CIRCUIT
 
 
-def parameter_failure(user: bytes) -> Failure | None:
-    """Return why the ``+key=value`` parameters in `user` cannot be served, or None.
+def read_wishes(user: bytes) -> tuple[Choice, Failure | None]:
+    """Return what the ``+key=value`` parameters in `user` ask for, or why they cannot be served.
 
-    What is not served is refused, never ignored: who asks for a country must not get another.
+    What is not understood is refused, never ignored: who asks for a country must not get another.
     """
-    for part in user.split(b"+")[1:]:
-        parameter = _PARAMETER.match(part)
-        if parameter and parameter[1].lower() not in KNOWN_PARAMETERS:
-            return UNKNOWN_PARAMETER
-    return None
+    try:
+        return read_choice(user), None
+    except ProtocolError as error:
+        return ANYTHING, _denied(str(error))
+
+
+def choice_of(isolation: Hashable) -> Choice:
+    """Return what the streams of `isolation` ask for."""
+    return isolation.choice if isinstance(isolation, Isolation) else ANYTHING
 
 
 def first_byte() -> Exchange[bytes]:

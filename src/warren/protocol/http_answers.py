@@ -1,8 +1,9 @@
 """What the proxy itself answers over HTTP: refusals with their cause, and the browser's set-up.
 
 A refusal carries its exact cause in Proxy-Status (RFC 9209), and as a page or a line of text what
-a person needs. No answer asks for a password or names a peer's words (FE-7), and every one is
-framed by its length, so a client may go on using the connection where it is kept open.
+a person needs. No answer names a peer's words (FE-7) or asks for a password, but where one was
+configured. Every one is framed by its length, so a client may go on using the connection where it
+is kept open.
 """
 
 import html
@@ -14,6 +15,7 @@ from warren.protocol.front import Failure
 _PHRASES = {
     400: "Bad Request",
     403: "Forbidden",
+    407: "Proxy Authentication Required",
     500: "Internal Server Error",
     501: "Not Implemented",
     502: "Bad Gateway",
@@ -39,6 +41,8 @@ def answer(
             f"<p>Warren could not do this: {html.escape(failure.details)}.</p>\n"
         )
     fields = f"Proxy-Status: warren; error={failure.error}; details={_quoted(failure.details)}\r\n"
+    if failure.status == 407:
+        fields += 'Proxy-Authenticate: Basic realm="Warren", charset="UTF-8"\r\n'  # RFC 7617
     kind = "text/html" if is_page else "text/plain"
     return _response(title, kind, text, fields, keeps_alive=keeps_alive, has_body=has_body)
 

@@ -20,11 +20,13 @@ from warren.errors import ProtocolError, expect, refuse
 from warren.protocol.exchange import Exchange, ReceiveUntil
 from warren.protocol.front import (
     UNSUPPORTED_HEADER,
+    WRONG_LOGIN,
     Authentication,
     Command,
     Credentials,
     Failure,
-    parameter_failure,
+    Login,
+    read_wishes,
     target_address,
 )
 from warren.protocol.http_answers import answer
@@ -99,11 +101,12 @@ class HttpRequest:
         )
 
 
-def accept() -> Exchange[HttpRequest | PacRequest]:
+def accept(login: Login | None = None) -> Exchange[HttpRequest | PacRequest]:
     """Read the head of one request, 64 headers and 16 KiB at most; read nothing behind it.
 
-    Raises ForeignRequest when no answer may be given, ProtocolError when ``malformed`` is the
-    answer; the connection is closed after both (FE-3).
+    Where there is a `login`, a request without it has an objection. Raises ForeignRequest when no
+    answer may be given, ProtocolError when ``malformed`` is the answer; the connection is closed
+    after both (FE-3).
     """
     room = HEAD_LIMIT
     line = yield from _read_line(room)
@@ -117,7 +120,7 @@ def accept() -> Exchange[HttpRequest | PacRequest]:
         expect(len(headers) < MOST_HEADERS, f"more than {MOST_HEADERS} headers")
         headers.append(_read_header(line))
     method, target, version = request_line.groups()
-    return _read_request(method, target, version, tuple(headers))
+    return _read_request(method, target, version, tuple(headers), login)
 
 
 def _read_line(room: int) -> Exchange[bytes]:
@@ -135,7 +138,7 @@ def _read_header(line: bytes) -> tuple[bytes, bytes]:
 
 
 def _read_request(
-    method: bytes, target: bytes, version: bytes, headers: Headers
+    method: bytes, target: bytes, version: bytes, headers: Headers, login: Login | None
 ) -> HttpRequest | PacRequest:
     hosts = values_of(headers, b"host")
     if target.startswith(b"/") or target == b"*":
@@ -155,7 +158,7 @@ def _read_request(
         named = read_authority(hosts[0], 80) if hosts else address
         origin_form = _origin_form(method, url[2])
     expect(named == address, "Host and the target name different servers")
-    credentials, objection = _read_credentials(headers)
+    credentials, objection = _read_credentials(headers, login)
     return HttpRequest(method, address, origin_form, version, headers, credentials, objection)
 
 
@@ -221,27 +224,32 @@ def read_authority(text: bytes, default_port: int | None) -> Address:
     return target_address(host, port)
 
 
-def _read_credentials(headers: Headers) -> tuple[Credentials, Failure | None]:
+def _read_credentials(headers: Headers, login: Login | None) -> tuple[Credentials, Failure | None]:
     """Return the isolation token, the three headers of conventions D4, and why to refuse it."""
     values: list[bytes | None] = []
     for name in _ISOLATION_HEADERS:
         found = values_of(headers, name)
         expect(len(found) <= 1, "an isolation header is given twice")
         values.append(found[0] if found else None)
-    objection = parameter_failure(_basic_user(values[-1] or b""))
+    user, password = _basic_login(values[-1] or b"")
+    choice, objection = read_wishes(user)
     if values_of(headers, b"tor-rpc-target"):
         objection = UNSUPPORTED_HEADER
-    return Credentials(Authentication.HTTP, tuple(values)), objection
+    if login is not None and not login.admits(user, password):
+        objection = WRONG_LOGIN
+    return Credentials(Authentication.HTTP, tuple(values), choice), objection
 
 
-def _basic_user(authorization: bytes) -> bytes:
+def _basic_login(authorization: bytes) -> tuple[bytes, bytes]:
+    """Return user and password of Basic credentials (RFC 7617), empty ones for another scheme."""
     scheme, _, encoded = authorization.partition(b" ")
     if scheme.lower() != b"basic":
-        return b""
+        return b"", b""
     try:
-        return base64.b64decode(encoded.strip(), validate=True).partition(b":")[0]
+        user, _, password = base64.b64decode(encoded.strip(), validate=True).partition(b":")
     except binascii.Error:
         refuse("Proxy-Authorization is not Basic and base64")
+    return user, password
 
 
 def values_of(headers: Headers, name: bytes) -> list[bytes]:

@@ -22,7 +22,9 @@ from warren.protocol.front import (
     Command,
     Credentials,
     Failure,
-    parameter_failure,
+    Login,
+    WrongLogin,
+    read_wishes,
     target_address,
 )
 
@@ -72,20 +74,21 @@ class SocksRequest:
         return _reply4(_REJECTED_4) if self.version == 4 else _reply5(failure.socks5)
 
 
-def accept() -> Exchange[SocksRequest]:
-    """Talk to a SOCKS client until it has named its target.
+def accept(login: Login | None = None) -> Exchange[SocksRequest]:
+    """Talk to a SOCKS client until it has named its target, and shown `login` where there is one.
 
-    Replies itself where the protocol has a code for what is wrong, then raises ProtocolError;
-    the connection is closed then (FE-3). Follows RFC 1928, RFC 1929, conventions D1 to D3.
+    Replies itself where the protocol has a code for what is wrong, then raises ProtocolError,
+    WrongLogin for a login; the connection is closed then (FE-3). Follows RFC 1928, RFC 1929,
+    conventions D1 to D3.
     """
     (version,) = yield Receive(1)
     if version == 4:
-        return (yield from _accept4())
+        return (yield from _accept4(login))
     expect(version == 5, f"SOCKS version {version}, expected 4 or 5")
-    return (yield from _accept5())
+    return (yield from _accept5(login))
 
 
-def _accept4() -> Exchange[SocksRequest]:
+def _accept4(login: Login | None) -> Exchange[SocksRequest]:
     head = yield Receive(7)
     address4 = ipaddress.IPv4Address(head[3:])
     user = (yield ReceiveUntil(b"\0", _TEXT_LIMIT))[:-1]
@@ -94,18 +97,21 @@ def _accept4() -> Exchange[SocksRequest]:
         host = _ascii((yield ReceiveUntil(b"\0", _TEXT_LIMIT))[:-1])
     command = _COMMANDS_4.get(head[0])
     try:
+        if login is not None:
+            raise WrongLogin("SOCKS4 has no password, and this listener asks for one")
         expect(command is not None, f"SOCKS4 command {head[0]}, expected 1, 2 or 240")
         address = target_address(host, int.from_bytes(head[1:3], "big"))
     except ProtocolError:
         yield Send(_reply4(_REJECTED_4))
         raise
     assert command is not None
-    credentials = Credentials(Authentication.SOCKS4, (user,))
-    return SocksRequest(4, command, address, credentials, parameter_failure(user))
+    choice, objection = read_wishes(user)
+    credentials = Credentials(Authentication.SOCKS4, (user,), choice)
+    return SocksRequest(4, command, address, credentials, objection)
 
 
-def _accept5() -> Exchange[SocksRequest]:
-    credentials, objection = yield from _authenticate()
+def _accept5(login: Login | None) -> Exchange[SocksRequest]:
+    credentials, objection = yield from _authenticate(login)
     version, command_byte, reserved, kind = yield Receive(4)
     expect(version == 5 and reserved == 0, "a SOCKS5 request does not begin with 05, command, 00")
     if kind == _NAME:
@@ -131,13 +137,15 @@ def _accept5() -> Exchange[SocksRequest]:
     return SocksRequest(5, command, address, credentials, objection)
 
 
-def _authenticate() -> Exchange[tuple[Credentials, Failure | None]]:
+def _authenticate(login: Login | None) -> Exchange[tuple[Credentials, Failure | None]]:
     """Choose user and password whenever they are offered: they isolate (FE-10)."""
     (method_count,) = yield Receive(1)
     methods = yield Receive(method_count)
     if _USER_PASSWORD not in methods:
-        if _NO_AUTHENTICATION not in methods:
+        if _NO_AUTHENTICATION not in methods or login is not None:
             yield Send(bytes((5, _NONE_ACCEPTABLE)))
+            if login is not None:
+                raise WrongLogin("no password offered, and this listener asks for one")
             refuse("no acceptable SOCKS5 method offered, expected 0 or 2")
         yield Send(bytes((5, _NO_AUTHENTICATION)))
         return Credentials(Authentication.NONE), None
@@ -147,6 +155,9 @@ def _authenticate() -> Exchange[tuple[Credentials, Failure | None]]:
     user = yield Receive(user_length)
     (password_length,) = yield Receive(1)
     password = yield Receive(password_length)
+    if login is not None and not login.admits(user, password):
+        yield Send(b"\x01\x01")
+        raise WrongLogin("another user or password than this listener asks for")
     yield Send(b"\x01\x00")
     return _read_credentials(user, password)
 
@@ -158,7 +169,8 @@ def _read_credentials(user: bytes, password: bytes) -> tuple[Credentials, Failur
     here, so it is refused like the unknown ones.
     """
     if not user.startswith(_MAGIC):
-        return Credentials(Authentication.LEGACY, (user, password)), parameter_failure(user)
+        choice, objection = read_wishes(user)
+        return Credentials(Authentication.LEGACY, (user, password), choice), objection
     objection = None if user == _MAGIC + b"0" else UNKNOWN_FORMAT
     return Credentials(Authentication.EXTENDED, (password,)), objection
 

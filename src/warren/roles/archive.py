@@ -22,7 +22,8 @@ logger = structlog.get_logger()
 MOST_HELD = 27
 #: Pairs of conflicting consensuses kept as evidence (DIR-7).
 MOST_CONFLICTS = 8
-_FILE = "consensus"
+#: Where the newest one lies in the folder.
+CONSENSUS_FILE = "consensus"
 
 OnChange = Callable[[Consensus], None]
 
@@ -95,7 +96,7 @@ class Archive:
             self._keep_evidence(offered, document)
         if verdict is Verdict.NEWER:
             check_usable(offered, self._now())
-            self._write(_FILE, document)
+            self._write(CONSENSUS_FILE, document)
             self._take(offered, document)
         return verdict
 
@@ -119,13 +120,13 @@ class Archive:
             callback(self._held[0])
 
     def _load(self) -> None:
-        document = self._folder.read(_FILE) if self._folder is not None else None
+        document = self._folder.read(CONSENSUS_FILE) if self._folder is not None else None
         if self._folder is None or document is None:
             return
         try:
             consensus = read_consensus(document, self.network)
         except (ProtocolError, DirectoryError) as error:
-            place = self._folder.set_aside(_FILE)
+            place = self._folder.set_aside(CONSENSUS_FILE)
             logger.warning("the consensus on disk is no use", now_at=str(place), error=str(error))
         else:
             self._take(consensus, document)

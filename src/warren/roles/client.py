@@ -9,6 +9,7 @@ circuit dies in ``roles.resumer``.
 
 from collections import deque
 from collections.abc import Collection, Hashable
+from dataclasses import replace
 from itertools import count
 from random import Random, SystemRandom
 
@@ -16,9 +17,10 @@ import structlog
 import trio
 
 from warren.addresses import Address
+from warren.directory.consensus import Consensus
 from warren.directory.exit_policy import ExitPolicy, denied_reason
 from warren.directory.path import choose_path, read_policy
-from warren.directory.relays import RelayEntry
+from warren.directory.relays import Flag, RelayEntry
 from warren.errors import CircuitError, DirectoryError, EndReason, ExitError, LinkError
 from warren.identity import PeerId
 from warren.network.circuits import Circuit, build_circuit
@@ -26,11 +28,14 @@ from warren.network.expiry import Expiry
 from warren.network.link import Link
 from warren.network.links import Links
 from warren.network.streams import CircuitStream
+from warren.protocol.choice import ANYTHING, Choice
+from warren.protocol.front import choice_of
 from warren.roles.background import Background
 from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.mirror import Directory
 from warren.roles.pool import Pool, Slot
 from warren.roles.resumer import Resumer, Ways
+from warren.roles.sessions import Sessions
 
 logger = structlog.get_logger()
 
@@ -88,6 +93,7 @@ class Client:
         ways = Ways(self._link_to, self._adopt, self._avoid, own, hops)
         self._resumer = Resumer(links.turn, directory, guards, self._pool, self._rng, ways)
         self._background = Background(links.turn.nursery)
+        self._sessions = Sessions()
         self._expiry = Expiry(links.turn.nursery, CONNECT_SECONDS)
         self._avoided: dict[PeerId, float] = {}
         self._building: dict[Hashable, trio.Event] = {}
@@ -118,7 +124,10 @@ class Client:
                 if slot is None:
                     with trio.fail_at(end):
                         slot = await self._slot_for(isolation, address, avoid)
-                return await self._connect(slot, address, early)
+                stream = await self._connect(slot, address, early)
+                if choice_of(isolation).keeps_exit:
+                    self._sessions.worked(isolation, slot.exit_id)
+                return stream
             except DirectoryError:
                 if not avoid:
                     raise
@@ -131,11 +140,13 @@ class Client:
                 failure = error
                 if error.reason is not EndReason.DESTROY:
                     assert slot is not None
-                    avoid.add(slot.exit_id)
+                    self._not_served(isolation, slot, avoid)
                     refusals += 1
             except (CircuitError, trio.TooSlowError) as error:
                 if isinstance(error, trio.TooSlowError) and slot is not None:
-                    avoid.add(slot.exit_id)
+                    self._not_served(isolation, slot, avoid)
+                    if slot.exit_id not in avoid:
+                        slot.retire()  # to the same exit by another way
                 failure = error
             self.retried += 1
             if refusals >= MOST_REFUSALS or trio.current_time() >= end:
@@ -173,14 +184,35 @@ class Client:
         self.opened += 1
         return stream
 
+    def _not_served(self, isolation: Hashable, slot: Slot, avoid: set[PeerId]) -> None:
+        """Note that the slot's exit did not serve a stream; `avoid` it if another one may."""
+        if not choice_of(isolation).binds_exit:
+            avoid.add(slot.exit_id)
+        elif self._sessions.refused(isolation, slot.exit_id):
+            slot.retire()
+
+    def _wish(self, isolation: Hashable) -> Choice | None:
+        """Return what `isolation` asks of a path now, None for nothing."""
+        choice = choice_of(isolation)
+        if choice is ANYTHING:
+            return None
+        if choice.keeps_exit and (kept := self._sessions.exit_of(isolation)) is not None:
+            return replace(choice, exit_id=kept)
+        return choice
+
     def _pick(
         self, isolation: Hashable, address: Address, avoid: Collection[PeerId]
     ) -> Slot | None:
         """Return a circuit that there is for the stream, or None."""
         now = trio.current_time()
-        slot = self._pool.pick(isolation, address, now, avoid)
-        if slot is not None and slot.first_used == now:
+        wish = self._wish(isolation)
+        slot = self._pool.pick(isolation, address, now, avoid, wish)
+        if slot is None:
+            return None
+        if slot.first_used == now:
             self._needs_spares.set()
+        if wish is not None and wish.keeps_exit:
+            self._sessions.begin(isolation, slot.exit_id)
         return slot
 
     async def _slot_for(
@@ -200,8 +232,10 @@ class Client:
                 continue
             done = self._building[isolation] = trio.Event()
             try:
-                slot = await self._build(address, avoid)
+                slot = await self._build(address, avoid, isolation)
                 self._pool.claim(slot, isolation, trio.current_time())
+                if choice_of(isolation).keeps_exit:
+                    self._sessions.begin(isolation, slot.exit_id)
                 return slot
             finally:
                 del self._building[isolation]
@@ -209,12 +243,20 @@ class Client:
 
     # ---- circuits
 
-    async def _build(self, target: Address | None, avoid: Collection[PeerId] = ()) -> Slot:
-        """Build a circuit whose exit lets `target` through; the pool has it then."""
+    async def _build(
+        self,
+        target: Address | None,
+        avoid: Collection[PeerId] = (),
+        isolation: Hashable | None = None,
+    ) -> Slot:
+        """Build a circuit whose exit lets `target` through; the pool has it then.
+
+        Its path is one that `isolation` asks for.
+        """
         failure: Exception | None = None
         for attempt in range(MOST_BUILDS):
             try:
-                slot = await self._build_once(target, avoid)
+                slot = await self._build_once(target, avoid, isolation)
             except (CircuitError, LinkError) as error:
                 self.failed += 1
                 failure = error
@@ -227,8 +269,13 @@ class Client:
             return slot
         raise CircuitError(f"no circuit could be built: {failure}")
 
-    async def _build_once(self, target: Address | None, avoid: Collection[PeerId]) -> Slot:
-        path = await self._choose_path(target, avoid)
+    async def _build_once(
+        self, target: Address | None, avoid: Collection[PeerId], isolation: Hashable | None
+    ) -> Slot:
+        consensus = await self._directory.wait_for_consensus()
+        wish = self._wish_from(consensus, isolation)
+        hops = wish.hops or self._hops
+        path = self._choose_path(consensus, target, avoid, wish, hops)
         guard = path[0]
         try:
             with trio.fail_after(BUILD_SECONDS):
@@ -241,20 +288,22 @@ class Client:
         except CircuitError as error:
             if error.hop and error.is_its_fault:
                 self._avoid(path[error.hop].peer_id)
+            if error.hop == len(path) - 1:
+                self._sessions.missed(isolation, path[-1].peer_id)
             raise
-        return self._own_circuit(circuit, path)
+        return self._own_circuit(circuit, path, hops)
 
-    def _own_circuit(self, circuit: Circuit, path: tuple[RelayEntry, ...]) -> Slot:
+    def _own_circuit(self, circuit: Circuit, path: tuple[RelayEntry, ...], hops: int) -> Slot:
         """Make the slot of a circuit that was built; its streams outlive it."""
         policy = read_policy(path[-1].policy) or ExitPolicy(())
-        slot = Slot(circuit, path, policy, trio.current_time(), next(self._numbers))
+        slot = Slot(circuit, path, policy, trio.current_time(), next(self._numbers), hops)
         circuit.machine.keeps_streams = True
         circuit.on_closed = lambda _: self._lost(slot)
         return slot
 
     def _adopt(self, circuit: Circuit, path: tuple[RelayEntry, ...], lost: Slot) -> Slot:
         """Make the slot of a circuit that takes over what `lost` carried, and whose it was."""
-        slot = self._own_circuit(circuit, path)
+        slot = self._own_circuit(circuit, path, lost.hops)
         slot.isolation, slot.moves = lost.isolation, lost.moves
         slot.first_used, slot.last_used = lost.first_used, trio.current_time()
         return slot
@@ -275,10 +324,27 @@ class Client:
             self._guards.succeeded(guard.peer_id)
         return link
 
-    async def _choose_path(
-        self, target: Address | None, avoid: Collection[PeerId]
+    def _wish_from(self, consensus: Consensus, isolation: Hashable | None) -> Choice:
+        """Return what `isolation` asks of a path, which may be its session's exit if that lives."""
+        kept = self._sessions.exit_of(isolation)
+        if kept is not None:
+            entry, country = consensus.get(kept), choice_of(isolation).country
+            if (
+                entry is None
+                or Flag.RUNNING not in entry.flags
+                or country not in (None, entry.country)
+            ):
+                self._sessions.lost(isolation)
+        return self._wish(isolation) or ANYTHING
+
+    def _choose_path(
+        self,
+        consensus: Consensus,
+        target: Address | None,
+        avoid: Collection[PeerId],
+        wish: Choice,
+        hops: int,
     ) -> tuple[RelayEntry, ...]:
-        consensus = await self._directory.wait_for_consensus()
         now = trio.current_time()
         self._avoided = {peer: until for peer, until in self._avoided.items() if until > now}
         wanted = None if target in self._allow_targets else target
@@ -289,10 +355,12 @@ class Client:
                     consensus,
                     guards,
                     wanted,
-                    length=self._hops,
+                    length=hops,
                     rng=self._rng,
                     own=self._own,
                     avoid=avoided,
+                    exit_id=wish.exit_id,
+                    country=wish.country,
                     parameters=consensus.parameters,
                 )
             except DirectoryError:
@@ -366,6 +434,7 @@ class Client:
             "failed": self.failed,
             "opened": self.opened,
             "retried": self.retried,
+            "sessions": len(self._sessions),
             "build_seconds": [round(seconds, 6) for seconds in self._build_seconds],
             "resuming": self._resumer.statistics(),
             "circuits": [_describe(slot) for slot in self._pool],
@@ -378,6 +447,7 @@ def _describe(slot: Slot) -> dict[str, object]:
     return {
         "id": slot.number,
         "path": [str(entry.peer_id) for entry in slot.path],
+        "countries": [entry.country for entry in slot.path],
         "streams": circuit.stream_count,
         "state": circuit.machine.state.value,
         "used": slot.first_used is not None,

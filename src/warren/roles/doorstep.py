@@ -13,6 +13,7 @@ from warren.addresses import IPAddress
 from warren.network.byte_streams import ByteStream
 from warren.protocol.http_proxy import HttpRequest
 from warren.protocol.socks import SocksRequest
+from warren.roles.listener_rules import PLAIN, ListenerRules
 
 
 @dataclass(eq=False, slots=True)
@@ -29,6 +30,7 @@ class Visit:
     buffer: bytearray = field(default_factory=bytearray)
     request: SocksRequest | HttpRequest | None = None
     is_attached: bool = False
+    rules: ListenerRules = PLAIN
 
     @property
     def peer(self) -> IPAddress | None:

@@ -13,8 +13,9 @@ verified, and nothing that it would not use itself (DIR-16)::
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 import trio
@@ -99,15 +100,18 @@ class Directory:
                 backoff = hasty if self.archive.current is None else patient
                 await trio.sleep(backoff.next_wait())
 
-    def statistics(self) -> dict[str, int]:
+    def statistics(self) -> dict[str, Any]:
         """Return what the status page shows; times are Unix seconds, 0 for none."""
         newest = self.archive.newest
+        relays = newest.relays if newest else ()
+        exits = Counter(entry.country for entry in relays if Flag.EXIT in entry.flags)
         return {
             "requests": self._asked,
             "requests_failed": self._failed,
             "consensus_valid_after": newest.valid_after if newest else 0,
             "consensus_valid_until": newest.valid_until if newest else 0,
-            "relays_listed": len(newest.relays) if newest else 0,
+            "relays_listed": len(relays),
+            "exits_by_country": dict(sorted(exits.items())),
         }
 
     async def _wait_until_due(self) -> None:

@@ -13,6 +13,7 @@ from warren.addresses import Address
 from warren.directory.exit_policy import ExitPolicy
 from warren.directory.relays import RelayEntry
 from warren.identity import PeerId
+from warren.protocol.choice import Choice
 
 #: Circuits kept built that nobody uses yet (REL-2).
 SPARES = 2
@@ -48,6 +49,7 @@ class Slot:
     policy: ExitPolicy
     made_at: float
     number: int = 0  # of all circuits of this node; those of a link are used again on another
+    hops: int = 3  # positions of the path that were asked for; gateways do not count
     isolation: Hashable | None = None
     first_used: float | None = None
     last_used: float = 0.0
@@ -64,6 +66,19 @@ class Slot:
         if address.ip is None:
             return self.policy.might_allow(address.port)
         return self.policy.allows(address.ip, address.port)
+
+    def serves(self, choice: Choice) -> bool:
+        """Tell whether the path is one that `choice` asks for."""
+        last = self.path[-1]
+        return (
+            choice.hops in (None, self.hops)
+            and choice.country in (None, last.country)
+            and choice.exit_id in (None, last.peer_id)
+        )
+
+    def retire(self) -> None:
+        """Let no new streams come on."""
+        self.first_used = float("-inf")
 
     def takes_streams(self, now: float) -> bool:
         """Tell whether a new stream may still come on."""
@@ -108,11 +123,16 @@ class Pool:
             self._slots.remove(slot)
 
     def pick(
-        self, isolation: Hashable, address: Address, now: float, avoid: Collection[PeerId] = ()
+        self,
+        isolation: Hashable,
+        address: Address,
+        now: float,
+        avoid: Collection[PeerId] = (),
+        choice: Choice | None = None,
     ) -> Slot | None:
         """Return the circuit for a stream: its isolation's own first, then a spare, or None.
 
-        The slot counts as used by `isolation` from then on.
+        The slot counts as used by `isolation` from then on. Without a `choice` any path will do.
         """
         spare = None
         for slot in self._slots:
@@ -121,6 +141,8 @@ class Pool:
             if slot.exit_id in avoid or not slot.takes_streams(now):
                 continue
             if not (slot.allows(address) or self.exempt(address)):
+                continue
+            if choice is not None and not slot.serves(choice):
                 continue
             if slot.isolation is not None:
                 slot.last_used = now

@@ -18,20 +18,21 @@ from typing import Protocol
 import structlog
 import trio
 
-from warren.addresses import Address
+from warren.addresses import Address, IPAddress
 from warren.directory.exit_policy import denied_reason, forbidden_name
 from warren.errors import ConfigError, LinkError, ProtocolError, WarrenError
 from warren.network.byte_streams import ByteStream, Listener
 from warren.network.splice import splice
 from warren.network.streams import CircuitStream
 from warren.protocol import front, http_proxy, socks
-from warren.protocol.front import Command, Failure, Isolation
+from warren.protocol.front import Command, Failure, WrongLogin
 from warren.protocol.http_answers import malformed, pac_answer
 from warren.protocol.http_proxy import ForeignRequest, HttpRequest, PacRequest
 from warren.protocol.socks import SocksRequest
 from warren.roles.doorstep import Doorstep, Visit
 from warren.roles.http_carrier import carry
 from warren.roles.leak_watch import LeakWatch
+from warren.roles.listener_rules import PLAIN, ListenerRules
 
 logger = structlog.get_logger()
 
@@ -41,6 +42,7 @@ Splice = Callable[[ByteStream, CircuitStream], Awaitable[None]]
 _COUNTERS = (
     "connections", "turned_away", "given_up", "broken_off", "malformed", "bugs",
     "socks4", "socks5", "http_connect", "http_plain", "opened", "failed", "refused",
+    "wrong_logins",
 )  # fmt: skip
 _LINGER_BYTES = 1024 * 1024
 _SECONDS_BETWEEN_REPORTS = 60
@@ -75,8 +77,8 @@ class Proxy:
     """Own the connections of applications, on all its listeners.
 
     `allow_clients` names the networks besides this machine that may come in, `allow_targets` the
-    internal addresses that may be asked for all the same (EXT-16). With `safe_socks` a request
-    is refused whose name the program has resolved itself (FE-9).
+    internal addresses that may be asked for all the same (EXT-16). What holds for one listener
+    alone stands in its ``ListenerRules``; `safe_socks` is for all of them.
     """
 
     def __init__(
@@ -113,26 +115,33 @@ class Proxy:
             "literal_addresses": self._leaks.total,
         }
 
-    async def serve(self, listener: Listener, nursery: trio.Nursery, name: str = "") -> None:
+    async def serve(
+        self,
+        listener: Listener,
+        nursery: trio.Nursery,
+        name: str = "",
+        rules: ListenerRules = PLAIN,
+    ) -> None:
         """Serve applications at `listener` until it is closed; their tasks run in `nursery`.
 
         Listeners with different names never share a circuit; the name is the address by default.
-        Raises ConfigError when other machines can reach the listener and none is allowed (FE-1).
+        Raises ConfigError when other machines can reach the listener, none is allowed and there
+        is no login (FE-1).
         """
         ip = listener.local.ip
         if ip is None or not ip.is_loopback:
-            if not self._allow_clients:
+            if not self._allow_clients and rules.login is None:
                 raise ConfigError(
                     f"the proxy would listen at {listener.local}, which other machines can reach: "
-                    "say which of them may use it, or listen at 127.0.0.1"
+                    "say which of them may use it, set a password, or listen at 127.0.0.1"
                 )
             logger.warning("other machines can use the proxy", listen=str(listener.local))
-        await listener.serve(partial(self._meet, name or str(listener.local)), nursery)
+        await listener.serve(partial(self._meet, name or str(listener.local), rules), nursery)
 
-    async def _meet(self, listener: str, stream: ByteStream) -> None:
+    async def _meet(self, listener: str, rules: ListenerRules, stream: ByteStream) -> None:
         """Guard one visit: whatever happens in it ends here, with its socket (DOS-1)."""
         deadline = trio.current_time() + self._limits.request_seconds
-        visit = Visit(listener, stream, trio.CancelScope(deadline=deadline))
+        visit = Visit(listener, stream, trio.CancelScope(deadline=deadline), rules=rules)
         self._counts["connections"] += 1
         if not self._lets_in(visit):
             self._counts["turned_away"] += 1
@@ -161,11 +170,17 @@ class Proxy:
         peer = visit.peer
         if peer is None:
             return False
-        if not (peer.is_loopback or any(peer in network for network in self._allow_clients)):
+        if not (peer.is_loopback or self._is_allowed(peer, visit.rules)):
             return False
         if self._open >= self._limits.connections and not self._doorstep.close_oldest():
             return False
         return self._doorstep.enter(visit)
+
+    def _is_allowed(self, peer: IPAddress, rules: ListenerRules) -> bool:
+        """Tell whether another machine may come in; a login takes the place of a list (FE-1)."""
+        if not self._allow_clients:
+            return rules.login is not None
+        return any(peer in network for network in self._allow_clients)
 
     async def _receive(self, visit: Visit) -> None:
         """Serve requests, one after the other where refused CONNECTs keep the connection."""
@@ -182,6 +197,7 @@ class Proxy:
             if failure is None:
                 return
             self._counts["refused"] += 1
+            self._counts["wrong_logins"] += failure is front.WRONG_LOGIN
             # What came behind a refused CONNECT was meant for its tunnel: it is no request.
             if not request.keeps_alive or visit.buffer:
                 await self._take_leave(visit, request.refused(failure))
@@ -199,15 +215,16 @@ class Proxy:
         is_http = b"A" <= first <= b"Z"
         try:
             if not is_http:
-                request = await stream.converse(socks.accept(), buffer)
+                request = await stream.converse(socks.accept(visit.rules.login), buffer)
                 self._counts[f"socks{request.version}"] += 1
                 return request
-            asked = await stream.converse(http_proxy.accept(), buffer)
+            asked = await stream.converse(http_proxy.accept(visit.rules.login), buffer)
         except ForeignRequest:
             self._counts["malformed"] += 1
             return None
         except ProtocolError as error:
-            self._counts["malformed"] += 1
+            is_login = isinstance(error, WrongLogin)
+            self._counts["wrong_logins" if is_login else "malformed"] += 1
             await self._take_leave(visit, malformed(error) if is_http else b"")
             return None
         if isinstance(asked, PacRequest):
@@ -218,7 +235,7 @@ class Proxy:
 
     async def _fulfil(self, visit: Visit, request: SocksRequest | HttpRequest) -> Failure | None:
         """Do what `request` asks; return None when that is over, or why it was not begun."""
-        failure = request.objection or self._objection(request)
+        failure = request.objection or self._objection(visit, request)
         if failure is not None:
             return failure
         open_stream = partial(self._open_stream, visit, request)
@@ -241,14 +258,14 @@ class Proxy:
         visit.is_attached = False  # the splice has closed the socket, or reset it
         return None
 
-    def _objection(self, request: SocksRequest | HttpRequest) -> Failure | None:
+    def _objection(self, visit: Visit, request: SocksRequest | HttpRequest) -> Failure | None:
         """Return why no circuit may be used for `request`, or None (FE-8)."""
         if request.command is not Command.CONNECT:
             return front.UNSUPPORTED_COMMAND
         address = request.address
         is_leak = isinstance(request, SocksRequest) and address.ip is not None
         self._leaks.watch(address.port, trio.current_time(), is_leak=is_leak)
-        if is_leak and self._safe_socks:
+        if is_leak and (self._safe_socks or visit.rules.safe_socks):
             return front.LITERAL_ADDRESS
         if address.port == 0:
             return front.PORT_ZERO
@@ -263,7 +280,7 @@ class Proxy:
     async def _open_stream(
         self, visit: Visit, request: SocksRequest | HttpRequest, early: bytes
     ) -> CircuitStream | Failure:
-        isolation = Isolation(visit.listener, request.credentials)
+        isolation = visit.rules.isolation_of(visit.listener, visit.stream, request)
         try:
             target = await self._client.open_stream(request.address, isolation, early)
         except WarrenError as error:

@@ -28,6 +28,8 @@ LIFETIME_SECONDS: dict[Rotating, int] = {"link": 30 * DAY, "onion": 7 * DAY}
 OVERLAP_SECONDS = 2 * DAY
 UPLOAD_SECONDS = 10.0
 _UPKEEP_SECONDS = 3600.0
+#: How often it is looked whether the clock was set, and by how much it must have been.
+_CLOCK_SECONDS = 30.0
 
 #: Makes the descriptor to publish, from the keys as they are, the time and a counter.
 MakeDescriptor = Callable[[RelayKeys, int, int], Descriptor]
@@ -75,10 +77,22 @@ class Publisher:
                 async with trio.open_nursery() as uploads:
                     for authority in self._archive.network.authorities:
                         uploads.start_soon(self._upload, authority.hop, document)
-                    seconds = self._archive.network.parameters.descriptor_interval_seconds
-                    with trio.move_on_after(seconds):
-                        await self._changed.wait()
+                    await self._wait_until_due()
                     uploads.cancel_scope.cancel()
+
+    async def _wait_until_due(self) -> None:
+        """Wait for a change, or the descriptor's age; or until the wall clock was set.
+
+        What was dated by a wrong clock is refused, however often it is sent.
+        """
+        seconds = self._archive.network.parameters.descriptor_interval_seconds
+        end, start = trio.current_time() + seconds, self._now() - trio.current_time()
+        while (left := end - trio.current_time()) > 0:
+            with trio.move_on_after(min(left, _CLOCK_SECONDS)):
+                await self._changed.wait()
+                return
+            if abs(self._now() - trio.current_time() - start) > _CLOCK_SECONDS:
+                return
 
     def _new_document(self) -> bytes:
         self._counter += 1

@@ -220,7 +220,7 @@ class Resumer:
 
     def _choose(self, consensus: Consensus, slot: Slot) -> tuple[RelayEntry, ...]:
         """Choose guard and middles of a circuit that takes over from `slot`, without its exit."""
-        exit_id, length = slot.exit_id, len(slot.path)
+        exit_id, length = slot.exit_id, slot.hops
         unwanted = [relay.peer_id for relay in slot.path[1:-1]]
         everyone = frozenset(entry.peer_id for entry in consensus.relays)
         for allowed in self._middles.choices(exit_id, consensus, unwanted, trio.current_time()):

@@ -1,0 +1,144 @@
+"""``scripts/simulate``: simulate one network, or sweep over many."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from simulation.run import Outcome, simulate
+from simulation.scenario import HOUR, KINDS, Scenario, parse_faults, parse_kinds
+from simulation.shrink import shrink
+from simulation.sweep import Results, Row, cores, executor, summary, sweep
+from warren.errors import ConfigError
+
+_KINDS = "\n".join(f"    {kind:<8}  {what}" for kind, what in KINDS.items())
+
+
+@click.command(
+    "scripts/simulate",
+    epilog="\b\nWhat can go wrong (--faults, --script):\n" + _KINDS,
+    context_settings={"max_content_width": 100},
+)
+@click.option("--seed", default=1, show_default=True, help="Decides everything that is drawn.")
+@click.option("--peers", default=40, show_default=True, help="Authorities, relays, clients.")
+@click.option("--hours", type=float, help="Simulated time; or say --seconds.")
+@click.option("--seconds", type=float, help="Simulated time.  [default: 600]")
+@click.option("--faults", default="all", show_default=True, help="all, none, or some: crash,cut")
+@click.option("--every", default=10.0, show_default=True, help="Seconds from fault to fault.")
+@click.option("--script", help="The faults themselves: 'at 12 crash relay3 for 10; …', or @FILE.")
+@click.option("--traffic", default=1.0, show_default=True, help="Times the usual traffic.")
+@click.option("--trace", is_flag=True, help="Print every event.")
+@click.option("--no-shrink", is_flag=True, help="Do not look for fewer faults that break it too.")
+@click.option("--sweep", "count", type=int, help="Simulate so many seeds, --seed and up.")
+@click.option("--results", type=click.Path(path_type=Path), help="Where a sweep keeps its results.")
+@click.option("--jobs", type=int, help="Processes of a sweep.  [default: one for each core]")
+@click.option("--scheduler", help="Sweep on the Dask cluster at this address instead.")
+def main(
+    seed: int,
+    peers: int,
+    hours: float | None,
+    seconds: float | None,
+    faults: str,
+    every: float,
+    script: str | None,
+    traffic: float,
+    trace: bool,
+    no_shrink: bool,
+    count: int | None,
+    results: Path | None,
+    jobs: int | None,
+    scheduler: str | None,
+) -> None:
+    """Simulate a network in this process, on a clock of its own.
+
+    The same options give the same events again. Exits with 1 when an invariant was broken, and
+    then says with which seed and which faults.
+    """
+    if hours is not None and seconds is not None:
+        raise click.UsageError("say --hours or --seconds, not both")
+    try:
+        scenario = Scenario(
+            seed,
+            peers=peers,
+            seconds=HOUR * hours if hours is not None else seconds or 600.0,
+            kinds=parse_kinds(faults),
+            fault_seconds=every,
+            faults=None if script is None else parse_faults(_text_of(script)),
+            traffic=traffic,
+        )
+        if count is None:
+            is_well = _simulate_one(scenario, trace=trace, no_shrink=no_shrink)
+        else:
+            path = results or Path(f"sweep-{peers}-{scenario.seconds:g}.jsonl")
+            is_well = _sweep(scenario, count, path, jobs or cores(), scheduler)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0 if is_well else 1)
+
+
+def _text_of(script: str) -> str:
+    if not script.startswith("@"):
+        return script
+    try:
+        return Path(script[1:]).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read {script[1:]}: {error.strerror}") from error
+
+
+def _simulate_one(scenario: Scenario, *, trace: bool, no_shrink: bool) -> bool:
+    outcome = simulate(scenario)
+    if trace:
+        click.echo("\n".join(outcome.trace))
+    click.echo(_describe(outcome))
+    if not outcome.violations:
+        return True
+    click.echo(f"\nBROKEN: {outcome.violations[0]}\nagain:  {scenario.command}")
+    if outcome.faults and not no_shrink:
+        outcome, tries = shrink(outcome, simulate)
+        click.echo(
+            f"\nIt breaks with {len(outcome.faults)} faults too ({tries} tries):\n"
+            f"        {outcome.violations[0]}\nagain:  {outcome.scenario.command}\n"
+        )
+    click.echo("\n".join(outcome.trace[-60:]))
+    return False
+
+
+def _describe(outcome: Outcome) -> str:
+    took = outcome.processor_seconds
+    counts = ", ".join(f"{n:,} {name}" for name, n in sorted(outcome.outcomes.items()))
+    return (
+        f"{outcome.scenario.command}\n"
+        f"{outcome.scenario.authorities} authorities, {outcome.scenario.relays} relays, "
+        f"{outcome.scenario.clients} clients; {outcome.seconds:,.0f} s simulated in {took:.1f} s; "
+        f"{len(outcome.faults)} faults; {outcome.deliveries:,} events, {outcome.cells:,} seals\n"
+        f"{counts or 'nothing came to its end'}\n"
+        f"gathered in {outcome.gathered:.1f} s; at the end every client had a page within "
+        f"{outcome.recovered:.1f} s\n"
+        f"digest of the trace: {outcome.digest}"
+    )
+
+
+def _sweep(scenario: Scenario, count: int, path: Path, jobs: int, scheduler: str | None) -> bool:
+    results = Results(path, scenario)
+    seeds = range(scenario.seed, scenario.seed + count)
+    done = sum(seed in results.rows for seed in seeds)
+    if done:
+        click.echo(f"{done} of {count} seeds are done already, in {path}")
+
+    def tell(row: Row) -> None:
+        for kind, at, what in row["violations"]:
+            again = replace(scenario, seed=row["seed"]).command
+            click.echo(f"seed {row['seed']}: {kind} at {at:.3f} s: {what}\n    {again}")
+
+    with executor(scheduler, jobs) as (workers, most):
+        sweep(scenario, seeds, results, workers, most, tell)
+    rows = [results.rows[seed] for seed in seeds]
+    click.echo(summary(rows))
+    return not any(row["violations"] for row in rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""What is looked at in the moment it happens: nonces, paths, and bugs that are logged.
+
+For as long as a simulation runs, two functions of Warren are wrapped by ones that look and pass
+on: the one that makes an AEAD, and the one that chooses a path. The rules are checked by code of
+their own here, not by that which they check.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
+from functools import partial
+from ipaddress import ip_network
+from itertools import combinations
+from typing import Any
+
+import structlog
+
+from simulation.targets import Complain
+from warren.directory.consensus import Consensus
+from warren.directory.path import choose_path
+from warren.directory.relays import Flag, RelayEntry
+from warren.identity import PeerId, Suite
+from warren.protocol import ciphers
+from warren.protocol.ciphers import AEAD
+from warren.roles import client
+
+_BYTE_ORDER = {Suite.AESGCM: "big", Suite.CHACHAPOLY: "little"}
+
+
+class NonceLedger:
+    """Own the highest counter that each key has sealed under; counters ascend (ONI-1)."""
+
+    def __init__(self, complain: Complain) -> None:
+        self.sealed = 0
+        self._highest: dict[bytes, int] = {}
+        self._complain = complain
+
+    def note(self, key: bytes, counter: int) -> None:
+        """Note that something is sealed; complain when the counter was used before."""
+        self.sealed += 1
+        if counter <= self._highest.get(key, -1):
+            self._complain("nonce", f"counter {counter} of a key is used again")
+        self._highest[key] = counter
+
+
+class WatchedAead:
+    """Be an AEAD whose seals are noted."""
+
+    def __init__(self, suite: Suite, key: bytes, aead: AEAD, ledger: NonceLedger) -> None:
+        self._key = key
+        self._order: Any = _BYTE_ORDER[suite]
+        self._seal = aead.encrypt_into
+        self._ledger = ledger
+        self.decrypt_into = aead.decrypt_into
+
+    def encrypt_into(self, nonce: bytes, data: Any, associated: Any, out: Any) -> int:
+        """Seal, as ``cryptography`` does."""
+        self._ledger.note(self._key, int.from_bytes(nonce[4:], self._order))
+        return self._seal(nonce, data, associated, out)
+
+
+def check_path(
+    path: Iterable[RelayEntry], consensus: Consensus, guards: Iterable[object], avoid: object = ()
+) -> str | None:
+    """Return what is wrong with a path, or None (PATH-1)."""
+    entries, parameters = tuple(path), consensus.parameters
+    for entry in entries:
+        if Flag.RUNNING not in entry.flags:
+            return f"{entry.peer_id!r} is not running"
+        if isinstance(avoid, frozenset | set) and entry.peer_id in avoid:
+            return f"{entry.peer_id!r} should have been avoided"
+    if entries[0].peer_id not in set(guards):
+        return "it does not begin with a guard"
+    if Flag.EXIT not in entries[-1].flags:
+        return "it does not end with an exit"
+    for one, other in combinations(entries, 2):
+        if one.peer_id == other.peer_id:
+            return f"{one.peer_id!r} is in it twice"
+        if other.peer_id in one.family or one.peer_id in other.family:
+            return "two of one family"
+        if _subnet(one, parameters.subnet_v4_prefix) == _subnet(other, parameters.subnet_v4_prefix):
+            return "two in one network"
+    return None
+
+
+def _subnet(entry: RelayEntry, prefix: int) -> object:
+    return ip_network((entry.hop.address.host, prefix), strict=False)
+
+
+def _watch_paths(choose: Callable[..., tuple[RelayEntry, ...]], complain: Complain) -> Any:
+    def watched(
+        consensus: Consensus, guards: Iterable[PeerId], *arguments: Any, **options: Any
+    ) -> tuple[RelayEntry, ...]:
+        guards = list(guards)
+        path = choose(consensus, guards, *arguments, **options)
+        wrong = check_path(path, consensus, guards, options.get("avoid", ()))
+        if wrong is not None:
+            complain("path", f"a path is against the rules: {wrong}")
+        return path
+
+    return watched
+
+
+@contextmanager
+def probing(complain: Complain) -> Iterator[NonceLedger]:
+    """Look at every seal, every path and every log line while inside."""
+    ledger = NonceLedger(complain)
+    make = ciphers.make_aead
+
+    def make_watched(suite: Suite, key: bytes) -> Any:
+        return WatchedAead(suite, bytes(key), make(suite, key), ledger)
+
+    before = structlog.get_config()
+    structlog.configure(processors=[partial(_heed, complain)])
+    try:
+        with (
+            replaced(ciphers, "make_aead", make_watched),
+            replaced(client, "choose_path", _watch_paths(choose_path, complain)),
+        ):
+            yield ledger
+    finally:
+        structlog.configure(**before)
+
+
+def _heed(
+    complain: Complain, logger: object, method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Complain of what is logged as an error: a bug, or authorities at odds (DIR-7)."""
+    if method in ("error", "exception", "critical"):
+        error = event.pop("exc_info", None)
+        if error is True:
+            error = sys.exc_info()[1]
+        details = ", ".join(f"{name}={event[name]}" for name in sorted(event) if name != "event")
+        complain("bug", f"{event['event']}: {error!r} {details}".strip())
+    raise structlog.DropEvent
+
+
+@contextmanager
+def replaced(place: object, name: str, new: object) -> Iterator[None]:
+    """Let `place` have something else under `name` while inside."""
+    old = getattr(place, name)
+    setattr(place, name, new)
+    try:
+        yield
+    finally:
+        setattr(place, name, old)

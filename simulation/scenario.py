@@ -1,0 +1,157 @@
+"""What is simulated, as values: they and nothing else decide what happens.
+
+A scenario names its faults one by one where somebody has written them down, or their kinds, and
+then the seed decides which of them happen when and to whom.
+"""
+
+import re
+from dataclasses import dataclass, replace
+
+from warren.errors import ConfigError
+
+MINUTE, HOUR = 60.0, 3600.0
+
+#: What can go wrong, and with whom: `host` is a relay, an authority, a client or a target.
+KINDS = {
+    "crash": "the process at HOST is killed, and started again after SECONDS",
+    "cut": "the connections of HOST, or between HOST and HOST, break",
+    "stall": "nothing passes from or to HOST for SECONDS, and nobody is told",
+    "part": "nothing passes between HOST … and all others for SECONDS",
+    "slow": "the uplink of HOST has a fiftieth of its rate (20 KB/s at least), and 300 ms more",
+    "refuse": "HOST accepts no connection for SECONDS",
+    "corrupt": "a bit of the next bytes that HOST reads from a link is changed",
+    "clock": "the clock of HOST is wrong by VALUE for SECONDS",
+    "full": "the disk of HOST is full for SECONDS",
+}
+_HOSTS_OF = {"cut": (1, 2), "part": (1, 1000)}
+#: Kinds that are over at once.
+INSTANT = frozenset(("cut", "corrupt"))
+
+_TEXT = re.compile(
+    r"at (?P<at>\d+(?:\.\d+)?) (?P<kind>\w+) (?P<hosts>[\w.]+(?:\+[\w.]+)*)"
+    r"(?: for (?P<seconds>\d+(?:\.\d+)?))?(?: by (?P<value>-?\d+(?:\.\d+)?))?"
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Hold one thing that goes wrong: when and for how long, in seconds, and to whom.
+
+    In text: ``at 12.5 stall relay3 for 20``, ``at 60 part relay1+relay2 for 30``,
+    ``at 90 clock client1 for 60 by -7200``.
+    """
+
+    at: float
+    kind: str
+    hosts: tuple[str, ...]
+    seconds: float = 0.0
+    value: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigError(f"unknown fault {self.kind!r}: expected one of {', '.join(KINDS)}")
+        least, most = _HOSTS_OF.get(self.kind, (1, 1))
+        if not least <= len(self.hosts) <= most:
+            raise ConfigError(f"{self.kind}: {len(self.hosts)} hosts, expected {least} to {most}")
+
+    def __str__(self) -> str:
+        text = f"at {self.at:g} {self.kind} {'+'.join(self.hosts)}"
+        if self.seconds:
+            text += f" for {self.seconds:g}"
+        return text + f" by {self.value:g}" * bool(self.value)
+
+    @classmethod
+    def parse(cls, text: str) -> "Fault":
+        """Read the text form; raise ConfigError otherwise."""
+        found = _TEXT.fullmatch(text.strip())
+        if found is None:
+            raise ConfigError(
+                f"{text.strip()!r} is no fault: expected something like 'at 12.5 stall relay3 for "
+                "20' or 'at 90 clock client1 for 60 by -7200'"
+            )
+        return cls(
+            float(found["at"]),
+            found["kind"],
+            tuple(found["hosts"].split("+")),
+            float(found["seconds"] or 0),
+            float(found["value"] or 0),
+        )
+
+
+def parse_faults(text: str) -> tuple[Fault, ...]:
+    """Read faults with a semicolon or a new line between them; raise ConfigError otherwise."""
+    lines = (line.partition("#")[0].strip() for line in re.split(r"[;\n]", text))
+    return tuple(Fault.parse(line) for line in lines if line)
+
+
+def parse_kinds(text: str) -> tuple[str, ...]:
+    """Read a list of kinds, ``all`` or ``none``; raise ConfigError otherwise."""
+    if text in ("all", "none"):
+        return tuple(KINDS) if text == "all" else ()
+    kinds = tuple(text.split(","))
+    unknown = set(kinds) - KINDS.keys()
+    if unknown:
+        raise ConfigError(
+            f"unknown fault {min(unknown)!r}: expected all, none, or some of {', '.join(KINDS)}"
+        )
+    return kinds
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Hold all that decides a simulation.
+
+    ``peers`` are authorities, relays and clients together; ``seconds`` are simulated. ``kinds``
+    of faults are drawn, about one every ``fault_seconds``, unless ``faults`` says which there
+    are. ``traffic`` multiplies what the applications do.
+    """
+
+    seed: int
+    peers: int = 40
+    seconds: float = 10 * MINUTE
+    kinds: tuple[str, ...] = tuple(KINDS)
+    fault_seconds: float = 10.0
+    faults: tuple[Fault, ...] | None = None
+    traffic: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.peers < 10:
+            raise ConfigError(f"{self.peers} peers: expected 10 at least, so that paths differ")
+        if self.seconds < 1 or self.fault_seconds <= 0 or self.traffic < 0:
+            raise ConfigError("times must be positive: a simulation lasts a second at least")
+
+    @property
+    def relays(self) -> int:
+        """Return how many of the peers are relays; a third of them are exits."""
+        return round((self.peers - self.authorities) * 0.6)
+
+    @property
+    def authorities(self) -> int:
+        """Return how many of the peers are authorities."""
+        return 3
+
+    @property
+    def clients(self) -> int:
+        """Return how many of the peers are clients."""
+        return self.peers - self.authorities - self.relays
+
+    @property
+    def interval(self) -> int:
+        """Return the seconds from one consensus to the next: several in every simulation."""
+        return int(min(HOUR, max(120, self.seconds / 4)))
+
+    def with_faults(self, faults: tuple[Fault, ...]) -> "Scenario":
+        """Return the same with exactly these faults."""
+        return replace(self, faults=faults)
+
+    @property
+    def command(self) -> str:
+        """Return the command that simulates this again."""
+        words = [f"scripts/simulate --seed {self.seed} --peers {self.peers}"]
+        words.append(f"--seconds {self.seconds:g} --traffic {self.traffic:g}")
+        if self.faults is None:
+            kinds = "all" if self.kinds == tuple(KINDS) else ",".join(self.kinds) or "none"
+            words.append(f"--faults {kinds} --every {self.fault_seconds:g}")
+        else:
+            words.append(f"--script '{'; '.join(map(str, self.faults))}'")
+        return " ".join(words)

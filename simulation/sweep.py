@@ -1,0 +1,179 @@
+"""Many seeds: in parallel, on this machine or a cluster, and gone on with after a stop.
+
+A sweep is a file with a line of JSON for each seed that is done, the first line of which says
+what is swept. A seed whose line is there is not simulated again, so a sweep that was stopped, by
+whatever, goes on where it was; one of another scenario or another version of the code is refused.
+Where the work is done is a ``concurrent.futures`` executor: one process for each core, or an
+existing Dask cluster, which needs the extra ``cluster`` and workers that run in the same clone.
+"""
+
+import contextlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from dataclasses import replace
+from functools import cache
+from hashlib import sha256
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from simulation.run import Outcome, simulate
+from simulation.scenario import Scenario
+from warren.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+
+Row = dict[str, Any]
+
+
+@cache
+def version() -> str:
+    """Return a digest of the code that decides what happens: Warren's and the simulation's."""
+    digest = sha256()
+    for place in (ROOT / "src" / "warren", ROOT / "simulation"):
+        for path in sorted(place.rglob("*.py")):
+            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def row_of(outcome: Outcome) -> Row:
+    """Return what a sweep keeps of one seed."""
+    return {
+        "seed": outcome.scenario.seed,
+        "digest": outcome.digest,
+        "violations": [[v.kind, v.at, v.what] for v in outcome.violations],
+        "outcomes": dict(sorted(outcome.outcomes.items())),
+        "faults": len(outcome.faults),
+        "recovered": round(outcome.recovered, 3),
+        "seconds": round(outcome.seconds, 3),
+        "processor_seconds": round(outcome.processor_seconds, 3),
+        "cells": outcome.cells,
+    }
+
+
+def simulate_seed(scenario: Scenario, wanted: str) -> Row:
+    """Simulate one seed where the executor is; refuse to where other code is."""
+    if version() != wanted:
+        raise ConfigError(
+            f"a worker at {ROOT} has another version of the code ({version()}, expected {wanted}): "
+            "let it run in a clone of the same commit"
+        )
+    return row_of(simulate(scenario))
+
+
+class Results:
+    """Own the file of a sweep."""
+
+    def __init__(self, path: Path, scenario: Scenario) -> None:
+        """Open the file, or begin it; raise ConfigError when it is of another sweep."""
+        self.rows: dict[int, Row] = {}
+        self._path = path
+        head = {"sweep": replace(scenario, seed=0).command, "version": version()}
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        if not lines:
+            self._write(head)
+            return
+        if json.loads(lines[0]) != head:
+            raise ConfigError(
+                f"{path} is of another sweep or version: found {lines[0]}, expected "
+                f"{json.dumps(head)}; name another file with --results"
+            )
+        for line in lines[1:]:
+            with contextlib.suppress(json.JSONDecodeError):  # the last one, when we were stopped
+                row = json.loads(line)
+                self.rows[row["seed"]] = row
+        if not path.read_bytes().endswith(b"\n"):
+            with path.open("a", encoding="utf-8") as file:
+                file.write("\n")
+
+    def add(self, row: Row) -> None:
+        """Keep the row of a seed."""
+        self.rows[row["seed"]] = row
+        self._write(row)
+
+    def _write(self, row: Row) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+@contextlib.contextmanager
+def executor(scheduler: str | None, jobs: int) -> Iterator[tuple[Executor, int]]:
+    """Give where to work, and how much of it at a time, while inside."""
+    if scheduler is None:
+        with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+            try:
+                yield pool, 2 * jobs
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ConfigError(
+            "a scheduler needs Dask: install the extra, pip install -e .[cluster]"
+        ) from error
+    with Client(scheduler) as client:  # type: ignore[no-untyped-call]
+        yield client.get_executor(), 2 * max(1, sum(client.ncores().values()))
+
+
+def sweep(
+    scenario: Scenario,
+    seeds: Iterable[int],
+    results: Results,
+    workers: Executor,
+    most_at_once: int,
+    tell: Callable[[Row], None],
+) -> None:
+    """Simulate every seed that `results` lacks; `tell` hears of each as it is done."""
+    left = (seed for seed in seeds if seed not in results.rows)
+    running: set[Future[Row]] = set()
+    while True:
+        for seed in islice(left, most_at_once - len(running)):
+            each = replace(scenario, seed=seed)
+            running.add(workers.submit(simulate_seed, each, version()))
+        if not running:
+            return
+        done, running = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            row = future.result()
+            results.add(row)
+            tell(row)
+
+
+def summary(rows: Iterable[Row]) -> str:
+    """Return the figures of a sweep as lines of text."""
+    rows = list(rows)
+    if not rows:
+        return "no seed was simulated"
+    outcomes: Counter[str] = Counter()
+    for row in rows:
+        outcomes.update(row["outcomes"])
+    simulated = sum(row["seconds"] for row in rows)
+    took = sum(row["processor_seconds"] for row in rows)
+    broken = [row for row in rows if row["violations"]]
+    kinds = Counter(row["violations"][0][0] for row in broken)
+    recovered = sorted(row["recovered"] for row in rows)
+    faults, seals = sum(row["faults"] for row in rows), sum(row["cells"] for row in rows)
+    half, all_of_them = recovered[len(recovered) // 2], recovered[-1]
+    whole = f"{len(rows)} seeds, {simulated / 3600:.1f} simulated hours"
+    each_hour = took / simulated * 3600
+    return "\n".join(
+        (
+            f"{whole}, {faults:,} faults, {seals:,} seals",
+            f"{took:,.0f} s of processor time, {each_hour:.0f} s for a simulated hour",
+            f"a page for everybody at the end: median {half:.1f} s, at most {all_of_them:.1f} s",
+            ", ".join(f"{count:,} {name}" for name, count in sorted(outcomes.items())),
+            f"{len(broken)} with a broken invariant"
+            + "".join(f"; {count} {kind}" for kind, count in sorted(kinds.items())),
+        )
+    )
+
+
+def cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,74 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulation.clock import SimulatedClock
+from simulation.faults import CALM_SHARE, draw_faults
+from simulation.run import Simulation
+from simulation.scenario import INSTANT, KINDS, Fault, Scenario, parse_faults, parse_kinds
+from warren.errors import ConfigError
+
+HOSTS = [f"{what}{n}" for what in ("authority", "relay", "client", "target") for n in range(1, 4)]
+
+
+@given(st.integers(0, 1 << 32))
+def test_a_fault_is_read_as_it_is_written(seed: int) -> None:
+    faults = draw_faults(Scenario(seed, peers=12, seconds=200.0), HOSTS)
+
+    read = parse_faults("; ".join(map(str, faults)))
+
+    assert read == faults
+
+
+@given(st.integers(0, 1 << 32))
+def test_faults_are_over_before_the_calm_at_the_end(seed: int) -> None:
+    scenario = Scenario(seed, peers=12, seconds=500.0, fault_seconds=3.0)
+
+    faults = draw_faults(scenario, HOSTS)
+
+    calm = scenario.seconds * (1 - CALM_SHARE)
+    assert faults
+    assert all(fault.at + fault.seconds <= calm + 1 for fault in faults)
+    assert all((fault.seconds == 0) == (fault.kind in INSTANT) for fault in faults)
+
+
+def test_fewer_kinds_are_drawn_alone() -> None:
+    scenario = Scenario(1, peers=12, seconds=500.0, kinds=("cut", "stall"))
+
+    assert {fault.kind for fault in draw_faults(scenario, HOSTS)} == {"cut", "stall"}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("crash relay1", "is no fault: expected something like"),
+        ("at 5 explode relay1", "unknown fault 'explode': expected one of crash, cut"),
+        ("at 5 stall relay1+relay2 for 3", "stall: 2 hosts, expected 1 to 1"),
+    ],
+)
+def test_what_is_no_fault_is_refused_with_what_would_be(text: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        parse_faults(text)
+
+
+def test_a_fault_of_a_machine_that_is_not_there_is_refused() -> None:
+    scenario = Scenario(1, peers=12, faults=parse_faults("at 5 crash target1 for 3"))
+
+    with pytest.raises(ConfigError, match="there is no target1 for that, only authority1"):
+        Simulation(scenario, SimulatedClock(), 1)
+
+
+def test_kinds_are_listed_by_name() -> None:
+    assert parse_kinds("all") == tuple(KINDS)
+    assert parse_kinds("none") == ()
+    assert parse_kinds("cut,crash") == ("cut", "crash")
+    with pytest.raises(ConfigError, match="unknown fault 'flood'"):
+        parse_kinds("cut,flood")
+
+
+def test_a_scenario_tells_the_command_that_repeats_it() -> None:
+    scenario = Scenario(7, peers=20, seconds=60.0, faults=(Fault(1.5, "cut", ("relay1",)),))
+
+    assert scenario.command == (
+        "scripts/simulate --seed 7 --peers 20 --seconds 60 --traffic 1 --script 'at 1.5 cut relay1'"
+    )

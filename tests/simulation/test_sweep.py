@@ -1,0 +1,119 @@
+"""Sweeps: gone on with after a stop, never mixed, and on a Dask cluster the same."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulation.scenario import Scenario
+from simulation.sweep import Results, Row, simulate_seed, summary, sweep
+from warren.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+TINY = Scenario(0, peers=10, seconds=10.0, traffic=10.0, fault_seconds=3.0)
+
+
+class Here(Executor):
+    """Work at once, and remember what was asked for."""
+
+    def __init__(self, most: int = 1000) -> None:
+        self.seeds: list[int] = []
+        self._most = most
+
+    def submit(self, work: Any, /, *arguments: Any, **options: Any) -> Future[Any]:
+        if len(self.seeds) >= self._most:
+            raise KeyboardInterrupt
+        self.seeds.append(arguments[0].seed)
+        future: Future[Any] = Future()
+        future.set_result(work(*arguments))
+        return future
+
+
+@pytest.mark.timeout(120)
+def test_a_sweep_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+    path, told = tmp_path / "sweep.jsonl", list[Row]()
+    with pytest.raises(KeyboardInterrupt):
+        sweep(TINY, range(4), Results(path, TINY), Here(most=2), 1, told.append)
+    with path.open("a") as file:
+        file.write('{"seed": 2, "dig')  # the line that was being written
+
+    rest = Here()
+    results = Results(path, TINY)
+    sweep(TINY, range(4), results, rest, 1, told.append)
+
+    assert rest.seeds == [2, 3]
+    assert sorted(Results(path, TINY).rows) == [0, 1, 2, 3]
+    assert [row["seed"] for row in told] == [0, 1, 2, 3]
+    assert "4 seeds" in summary(results.rows.values())
+    assert "0 with a broken invariant" in summary(results.rows.values())
+
+
+def test_results_of_another_sweep_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.jsonl"
+    Results(path, TINY)
+
+    with pytest.raises(ConfigError, match="is of another sweep or version"):
+        Results(path, replace(TINY, peers=11))
+
+
+def test_a_worker_with_other_code_is_refused() -> None:
+    with pytest.raises(ConfigError, match="has another version of the code"):
+        simulate_seed(TINY, "0123456789abcdef")
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[str]:
+    """Run a Dask cluster of one worker with two threads' worth of processes; give its address."""
+    code = (
+        "from distributed import LocalCluster\n"
+        "if __name__ == '__main__':\n"
+        "    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as it:\n"
+        "        print(it.scheduler_address, flush=True)\n"
+        "        input()\n"
+    )
+    script = tmp_path / "cluster.py"
+    script.write_text(code)
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, str(script)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.communicate("\n", timeout=30)
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(120)
+def test_a_dask_cluster_finds_what_this_machine_does(cluster: str, tmp_path: Path) -> None:
+    path = tmp_path / "sweep.jsonl"
+    words = ["--sweep=3", "--peers=10", "--seconds=10", "--traffic=10", "--every=3", "--seed=0"]
+
+    swept = subprocess.run(
+        [ROOT / "scripts" / "simulate", *words, "--results", path, "--scheduler", cluster],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert swept.returncode == 0, swept.stderr
+    assert re.search(r"^3 seeds, ", swept.stdout)
+    rows = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+    here = [simulate_seed(replace(TINY, seed=seed), _version(path)) for seed in range(3)]
+    assert sorted((row["seed"], row["digest"]) for row in rows) == [
+        (row["seed"], row["digest"]) for row in here
+    ]
+
+
+def _version(path: Path) -> str:
+    return str(json.loads(path.read_text().splitlines()[0])["version"])
