@@ -720,6 +720,37 @@ def test_no_more_than_so_many_streams_are_held() -> None:
     assert reasons == [EndReason.DESTROY, None, None]
 
 
+def test_a_circuit_is_known_for_as_long_as_it_ends_here() -> None:
+    story = Story()
+    near, _ = story.open()
+    leaving = story.end
+    assert len(story.holdings._living) == 1
+    near.end(EndReason.MISC)
+    story.network.settle()
+
+    story.network.extend(story.circuit, story.second)
+    known = len(story.holdings._living)
+    leaving.destroy()
+
+    assert story.circuit.hops == 4
+    assert known == 0
+    assert len(story.holdings) == 0
+
+
+def test_nothing_is_known_of_circuits_that_are_gone() -> None:
+    story = Story()
+    for _ in range(3):
+        story.open()
+        story.survive()
+
+    story.circuit.streams.streams.copy().popitem()[1].end(EndReason.MISC)
+    story.network.settle()
+    story.circuit.destroy()
+    story.network.settle()
+
+    assert len(story.holdings._living) == 0
+
+
 # ---- any cut at any point
 
 

@@ -395,6 +395,8 @@ class RelayCircuit(_Circuit):
             self.refuse_extend(ExtendStatus.REFUSED)
             return
         self._move("extended there")
+        if self.holdings is not None and self._ticket is not None:
+            self.holdings.circuit_gone(self, is_over=True)  # its streams have all ended
         data = encode_extended(ExtendStatus.OK, message)
         run = end.seal_alone(Command.RELAY, encode_message(Message.EXTENDED, 0, data))
         self._cells_passed_back = end.cells_sealed
