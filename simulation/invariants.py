@@ -13,7 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import trio
 
 from simulation.nodes import CELLS, AuthorityNode, ClientNode, Node, RelayNode
+from simulation.scenario import HOUR
 from simulation.targets import Complain
+from warren.identity import PeerId
 from warren.network.link import Link
 from warren.protocol.circuit import OriginCircuit, RelayCircuit
 from warren.protocol.link import Leg
@@ -26,6 +28,8 @@ MOST_CREDIT = 1 << 20
 MOST_CIRCUITS = 2 * 2048  # of one link
 MOST_STREAMS = 512  # of one circuit
 MOST_STREAM_BYTES = 4 * 1024 * 1024
+#: Guards that a client of a network with fewer than so many relays may dial in an hour.
+MOST_GUARDS, LARGE_NETWORK = 5, 100
 _ONE_READ = 256 * 1024
 #: Tasks that come and go with links, and with what a node does by the way.
 _PASSING = ("._run", "._accept", "._expire", "._check_relay", "._upload", "._linger")
@@ -86,6 +90,30 @@ class Audit:
     def _say(self, node: Node, what: object, wrong: str | None) -> None:
         if wrong is not None:
             self._complain("window", f"{node.name}: {what!r}: {wrong}")
+
+
+class GuardWatch:
+    """Own which guards each client has dialled within the last hour (PATH-2).
+
+    What a wrong clock, or a disk that was full, has made a client forget does not count.
+    """
+
+    def __init__(self, nodes: Sequence[Node], complain: Complain) -> None:
+        relays = sum(isinstance(node, RelayNode) for node in nodes)
+        self._is_small = relays < LARGE_NETWORK
+        self._complain = complain
+        self._dialled: dict[ClientNode, list[tuple[float, float, PeerId]]] = {}
+
+    def note(self, node: ClientNode, peer_id: PeerId) -> None:
+        """Note that `node` dials a guard; complain when it is one too many."""
+        now, dialled = trio.current_time(), self._dialled.setdefault(node, [])
+        if node.folder.is_full:
+            dialled.clear()
+        dialled.append((now, node.clock_error, peer_id))
+        since = now - HOUR
+        recent = {who for at, error, who in dialled if at > since and error == node.clock_error}
+        if self._is_small and len(recent) > MOST_GUARDS:
+            self._complain("path", f"{node.name} dialled {len(recent)} guards within an hour")
 
 
 def wrong_window(leg: Leg) -> str | None:

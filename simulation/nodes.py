@@ -226,6 +226,7 @@ class ClientNode(Node):
         super().__init__(name, seed, network, file)
         self.client: Client | None = None
         self.proxy: Proxy | None = None
+        self.on_guard: Callable[[ClientNode, PeerId], None] = _not_watched
 
     @property
     def network(self) -> WireNetwork:
@@ -238,7 +239,7 @@ class ClientNode(Node):
             directory = Directory(
                 peer.archive, peer.fetch, now=self.wall_clock, rng=self.rng("directory")
             )
-            guards = GuardKeeper(self.folder, rng=self.rng("guards"), wall_clock=self.wall_clock)
+            guards = _WatchedGuards(self)
             self.client = Client(peer.links, directory, guards, rng=self.rng("client"))
             self.proxy = Proxy(self.client)
             listener = world.network.listen(Address(LOOPBACK, PROXY_PORT))
@@ -247,6 +248,22 @@ class ClientNode(Node):
             nursery.start_soon(self.client.run)
             nursery.start_soon(self.proxy.serve, listener, nursery)
             yield peer
+
+
+def _not_watched(node: ClientNode, peer_id: PeerId) -> None:
+    return
+
+
+class _WatchedGuards(GuardKeeper):
+    """Tell whoever watches `node` of every guard that is dialled."""
+
+    def __init__(self, node: ClientNode) -> None:
+        super().__init__(node.folder, rng=node.rng("guards"), wall_clock=node.wall_clock)
+        self._node = node
+
+    def contacted(self, peer_id: PeerId) -> None:
+        super().contacted(peer_id)
+        self._node.on_guard(self._node, peer_id)
 
 
 class SimulatedResolver(Resolver):
@@ -279,5 +296,3 @@ def make_authority_keys(seed: int, name: str) -> RelayKeys:
 
 #: A machine with one address, that of its loopback.
 _PROC = Path(__file__).parent / "proc"
-
-NodeOf = Callable[[str], Node]

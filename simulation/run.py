@@ -19,7 +19,7 @@ import trio._core._run as trio_loop
 from simulation.chance import dice, seeded_identity
 from simulation.clock import BEGINNING, SimulatedClock
 from simulation.faults import Trouble, draw_faults
-from simulation.invariants import Audit, tasks_of_each_kind, what_is_left
+from simulation.invariants import Audit, GuardWatch, tasks_of_each_kind, what_is_left
 from simulation.nodes import (
     LINK_PORT,
     SUITES,
@@ -165,6 +165,9 @@ class Simulation:
         await self._gather()
         tasks = tasks_of_each_kind(self.nodes)
         audit = Audit(self.nodes, self.complain)
+        guards = GuardWatch(self.nodes, self.complain)
+        for client in self._clients:
+            client.on_guard = guards.note
         nursery.start_soon(audit.run, LOOK_SECONDS)
         self._begin = trio.current_time()
         self.tell(f"the network of {scenario.peers} peers works after {outcome.gathered:.1f} s")

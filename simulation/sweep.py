@@ -10,6 +10,7 @@ existing Dask cluster, which needs the extra ``cluster`` and workers that run in
 import contextlib
 import json
 import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
@@ -17,7 +18,7 @@ from dataclasses import replace
 from functools import cache
 from hashlib import sha256
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +105,13 @@ class Results:
 def executor(scheduler: str | None, jobs: int) -> Iterator[tuple[Executor, int]]:
     """Give where to work, and how much of it at a time, while inside."""
     if scheduler is None:
-        with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_leave_it_to_us) as pool:
             try:
                 yield pool, 2 * jobs
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
+                for worker in active_children():  # a seed may have minutes to go
+                    worker.terminate()
                 raise
         return
     try:
@@ -119,6 +122,11 @@ def executor(scheduler: str | None, jobs: int) -> Iterator[tuple[Executor, int]]
         ) from error
     with Client(scheduler) as client:  # type: ignore[no-untyped-call]
         yield client.get_executor(), 2 * max(1, sum(client.ncores().values()))
+
+
+def _leave_it_to_us() -> None:
+    """Let a key that interrupts reach the process that ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def sweep(

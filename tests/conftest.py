@@ -3,7 +3,12 @@
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.programs import PACKAGES, missing_programs
+from tests.support.programs import (
+    PACKAGES,
+    PERMISSIONS,
+    missing_permissions,
+    missing_programs,
+)
 
 # A busy machine is no finding: examples are counted, not timed.
 settings.register_profile(
@@ -14,14 +19,18 @@ settings.load_profile("warren")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "needs(program, ...): drives these system programs; see support/programs.py"
+        "markers",
+        "needs(program, ...): drives or needs these of the system; see support/programs.py",
     )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     wanted = {name for marker in item.iter_markers("needs") for name in marker.args}
-    assert wanted <= PACKAGES.keys(), f"name the package of {wanted - PACKAGES.keys()}"
+    known = PACKAGES.keys() | PERMISSIONS.keys()
+    assert wanted <= known, f"name the package of {wanted - known}"
     missing = wanted & set(missing_programs())
+    if wanted & PERMISSIONS.keys():
+        missing |= wanted & set(missing_permissions())
     if missing:
         # scripts/test names the packages at its end, and .ci/run has installed them all.
         pytest.skip(f"missing on this machine: {', '.join(sorted(missing))}")

@@ -21,6 +21,7 @@ import click
 import msgspec
 import pytest
 
+from simulation.__main__ import main as simulate
 from warren import identity
 from warren.cli.main import warren
 from warren.directory import descriptor, votes
@@ -233,6 +234,8 @@ def unknown_in(words: list[str]) -> list[str]:
         if found is None:
             return [rest[0]] if re.fullmatch(r"[a-z]+", rest[0]) else []
         command, _ = found, rest.pop(0)
+    if "--" in rest:  # what stands behind is another program's
+        del rest[rest.index("--") :]
     known = {option for parameter in command.params for option in parameter.opts}
     known |= {"--help", "-h", *(("--version",) if command is warren else ())}
     return [word for word in rest if word.startswith("-") and word.split("=")[0] not in known]
@@ -257,6 +260,20 @@ def test_every_command_and_option_exists(document: str) -> None:
     assert not unknown
 
 
+def test_every_option_of_a_simulation_exists() -> None:
+    shown = {
+        word.partition("=")[0]
+        for document in DOCUMENTS
+        for words in command_lines(document)
+        for rest in after(words, "scripts/simulate")
+        for word in rest
+        if word.startswith("-")
+    }
+
+    assert {"--seed", "--sweep", "--scheduler"} <= shown
+    assert shown <= {*all_options(simulate), "--help"}
+
+
 def test_the_documents_show_every_command() -> None:
     shown = {
         tuple(rest[:2] if rest[0] == "network" else rest[:1])
@@ -268,12 +285,12 @@ def test_the_documents_show_every_command() -> None:
 
     assert {("proxy",), ("relay",), ("authority",), ("status",), ("keys",)} <= shown
     assert {("network", "create"), ("network", "checksum")} <= shown
-    assert {("env",), ("browser",)} <= shown
+    assert {("env",), ("browser",), ("run",)} <= shown
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_option_that_is_only_mentioned_exists(document: str) -> None:
-    known = set(all_options(warren)) | {"--fast", "--long"}
+    known = {*all_options(warren), *all_options(simulate), "--fast", "--long"}
 
     mentioned = {
         text.split()[0] for text in _INLINE.findall(prose_of(document)) if text.startswith("--")

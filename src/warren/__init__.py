@@ -5,7 +5,7 @@ One sentence: a stream comes in at ``roles.proxy``, travels as cells through ``p
 
 The floors; imports go down only, and never sideways between ``protocol`` and ``directory``::
 
-    doors      cli  node  lab  workers  programs  serving  status  config    start, ask, configure
+    doors      cli  node  lab  workers  programs  run  serving  status  config    start it, ask it
     roles      proxy  client  pool    relay  exit    authority  mirror
     network    byte_streams  links  circuits  streams  names             (trio)
     pure       protocol            |            directory     (no I/O, no clock, no chance)

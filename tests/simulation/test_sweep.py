@@ -1,9 +1,12 @@
 """Sweeps: gone on with after a stop, never mixed, and on a Dask cluster the same."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import replace
@@ -66,6 +69,28 @@ def test_results_of_another_sweep_are_refused(tmp_path: Path) -> None:
 def test_a_worker_with_other_code_is_refused() -> None:
     with pytest.raises(ConfigError, match="has another version of the code"):
         simulate_seed(TINY, "0123456789abcdef")
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(120)
+def test_an_interrupted_sweep_ends_at_once_and_keeps_what_is_done(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.jsonl"
+    words = ["--sweep=1000", "--peers=10", "--seconds=10", "--jobs=2", "--results", str(path)]
+    process = subprocess.Popen(
+        [ROOT / "scripts" / "simulate", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    while not path.exists() or path.read_text().count("\n") < 4:
+        assert process.poll() is None
+        time.sleep(0.1)
+
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    process.communicate(timeout=20)
+
+    assert process.returncode == 130
+    assert len(path.read_text().splitlines()) >= 4
 
 
 @pytest.fixture

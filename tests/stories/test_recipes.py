@@ -313,6 +313,12 @@ def test_warren_env_in_fish(kitchen: Kitchen, recipe: Recipe) -> None:
     prints_the_page(kitchen, recipe)
 
 
+@pytest.mark.needs("curl", "nc", "namespaces")
+@pytest.mark.parametrize("recipe", recipes_of("warren run"), ids=str)
+def test_warren_run(kitchen: Kitchen, recipe: Recipe) -> None:
+    prints_the_page(kitchen, recipe)
+
+
 # ---- the page itself
 
 

@@ -1,12 +1,15 @@
 """The system programs and files that tests use, and the Debian package that has each.
 
 Run as a program it prints a line for every one that is missing; with ``--packages`` only the
-packages, for ``apt-get install``. Where ``CI`` is set, a missing one is a failure. It uses the
-standard library alone, because it runs before anything is set up.
+packages, for ``apt-get install``. Where ``CI`` is set, a missing one is a failure. What a machine
+must allow, and cannot be installed, is told in the same way. It uses the standard library alone,
+because it runs before anything is set up.
 """
 
+import functools
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +21,7 @@ PACKAGES = {
     "curl": "curl",
     "dpkg-deb": "dpkg",
     "fish": "fish",
+    "gcc": "gcc libc6-dev",
     "git": "git",
     "ip": "iproute2",
     "nc": "netcat-openbsd",
@@ -26,6 +30,7 @@ PACKAGES = {
     "npm": "npm",
     "proxychains4": "proxychains4",
     "ps": "procps",
+    "setpriv": "util-linux",
     "socat": "socat",
     "ssh": "openssh-client",
     "sshd": "openssh-server",
@@ -34,6 +39,13 @@ PACKAGES = {
     "unshare": "util-linux",
     "wget": "wget",
 }
+#: What tests need a machine to allow, and what to do where it does not.
+PERMISSIONS = {
+    "namespaces": "let users make user namespaces: sysctl user.max_user_namespaces, "
+    "kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns",
+}
+#: Somebody with no rights and no name, for tests that run as root.
+NOBODY = 4242
 #: Where Debian keeps some of them, and an ordinary user's PATH does not lead.
 _SYSTEM_FOLDERS = ("/usr/sbin", "/sbin")
 #: What is there when a file is, and no program.
@@ -50,6 +62,32 @@ def missing_programs() -> list[str]:
     ]
 
 
+def as_ordinary_user() -> list[str]:
+    """Return the words before a command that make it run without the rights of root."""
+    if os.geteuid() != 0:
+        return []
+    return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+
+
+@functools.cache
+def missing_permissions() -> list[str]:
+    """Return which of ``PERMISSIONS`` this machine does not give to an ordinary user."""
+    try:
+        command = [
+            *as_ordinary_user(),
+            "unshare",
+            "-Urnm",
+            "mount",
+            "--bind",
+            "/dev/null",
+            "/dev/zero",
+        ]
+        done = subprocess.run(command, capture_output=True, check=False)
+    except OSError:
+        return list(PERMISSIONS)
+    return [] if done.returncode == 0 else list(PERMISSIONS)
+
+
 def main(arguments: list[str]) -> int:
     missing = missing_programs()
     if arguments == ["--packages"]:
@@ -57,7 +95,10 @@ def main(arguments: list[str]) -> int:
         return 0
     for name in missing:
         sys.stdout.write(f"scripts/test: {name} is missing: apt install {PACKAGES[name]}\n")
-    return 1 if missing and os.environ.get("CI") else 0
+    forbidden = missing_permissions()
+    for name in forbidden:
+        sys.stdout.write(f"scripts/test: {name} are forbidden: {PERMISSIONS[name]}\n")
+    return 1 if (missing or forbidden) and os.environ.get("CI") else 0
 
 
 if __name__ == "__main__":

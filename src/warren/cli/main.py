@@ -22,6 +22,7 @@ COMMANDS = {
     "keys": "warren.cli.keys",
     "network": "warren.cli.network",
     "lab": "warren.cli.lab",
+    "run": "warren.cli.run",
 }
 
 
