@@ -349,7 +349,7 @@ def test_the_policies_are_the_profiles() -> None:
         ("5 Relay messages", "status of EXTENDED", ExtendStatus),
         ("5 Relay messages", "flag of BEGIN", BeginFlags),
         ("5.1 Streams", "reason", EndReason),
-        ("5.2 Resuming", "flag of a standing", StandingFlags),
+        ("5.4 Resuming", "flag of a standing", StandingFlags),
         ("7.2 The envelope", "kind", Kind),
     ],
 )
@@ -410,14 +410,14 @@ def test_the_lengths_inside_of_bodies_are_those_of_the_code() -> None:
 
 
 def test_the_limits_of_resuming_are_those_of_the_code() -> None:
-    assert numbers(table("5.2 Resuming", "what")) == {
+    assert numbers(table("5.4 Resuming", "what")) == {
         "bytes of a name": resume._DIGEST_LENGTH,
         "bytes of a MAC": resume._DIGEST_LENGTH,
         "bytes of a standing": messages.STANDING_LENGTH,
         "names of one RESUME": resume.MOST_NAMES,
         "streams of one RESUME": MOST_STREAMS,
     }
-    text = " ".join(section("docs/protocol.md", "5.2 Resuming").split())
+    text = " ".join(section("docs/protocol.md", "5.4 Resuming").split())
     assert MOST_MIDDLES == 4
     assert "from four that are kept for each exit" in text
     assert f"at most {MOST_MOVES} times in ten minutes" in text

@@ -167,7 +167,7 @@ class _Circuit:
     def _loses_streams(self) -> bool:
         """Tell whether what was wrong leaves nothing to go on with: an end broke the rules.
 
-        A layer that does not open comes from any hop, and a link may break (protocol §5.2).
+        A layer that does not open comes from any hop, and a link may break (protocol §5.4).
         """
         return self.error is not None and not isinstance(self.error, LayerError)
 

@@ -199,7 +199,7 @@ STANDING_LENGTH = _STANDING.size
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Hold how far one end of a stream is when it moves to another circuit (protocol §5.2).
+    """Hold how far one end of a stream is when it moves to another circuit (protocol §5.4).
 
     ``received``, ``consumed`` and ``limit`` are bytes from the stream's start, of the direction
     towards this end. They are zero for a stream that the exit does not know.

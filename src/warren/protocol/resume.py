@@ -1,4 +1,4 @@
-"""Resuming: streams move from a circuit that is gone to another to the same exit (protocol §5.2).
+"""Resuming: streams move from a circuit that is gone to another to the same exit (protocol §5.4).
 
 Both ends know where they were, because streams count bytes by absolute offset and a sender keeps
 what was not acknowledged. All that must be said is whose streams are meant, and how far each end

@@ -389,7 +389,7 @@ class StreamProtocol:
             self._drop_buffers()
             self.on_news()
 
-    # ---- from one circuit to another (protocol §5.2)
+    # ---- from one circuit to another (protocol §5.4)
 
     @property
     def can_go_on(self) -> bool:

@@ -147,7 +147,7 @@ class Exit:
         self._open[stream] = _Open(0, trio.current_time())
         self.connected += 1
         try:
-            # Its circuit may be another one by now, or none for the moment (protocol §5.2).
+            # Its circuit may be another one by now, or none for the moment (protocol §5.4).
             stream.protocol.accept(Connected(connection.remote, ttl))
             await splice(connection, stream)
         finally:

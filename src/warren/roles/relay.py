@@ -29,7 +29,7 @@ logger = structlog.get_logger()
 #: How long a hop may take to answer CREATE, its link included. Less than an origin waits for its
 #: circuit, or nobody would be there to hear which hop it was.
 EXTEND_SECONDS = 10.0
-#: How long an exit holds the streams of a circuit that died, with their sockets (protocol §5.2).
+#: How long an exit holds the streams of a circuit that died, with their sockets (protocol §5.4).
 HOLD_SECONDS = 60.0
 
 #: Where the directory is. Our own address of the link might be one inside our own network.
