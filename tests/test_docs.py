@@ -35,13 +35,19 @@ from warren.directory.relays import Flag
 from warren.directory.signatures import SIGNATURE_SIZE
 from warren.errors import ConfigError, EndReason
 from warren.identity import Suite
-from warren.protocol import cells, dns_queries, handshake, messages, noise, resolution
+from warren.network.circuits import CLOSING_SECONDS
+from warren.protocol import cells, dns_queries, handshake, messages, noise, resolution, resume
 from warren.protocol.cells import Command
 from warren.protocol.ciphers import TAG_LENGTH
 from warren.protocol.datagrams import MOST_DATAGRAM, MOST_WAITING
 from warren.protocol.front import BY_REASON
-from warren.protocol.messages import BeginFlags, ExtendStatus, Message
+from warren.protocol.messages import BeginFlags, ExtendStatus, Message, StandingFlags
+from warren.protocol.multiplexer import MOST_STREAMS
 from warren.protocol.onion import payload_length
+from warren.protocol.stream import ENOUGH_UNSENT
+from warren.roles.middles import MOST_MIDDLES
+from warren.roles.relay import HOLD_SECONDS
+from warren.roles.resumer import MOST_MOVES, MOVES_SECONDS, RESUME_SECONDS
 from warren.roles.udp_exit import UdpLimits
 from warren.status.control import ask, find_socket
 
@@ -346,6 +352,7 @@ def test_the_policies_are_the_profiles() -> None:
         ("5 Relay messages", "status of EXTENDED", ExtendStatus),
         ("5 Relay messages", "flag of BEGIN", BeginFlags),
         ("5.1 Streams", "reason", EndReason),
+        ("5.4 Resuming", "flag of a standing", StandingFlags),
         ("7.2 The envelope", "kind", Kind),
     ],
 )
@@ -403,6 +410,26 @@ def test_the_lengths_inside_of_bodies_are_those_of_the_code() -> None:
     assert data["EXTEND"].endswith(f"message 1 ({cells.NK_MESSAGE_1_LENGTH})")
     assert data["CREDIT"] == r"offset u64 \| limit u64"
     assert messages.STREAM_CREDIT_LENGTH == 16
+
+
+def test_the_limits_of_resuming_are_those_of_the_code() -> None:
+    assert numbers(table("5.4 Resuming", "what")) == {
+        "bytes of a name": resume._DIGEST_LENGTH,
+        "bytes of a MAC": resume._DIGEST_LENGTH,
+        "bytes of a standing": messages.STANDING_LENGTH,
+        "names of one RESUME": resume.MOST_NAMES,
+        "streams of one RESUME": MOST_STREAMS,
+    }
+    text = " ".join(section("docs/protocol.md", "5.4 Resuming").split())
+    assert MOST_MIDDLES == 4
+    assert "from four that are kept for each exit" in text
+    assert f"at most {MOST_MOVES} times in ten minutes" in text
+    assert MOVES_SECONDS == 600
+    assert f"for {HOLD_SECONDS:.0f} s" in text
+    assert HOLD_SECONDS == RESUME_SECONDS
+    assert f"up to {CLOSING_SECONDS:.0f} s" in text
+    assert f"at most {resume.MOST_HELD_STREAMS} streams" in text
+    assert f"{ENOUGH_UNSENT // 1024} KiB more" in text
 
 
 def test_payloads_are_those_of_the_code() -> None:

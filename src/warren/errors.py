@@ -2,6 +2,7 @@
 
     WarrenError
     ├── ProtocolError     a peer or a program broke the rules of what it speaks
+    │   └── LayerError    some hop of a circuit changed a cell
     ├── LinkError         a peer could not be reached, or its link broke
     ├── CircuitError      a circuit could not be built or has died
     ├── ExitError         the far end refused or lost a stream; ``reason`` says why
@@ -26,6 +27,10 @@ class WarrenError(Exception):
 
 class ProtocolError(WarrenError):
     """Tell that the other side broke the rules; its object is finished and must be closed."""
+
+
+class LayerError(ProtocolError):
+    """Tell that an onion layer did not open; nobody can say which hop of the circuit did it."""
 
 
 class LinkError(WarrenError):

@@ -67,6 +67,7 @@ class Serving:
                 self._datagrams.serve if self._datagrams is not None else refuse_datagrams
             ),
             serve_names=self._leaving.resolve if self._leaving is not None else refuse_names,
+            is_relay=peer.archive.knows,
         )
         self._peer = peer
         self._listener = listener
@@ -174,7 +175,7 @@ def _make_exit(
             most_lookups_each=bounds.lookups_per_circuit,
         ),
         own,
-        is_relay=lambda peer_id: any(c.get(peer_id) is not None for c in archive.usable),
+        is_relay=archive.knows,
         network_places=places,
         allow_targets=wanted.allow_targets,
         limits=ExitLimits(

@@ -723,7 +723,6 @@ async def test_a_stream_that_breaks_behind_its_first_byte_resets(door: Door) -> 
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        (b"", b"http_response_incomplete"),
         (b"HTTP/1.1 200 OK\r\nContent-", b"http_response_incomplete"),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", b"http_protocol_error"),
         (b"HTTP/1.1 407 x\r\n\r\n", b"http_protocol_error"),
@@ -748,11 +747,60 @@ async def test_a_target_without_an_answer_becomes_a_502(
     assert b"error=" + error in reply
 
 
-async def test_a_stream_that_breaks_before_the_answer_says_why(door: Door) -> None:
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+async def test_a_get_that_nobody_answered_is_sent_once_more(door: Door, method: bytes) -> None:
+    browser = await door.say(GET.replace(b"GET", method))
+    lost = await door.next_stream()
+
+    lost.reset(EndReason.DESTROY)
+    target = await door.next_stream()
+    await target.far.send_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    assert (await everything(browser)).startswith(b"HTTP/1.1 204 ")
+    assert (target.early, target.address) == (lost.early, lost.address)
+    assert door.client.opened == 0
+
+
+async def test_a_get_whose_target_hangs_up_is_sent_once_more(door: Door) -> None:
+    browser = await door.say(GET)
+    for _ in range(2):
+        target = await door.next_stream()
+        await target.far.send_eof()
+
+    reply = await everything(browser)
+
+    assert reply.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+    assert b"error=http_response_incomplete" in reply
+    assert door.client.opened == 0
+
+
+async def test_a_get_is_not_sent_again_once_a_byte_came_back(door: Door) -> None:
     browser = await door.say(GET)
     target = await door.next_stream()
+    await target.far.send_all(b"H")
+    await trio.testing.wait_all_tasks_blocked(0.01)
 
-    target.reset(EndReason.TIMEOUT)
+    target.reset(EndReason.DESTROY)
+
+    assert (await everything(browser)).startswith(b"HTTP/1.1 502 ")
+    assert door.client.opened == 0
+
+
+async def test_what_may_change_something_is_never_sent_again(door: Door) -> None:
+    browser = await door.say(GET.replace(b"GET", b"DELETE"))
+    target = await door.next_stream()
+
+    target.reset(EndReason.DESTROY)
+
+    assert (await everything(browser)).startswith(b"HTTP/1.1 502 ")
+    assert door.client.opened == 0
+
+
+async def test_a_stream_that_breaks_twice_before_the_answer_says_why(door: Door) -> None:
+    browser = await door.say(GET)
+    (await door.next_stream()).reset(EndReason.DESTROY)
+
+    (await door.next_stream()).reset(EndReason.TIMEOUT)
 
     assert (await everything(browser)).startswith(b"HTTP/1.1 504 ")
 

@@ -45,6 +45,7 @@ from warren.protocol.link import (
     RecordKey,
 )
 from warren.protocol.messages import Connected, ExtendStatus
+from warren.protocol.resume import Holdings
 from warren.protocol.stream import StreamProtocol
 
 NETWORK_ID = bytes(range(32))
@@ -105,6 +106,7 @@ class PaperRelay:
         self.links: dict[PeerId, LinkProtocol] = {}
         self.circuits: list[RelayCircuit] = []
         self.network: PaperNetwork | None = None
+        self.holdings = Holdings(CreditBudget(1 << 20))
         self._awake: list[RelayCircuit] = []
 
     @property
@@ -143,6 +145,8 @@ class PaperRelay:
         barred = [self.peer_id, *([link.peer_id] if link.peer_id is not None else [])]
         circuit = RelayCircuit(request.leg, request.depth, secrets, barred=barred)
         circuit.wake = lambda: self._awake.append(circuit)
+        if request.depth and self.network is not None and self.network.holds:
+            circuit.holdings = self.holdings
         self.circuits.append(circuit)
 
     def _extend(self, circuit: RelayCircuit, event: ExtendRequested) -> None:
@@ -218,6 +222,7 @@ class PaperNetwork:
     """Own an origin, `relays` relays and every link between them.
 
     `window` is the cells of a new circuit's credit, `growth` what windows may grow by in all.
+    With `holds`, relays hold the streams of circuits that died there, as exits do.
     """
 
     def __init__(
@@ -227,7 +232,9 @@ class PaperNetwork:
         suite: Suite = Suite.AESGCM,
         window: int = 64,
         growth: int = 1 << 20,
+        holds: bool = False,
     ) -> None:
+        self.holds = holds
         self.window = window
         self.budget = CreditBudget(growth)
         self.relays = [PaperRelay(number + 1, suite) for number in range(relays)]

@@ -292,8 +292,7 @@ class OpenExit:
 
 def connect(circuit: PassingCircuit, stream: CircuitStream, address: Address) -> None:
     """Say CONNECTED for a stream that ends at this hop."""
-    assert circuit.machine.streams is not None
-    circuit.machine.streams.connected(stream.protocol, Connected(address))
+    stream.protocol.accept(Connected(address))
     stream.turn.run()
 
 

@@ -15,11 +15,16 @@ from warren.network.associations import CircuitAssociation
 from warren.network.link import Link
 from warren.network.streams import CircuitStream
 from warren.network.turn import Turn
-from warren.protocol.circuit import Closed, ExtendFailed, HopAdded, OriginCircuit
+from warren.protocol.circuit import Closed, ExtendFailed, HopAdded, OriginCircuit, Resumed
 from warren.protocol.handshake import CircuitInitiator
 from warren.protocol.messages import ANY_FAMILY, BeginFlags, ExtendStatus
 from warren.protocol.multiplexer import MOST_STREAMS
 from warren.protocol.resolution import Resolved
+from warren.protocol.resume import Handover
+
+#: How long a circuit that is closed waits for the ends of its streams to come back.
+CLOSING_SECONDS = 5.0
+_GLANCE_SECONDS = 0.05
 
 _STATUS = {
     ExtendStatus.UNKNOWN_PEER: "the hop before it does not know it",
@@ -40,6 +45,7 @@ class Circuit:
         self.created_at = trio.current_time()
         self.on_closed: Callable[[Circuit], None] | None = None
         self._failed: ExtendStatus | None = None
+        self._has_resumed = self._is_closing = False
         self._changed = trio.Event()
         machine.wake = lambda: self.turn.add(self)
 
@@ -49,7 +55,8 @@ class Circuit:
     @property
     def is_open(self) -> bool:
         """Tell whether streams can be opened: built to its last hop and alive."""
-        return not self.machine.is_closed and self.machine.hops == len(self.hops)
+        machine = self.machine
+        return not (machine.is_closed or self._is_closing) and machine.hops == len(self.hops)
 
     @property
     def stream_count(self) -> int:
@@ -78,7 +85,8 @@ class Circuit:
             event = events.popleft()
             if isinstance(event, ExtendFailed):
                 self._failed = event.status
-            assert isinstance(event, HopAdded | ExtendFailed | Closed)
+            assert isinstance(event, HopAdded | ExtendFailed | Resumed | Closed)
+            self._has_resumed |= isinstance(event, Resumed)
             self._changed.set()
             if isinstance(event, Closed) and self.on_closed is not None:
                 self.on_closed(self)
@@ -125,16 +133,55 @@ class Circuit:
 
     def close(self) -> None:
         """End all streams, then destroy the circuit."""
-        if not self.machine.is_closed:
-            if self.machine.hops:
-                streams = self.machine.streams
-                for stream in tuple(streams.streams.values()):
-                    stream.end(EndReason.MISC)
-                for association in tuple(streams.associations.values()):
-                    association.end(EndReason.MISC)
-                self.turn.run()
-            self.machine.destroy()
+        machine = self.machine
+        if machine.is_closed or self._is_closing:
+            return
+        if self.stream_count:
+            streams = machine.streams
+            for stream in tuple(streams.streams.values()):
+                stream.end(EndReason.MISC)
+            for association in tuple(streams.associations.values()):
+                association.end(EndReason.MISC)
             self.turn.run()
+        if self.stream_count and len(self.hops) > 1:
+            # A DESTROY overtakes what waits on its way, and an exit that has not heard of the end
+            # of a stream would hold it.
+            self._is_closing = True
+            self.turn.nursery.start_soon(self._destroy_soon)
+        else:
+            self._destroy()
+
+    async def _destroy_soon(self) -> None:
+        try:
+            with trio.move_on_after(CLOSING_SECONDS):
+                # Nobody is told when the last stream is gone, and nobody is in a hurry here.
+                while self.stream_count and not self.machine.is_closed:  # noqa: ASYNC110
+                    await trio.sleep(_GLANCE_SECONDS)
+        finally:
+            self._destroy()
+
+    def _destroy(self) -> None:
+        self.machine.destroy()
+        self.turn.run()
+
+    async def resume(self, handover: Handover) -> None:
+        """Ask the last hop for the streams of `handover`; return when those it knows go on here.
+
+        The circuit must be fresh. Waits for the answer; raises CircuitError when the circuit is
+        gone before it came. Those who are told by ``on_closed`` get streams that moved and were
+        lost again.
+        """
+        machine = self.machine
+        if not self.is_open:
+            raise CircuitError("the circuit is gone")
+        machine.keeps_streams = True
+        machine.resume(handover)
+        self.turn.run()
+        while not self._has_resumed:
+            if machine.is_closed:
+                raise CircuitError(f"no answer to a RESUME: {machine.error or 'it was destroyed'}")
+            self._changed = trio.Event()
+            await self._changed.wait()
 
     def give_up(self) -> None:
         """Destroy the circuit without ending its streams: they are lost, as by a relay's death."""
@@ -192,6 +239,26 @@ async def build_circuit(
         link.turn.run()
         raise
     return circuit
+
+
+async def extend_circuit(circuit: Circuit, hop: Hop) -> None:
+    """Extend `circuit`, which carried no stream yet, by one `hop`.
+
+    The caller sets the deadline; a circuit that was not extended is destroyed. Raises CircuitError.
+    """
+    depth = len(circuit.hops)
+    try:
+        initiator = _initiate_next(circuit.link, hop, depth)
+        if not circuit.is_open:
+            raise CircuitError("the circuit is gone")
+        circuit.hops = (*circuit.hops, hop)
+        circuit.machine.extend(hop.peer_id, hop.suites[0], initiator)
+        circuit.turn.run()
+        await circuit.wait_hops(depth + 1)
+    except BaseException:
+        circuit.machine.destroy()
+        circuit.turn.run()
+        raise
 
 
 def _initiate_next(link: Link, hop: Hop, depth: int) -> CircuitInitiator:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 
-from warren.errors import EndReason, ProtocolError, expect, refuse
+from warren.errors import EndReason, LayerError, ProtocolError, expect, refuse
 from warren.identity import PeerId, Suite
 from warren.protocol.cells import (
     MOST_HOPS,
@@ -36,6 +36,7 @@ from warren.protocol.messages import (
 from warren.protocol.multiplexer import Multiplexer
 from warren.protocol.onion import EndLayers, LayerKey, RelayLayer
 from warren.protocol.resolution import Question
+from warren.protocol.resume import Handover, Holdings, Parts, Ticket, cut
 
 #: RELAY_EARLY cells, and so extensions, that a circuit may carry (CIR-1).
 MOST_EARLY = MOST_HOPS - 1
@@ -98,7 +99,12 @@ class Closed:
     error: ProtocolError | None
 
 
-Event = HopAdded | ExtendFailed | ExtendRequested | NameAsked | Closed
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The exit has answered a RESUME: the streams it knows go on here."""
+
+
+Event = HopAdded | ExtendFailed | ExtendRequested | NameAsked | Resumed | Closed
 
 
 def _nothing() -> None:
@@ -166,6 +172,13 @@ class _Circuit:
         self.events.append(event)
         self.wake()
 
+    def _loses_streams(self) -> bool:
+        """Tell whether what was wrong leaves nothing to go on with: an end broke the rules.
+
+        A layer that does not open comes from any hop, and a link may break (protocol §5.4).
+        """
+        return self.error is not None and not isinstance(self.error, LayerError)
+
     @property
     def is_closed(self) -> bool:
         """Tell whether the circuit is gone."""
@@ -186,6 +199,8 @@ class OriginCircuit(_Circuit):
         self._end: CircuitEnd | None = None
         self._extended_at = 0.0
         self.secrets: HopSecrets | None = None  # of the last hop: its resume secret counts
+        self.keeps_streams = False  # whether somebody takes ``orphans`` when it is gone
+        self.orphans: Handover | None = None
 
     def __repr__(self) -> str:
         return f"<Circuit {self.leg.number:#x} {self.state.value}, {self.hops} hops>"
@@ -228,14 +243,52 @@ class OriginCircuit(_Circuit):
         message = encode_message(Message.EXTEND, 0, data)
         self.leg.enqueue(end.seal_alone(Command.RELAY_EARLY, message))
 
+    @property
+    def ticket(self) -> Ticket:
+        """Return what the last hop knows this circuit's streams by."""
+        assert self.secrets is not None
+        return Ticket.of(self.secrets)
+
+    def resume(self, handover: Handover) -> None:
+        """Ask the last hop for the streams of `handover`; Resumed or Closed follows.
+
+        Nothing else may have been sent to it. Until the answer is read, the streams stay in
+        `handover`.
+        """
+        end, secrets = self._end, self.secrets
+        assert end is not None
+        assert secrets is not None
+        assert self.state is CircuitState.OPEN
+        assert end.streams.first_unused == 1
+        parts = Parts()
+
+        def receive(stream: int, data: memoryview) -> None:
+            answer = parts.take(stream, data)
+            if answer is not None:
+                end.streams.on_resumed = None
+                handover.answered(answer, end.streams)
+                self._tell(Resumed())
+
+        end.streams.on_resumed = receive
+        body = handover.ask(secrets.handshake_hash)
+        for message in cut(Message.RESUME, body, end.layers.payload):
+            end.streams.push(message)
+
     def destroy(self, error: ProtocolError | None = None) -> None:
-        """Destroy the circuit; streams on it are lost. Doing it twice is fine."""
+        """Destroy the circuit. Doing it twice is fine.
+
+        Streams on it are lost, or in ``orphans`` where somebody takes these.
+        """
         if not self.is_closed:
             self._move("close")
             self.error = error
             self.leg.destroy()
             if self._end is not None:
-                self._end.streams.lose_all(EndReason.DESTROY)
+                streams = self._end.streams
+                able = streams.detach() if self.keeps_streams and not self._loses_streams() else []
+                if able:
+                    self.orphans = Handover(self.ticket, able, streams.first_unused)
+                streams.lose_all(EndReason.DESTROY)
             self._tell(Closed(error))
 
     # ---- what the leg calls
@@ -321,6 +374,10 @@ class RelayCircuit(_Circuit):
         self._backward_header = cell_header(leg.number, Command.RELAY)
         self.cells_forward = 0
         self._cells_passed_back = 0
+        self.holdings: Holdings | None = None  # of an exit: what outlives this circuit
+        self._ticket: Ticket | None = None
+        self._parts: Parts | None = None
+        self._has_resumed = False
         leg.user = self
         leg.source = self._end
 
@@ -337,6 +394,14 @@ class RelayCircuit(_Circuit):
         """Return the cells sent towards the origin, made here or passed on."""
         return self._cells_passed_back + (self._end.cells_sealed if self._end is not None else 0)
 
+    @property
+    def ticket(self) -> Ticket:
+        """Return what the origin can claim the streams with; only while this is the last hop."""
+        if self._ticket is None:
+            assert self.secrets is not None
+            self._ticket = Ticket.of(self.secrets)
+        return self._ticket
+
     def extended(self, leg: Leg, message: bytes) -> None:
         """Answer the EXTEND: the next hop said `message`; from now on this hop forwards.
 
@@ -348,6 +413,8 @@ class RelayCircuit(_Circuit):
             self.refuse_extend(ExtendStatus.REFUSED)
             return
         self._move("extended there")
+        if self.holdings is not None and self._ticket is not None:
+            self.holdings.circuit_gone(self, is_over=True)  # its streams have all ended
         data = encode_extended(ExtendStatus.OK, message)
         run = end.seal_alone(Command.RELAY, encode_message(Message.EXTENDED, 0, data))
         self._cells_passed_back = end.cells_sealed
@@ -379,6 +446,8 @@ class RelayCircuit(_Circuit):
             if self.next is not None:
                 self.next.destroy()
             if self._end is not None:
+                if self._ticket is not None and self.holdings is not None:
+                    self.holdings.circuit_gone(self, is_over=self._loses_streams())
                 self._end.streams.lose_all(EndReason.DESTROY)
             self._tell(Closed(error))
 
@@ -409,8 +478,11 @@ class RelayCircuit(_Circuit):
             return
         others = end.receive(command, cells, start, count)
         leg.passed(count)
-        for number, _, _ in others:
-            refuse(f"message {number} to the last hop")
+        for number, stream, data in others:
+            expect(number == Message.RESUME, f"message {number} to the last hop")
+            self._receive_resume(end, stream, data)
+        if end.streams.opened and self.holdings is not None and self._ticket is None:
+            self.holdings.register(self)
         if end.streams.opened or end.streams.associated:
             self.wake()
 
@@ -433,6 +505,19 @@ class RelayCircuit(_Circuit):
         self._cells_passed_back += count
         header = self._backward_header
         self.previous.enqueue(self._layer.seal_run(cells, start, count, header))
+
+    def _receive_resume(self, end: CircuitEnd, stream: int, data: memoryview) -> None:
+        """Take a part of a RESUME; with the last one the streams it claims go on here."""
+        holdings = self.holdings
+        if holdings is None or self.secrets is None:
+            refuse("a RESUME to a relay that is no exit, or without a relay in between")
+        if self._has_resumed or end.streams.first_unused != 1:
+            refuse("a RESUME on a circuit that is not fresh")
+        self._parts = self._parts or Parts()
+        body = self._parts.take(stream, data)
+        if body is not None:
+            self._parts, self._has_resumed = None, True
+            holdings.resume(self, self.secrets.handshake_hash, body, end.layers.payload)
 
     def _receive_extend(self, end: CircuitEnd, cells: memoryview, start: int, count: int) -> None:
         """Read the one thing RELAY_EARLY carries: an EXTEND, alone, while there is no stream."""

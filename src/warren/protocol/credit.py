@@ -7,6 +7,8 @@ is no end-to-end estimate to tune or to forge. The law of a window, whatever hap
     outstanding + held + owed == size
 """
 
+from collections.abc import Callable
+
 from warren.errors import expect
 
 #: The most cells of one circuit that may be on their way over one link.
@@ -18,16 +20,26 @@ SCHEDULING_SECONDS = 0.010
 ENOUGH_OWED = 64
 
 
-class CreditBudget:
-    """Bound the cells that all windows of a node may grow beyond their first size."""
+def _nobody(cells: int) -> None:
+    return
 
-    __slots__ = ("left",)
+
+class CreditBudget:
+    """Bound the cells that all windows of a node may grow beyond their first size.
+
+    ``on_short`` is told how many are wanted when there are fewer, and may give some back.
+    """
+
+    __slots__ = ("left", "on_short")
 
     def __init__(self, cells: int) -> None:
         self.left = cells
+        self.on_short: Callable[[int], None] = _nobody
 
     def take(self, cells: int) -> int:
         """Take up to `cells`; return how many there were."""
+        if cells > self.left:
+            self.on_short(cells)
         taken = min(cells, self.left)
         self.left -= taken
         return taken

@@ -176,7 +176,7 @@ class HopSecrets:
     """Hold what a circuit's origin and one hop share, 32 bytes each; both sides' are equal.
 
     ``forward_key`` is for what goes away from the origin. ``resume_secret`` matters with the
-    last hop only (protocol §7).
+    last hop only (protocol §5.4).
     """
 
     suite: Suite

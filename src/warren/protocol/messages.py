@@ -185,6 +185,47 @@ def decode_stream_credit(data: bytes) -> tuple[int, int]:
     return offset, limit
 
 
+class StandingFlags(IntFlag):
+    """Say of a stream that moves: whether it is there at all, and what its end has received."""
+
+    KNOWN = 1
+    CONNECTED = 2
+    EOF = 4
+
+
+_STANDING = struct.Struct(">IBQQQ")
+STANDING_LENGTH = _STANDING.size
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Hold how far one end of a stream is when it moves to another circuit (protocol §5.4).
+
+    ``received``, ``consumed`` and ``limit`` are bytes from the stream's start, of the direction
+    towards this end. They are zero for a stream that the exit does not know.
+    """
+
+    number: int
+    flags: StandingFlags
+    received: int = 0
+    consumed: int = 0
+    limit: int = 0
+
+    def encode(self) -> bytes:
+        """Return ``stream u32 | flags u8 | received u64 | consumed u64 | limit u64``."""
+        return _STANDING.pack(self.number, self.flags, self.received, self.consumed, self.limit)
+
+    @classmethod
+    def decode(cls, data: bytes | memoryview) -> "Standing":
+        """Read a standing of exactly 29 bytes."""
+        number, flags, received, consumed, limit = _STANDING.unpack(data)
+        expect(number != 0, "the standing of stream 0")
+        expect(flags < 8, "the standing of a stream with unknown flags")
+        expect(flags & 1 or not (flags or received or consumed or limit), "a standing of nothing")
+        expect(consumed <= received <= limit < 1 << 63, "a standing whose offsets cannot be")
+        return cls(number, StandingFlags(flags), received, consumed, limit)
+
+
 def read_messages(payload: memoryview) -> list[tuple[int, int, memoryview]]:
     """Cut a payload into (command, stream, data) and check that only zeros follow.
 

@@ -41,7 +41,7 @@ from warren.protocol.messages import (
 )
 from warren.protocol.pace import Pace
 from warren.protocol.resolution import Question, Questions
-from warren.protocol.stream import StreamProtocol, StreamState
+from warren.protocol.stream import StreamProtocol
 
 #: Streams one circuit may carry at once, those whose second END is awaited and questions that are
 #: not answered included (EXT-11).
@@ -59,13 +59,15 @@ class Multiplexer:
     ``on_send`` is called when there is something to send and there was nothing before.
     ``opened`` collects, at the last hop, the streams the origin began: (stream, BEGIN), or None
     for a stream to the directory. ``associated`` does so for associations, with the flags, and
-    ``on_question`` is called there with each question that came.
+    ``on_question`` is called there with each question that came. ``on_resumed`` takes the parts of
+    a RESUMED in their place among the messages, because those of the streams that it brings may
+    follow in the same cell.
     """
 
     __slots__ = (
-        "_busy", "_credits", "_first_unused", "_fresh", "_turn", "_urgent", "associated",
-        "associations", "is_origin", "most_streams", "on_question", "on_send", "opened", "pace",
-        "questions", "streams",
+        "_busy", "_credits", "_fresh", "_push", "_turn", "_urgent", "associated", "associations",
+        "first_unused", "is_origin", "most_streams", "on_question", "on_resumed", "on_send",
+        "opened", "pace", "questions", "streams",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +76,7 @@ class Multiplexer:
         self.is_origin = is_origin
         self.pace = Pace(clock)
         self.on_send = on_send
+        self.on_resumed: Callable[[int, memoryview], None] | None = None
         self.streams: dict[int, StreamProtocol] = {}
         self.opened: list[tuple[StreamProtocol, Begin | None]] = []
         self.associations: dict[int, Association] = {}
@@ -81,12 +84,13 @@ class Multiplexer:
         self.on_question: Callable[[Question], None] | None = None
         self.questions = Questions(self.push)
         self.most_streams = MOST_STREAMS
-        self._first_unused = 1
+        self.first_unused = 1
         self._urgent: deque[bytes] = deque()
         self._credits: deque[StreamProtocol] = deque()
         self._fresh: deque[_Sender] = deque()  # those that had nothing: a payload each first
         self._busy: deque[_Sender] = deque()  # those that have more, in turns
         self._turn = 0  # payloads that the first of them has had
+        self._push = self.push  # one for all streams
 
     # ---- verbs
 
@@ -101,8 +105,8 @@ class Multiplexer:
     def associate(self, flags: BeginFlags = ANY_FAMILY) -> Association:
         """Open an association (the origin's verb); datagrams may follow at once."""
         assert self.is_origin
-        number = self._first_unused
-        self._first_unused = number + 1
+        number = self.first_unused
+        self.first_unused = number + 1
         association = self._add_association(number)
         self.push(encode_message(Message.ASSOCIATE, number, encode_associate(flags)))
         return association
@@ -115,17 +119,13 @@ class Multiplexer:
 
     def connected(self, stream: StreamProtocol, connected: Connected) -> None:
         """Tell the origin that `stream` reached its target (the last hop's verb)."""
-        if stream.state is not StreamState.OPENING or stream.end_due is not None:
-            return  # it ended while the target was being reached
-        stream.state = StreamState.OPEN
-        stream.connected = connected
-        self.push(encode_message(Message.CONNECTED, stream.number, connected.encode()))
+        stream.accept(connected)
 
     def resolve(self, subject: Address, on_answer: Callable[[], None]) -> Question:
         """Ask for the addresses, or the name, of `subject` at port 0 (the origin's verb)."""
         assert self.is_origin
-        number = self._first_unused
-        self._first_unused = number + 1
+        number = self.first_unused
+        self.first_unused = number + 1
         return self.questions.ask(number, subject, on_answer)
 
     @property
@@ -154,19 +154,42 @@ class Multiplexer:
         self._fresh.clear()
         self._busy.clear()
 
+    def detach(self) -> list[StreamProtocol]:
+        """Give up every stream: return those that can go on over another circuit, lose the rest."""
+        begun = {stream.number for stream, _ in self.opened}  # of these nobody knows yet
+        able = [s for n, s in self.streams.items() if s.can_go_on and n not in begun]
+        for stream in able:
+            del self.streams[stream.number]
+            stream.suspend()
+        self.lose_all(EndReason.DESTROY)
+        return able
+
+    def adopt(self, stream: StreamProtocol) -> None:
+        """Take a stream that was on another circuit, with its number; it sends from now on."""
+        assert stream.number not in self.streams
+        self.first_unused = max(self.first_unused, stream.number + 1)
+        self._join(stream)
+        self._has_something(stream)
+        stream.on_news()  # there may be more room
+
     def _open(self, command: Message, data: bytes) -> StreamProtocol:
         assert self.is_origin
-        number = self._first_unused
-        self._first_unused = number + 1
+        number = self.first_unused
+        self.first_unused = number + 1
         stream = self._add(number)
         self.push(encode_message(command, number, data))
         return stream
 
     def _add(self, number: int) -> StreamProtocol:
         stream = StreamProtocol(number, self.pace, is_origin=self.is_origin)
-        stream.on_send = lambda: self._has_something(stream)
-        self.streams[number] = stream
+        self._join(stream)
         return stream
+
+    def _join(self, stream: StreamProtocol) -> None:
+        stream.on_send = lambda: self._has_something(stream)
+        stream.push = self._push
+        stream.pace = self.pace
+        self.streams[stream.number] = stream
 
     def _add_association(self, number: int) -> Association:
         association = Association(number, self.pace, is_origin=self.is_origin)
@@ -379,6 +402,8 @@ class Multiplexer:
             elif command == Message.DROP:
                 expect(not self.is_origin, "a DROP towards the origin")
                 expect(number == 0, "a DROP that names a stream")
+            elif command == Message.RESUMED and self.on_resumed is not None:
+                self.on_resumed(number, data)
             else:
                 others.append((command, number, data))
         return others
@@ -436,9 +461,9 @@ class Multiplexer:
     def _take_number(self, number: int) -> None:
         """Check an id of the origin's: they ascend and are never zero (T28)."""
         expect(not self.is_origin, "a BEGIN or RESOLVE towards the origin")
-        expect(number >= self._first_unused, "a stream id that was used before, or zero")
+        expect(number >= self.first_unused, "a stream id that was used before, or zero")
         expect(self.count < self.most_streams, "too many streams on one circuit")
-        self._first_unused = number + 1
+        self.first_unused = number + 1
 
 
 _OPENING = frozenset((Message.BEGIN, Message.BEGIN_DIR, Message.ASSOCIATE))

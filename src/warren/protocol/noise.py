@@ -132,7 +132,7 @@ class CipherState:
 
 
 class SymmetricState:
-    """Own the chaining key, the hash and the cipher that grow with a handshake (Noise §5.2)."""
+    """Own the chaining key, the hash and the cipher that grow with a handshake (Noise §5.4)."""
 
     def __init__(self, suite: Suite, protocol_name: bytes) -> None:
         self._suite = suite

@@ -15,7 +15,7 @@ from itertools import count as count_from
 
 from cryptography.exceptions import InvalidTag
 
-from warren.errors import expect, refuse
+from warren.errors import LayerError, expect, refuse
 from warren.identity import Suite
 from warren.protocol import ciphers
 from warren.protocol.cells import BODY_LENGTH, CELL_LENGTH, HEADER_LENGTH, ZEROS, Command
@@ -88,7 +88,7 @@ class RelayLayer:
                 run[at : at + HEADER_LENGTH] = header
                 number += 1
         except InvalidTag:
-            refuse("an onion layer that does not open")
+            raise LayerError("an onion layer that does not open") from None
         return run
 
     def seal_run(self, cells: memoryview, start: int, count: int, header: bytes) -> memoryview:
@@ -217,4 +217,4 @@ class EndLayers:
                     open_into(nonce(number), source, associated, target)
                 sources = targets[:count]
         except InvalidTag:
-            refuse("an onion layer that does not open")
+            raise LayerError("an onion layer that does not open") from None

@@ -2,7 +2,7 @@
 
 Both ends count the bytes of each direction from the stream's start. The same number serves as
 credit (the receiver takes bytes up to a limit), as acknowledgement (it has consumed them up to an
-offset) and as the place to go on from over another circuit (protocol §5 to §7). A sender keeps
+offset) and as the place to go on from over another circuit (protocol §5). A sender keeps
 what is not acknowledged.
 
 The machine never waits and knows no circuit: ``protocol.multiplexer`` asks it for what to send
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from enum import Enum
 
 from warren.errors import EndReason, expect, refuse
-from warren.protocol.messages import Connected
+from warren.protocol.messages import Connected, Message, Standing, StandingFlags, encode_message
 from warren.protocol.pace import MEASURED_SECONDS, MUCH, Pace
 
 FIRST_WINDOW = 64 * 1024
@@ -50,6 +50,10 @@ def _nothing() -> None:
     return
 
 
+def _to_nobody(message: bytes) -> None:
+    return
+
+
 def _append(chunks: deque[memoryview], data: memoryview) -> None:
     """Append `data`; join it to the chunk before it while both are small."""
     if chunks and len(chunks[-1]) + len(data) <= _SMALL:
@@ -61,7 +65,9 @@ class StreamProtocol:
     """Own the offsets, windows and buffered bytes of one end of a stream.
 
     ``on_send`` is called when there is something to send, ``on_news`` when something arrived:
-    data, the end of data, CONNECTED or END. Both may be called often and must be cheap.
+    data, the end of data, CONNECTED or END. Both may be called often and must be cheap. ``push``
+    takes a whole message that goes ahead of all data. A stream whose circuit is gone and that
+    waits for another has nobody behind ``on_send`` and ``push``.
     """
 
     __slots__ = (
@@ -70,7 +76,7 @@ class StreamProtocol:
         "_widened_at",
         "acknowledged", "allowed", "connected", "consumed", "credit_queued", "end_due",
         "end_received", "end_sent", "eof_due", "eof_received", "eof_sent", "incoming",
-        "is_origin", "limit", "number", "on_news", "on_send", "pace", "queued", "reason",
+        "is_origin", "limit", "number", "on_news", "on_send", "pace", "push", "queued", "reason",
         "received", "sent", "state", "waits_for_room", "window", "written",
     )  # fmt: skip
 
@@ -80,6 +86,7 @@ class StreamProtocol:
         self.state = StreamState.OPENING
         self.on_send: Callable[[], None] = _nothing
         self.on_news: Callable[[], None] = _nothing
+        self.push: Callable[[bytes], None] = _to_nobody
         self.connected: Connected | None = None
         self.reason: EndReason | None = None
         # whether the multiplexer has it among those with data, EOF or END, or a CREDIT, to send
@@ -139,6 +146,19 @@ class StreamProtocol:
         if not self.eof_due and self.state is not StreamState.ENDED:
             self.eof_due = True
             self.on_send()
+
+    def accept(self, connected: Connected) -> None:
+        """Tell the origin that the target was reached (the last hop's verb)."""
+        if self.state is not StreamState.OPENING or self.end_due is not None:
+            return  # it ended while the target was being reached
+        self.state = StreamState.OPEN
+        self.connected = connected
+        self.tell_connected()
+
+    def tell_connected(self) -> None:
+        """Send the CONNECTED, if the target was reached and the stream is not to be reset."""
+        if self.connected is not None and self.end_due is None:
+            self.push(encode_message(Message.CONNECTED, self.number, self.connected.encode()))
 
     def end(self, reason: EndReason) -> None:
         """End the stream for any reason but DONE; the other side resets its socket (SID-4).
@@ -342,9 +362,7 @@ class StreamProtocol:
         self.acknowledged, self.limit = offset, limit
         if self.state is StreamState.ENDED:
             return
-        retained = self._retained
-        while retained and self._base + len(retained[0]) <= offset:
-            self._base += len(retained.popleft())
+        self._drop_acknowledged()
         self.on_send()
         self.on_news()
 
@@ -370,6 +388,75 @@ class StreamProtocol:
             self.state = StreamState.ENDED
             self._drop_buffers()
             self.on_news()
+
+    # ---- from one circuit to another (protocol §5.4)
+
+    @property
+    def can_go_on(self) -> bool:
+        """Tell whether the stream may move to another circuit: neither side has given it up.
+
+        One that came to its clean end may too, while the other side has not said so.
+        """
+        if self.end_due is not None or self.end_received:
+            return False
+        return self.state is not StreamState.ENDED or self.reason is EndReason.DONE
+
+    @property
+    def held_bytes(self) -> int:
+        """Return the bytes kept here, in both directions."""
+        return self.written - self.acknowledged + self.received - self.consumed
+
+    def suspend(self) -> None:
+        """Leave the circuit; whoever has the socket may go on reading and writing."""
+        self.on_send, self.push = _nothing, _to_nobody
+        self.queued = self.credit_queued = False
+        self._mark = _NEVER  # what comes round over another circuit is no measure of it
+
+    def tell_standing(self) -> Standing:
+        """Return how far this end is; what it says is what the other side was told."""
+        flags = StandingFlags.KNOWN
+        if self.connected is not None:
+            flags |= StandingFlags.CONNECTED
+        if self.eof_received:
+            flags |= StandingFlags.EOF
+        self._credited = self.consumed
+        return Standing(self.number, flags, self.received, self.consumed, self.allowed)
+
+    def check_standing(self, other: Standing) -> None:
+        """Raise ProtocolError unless what the other end says can be (RES-1)."""
+        expect(other.received <= self.sent, "a stream that received what was not sent")
+        expect(other.consumed >= self.acknowledged, "a stream that takes an acknowledgement back")
+        expect(other.limit >= self.limit, "a stream whose limit falls")
+        if StandingFlags.EOF in other.flags:
+            is_whole = self.eof_sent and other.received == self.written
+            expect(is_whole, "a stream that received an EOF that was not sent")
+        theirs, ours = StandingFlags.CONNECTED in other.flags, self.connected is not None
+        at_exit, at_origin = (theirs, ours) if self.is_origin else (ours, theirs)
+        expect(at_exit or not at_origin, "a stream that is connected at its origin only")
+
+    def go_on(self, other: Standing) -> None:
+        """Send again from what the other end has, given its checked standing."""
+        self.acknowledged, self.limit = other.consumed, other.limit
+        if self.end_due is None:  # or its buffers are gone: an END is all there is to send
+            self._drop_acknowledged()
+            self._send_again_from(other.received)
+            self.eof_sent = self.eof_sent and StandingFlags.EOF in other.flags
+            if self.end_sent:  # it was DONE, and the other side has not heard it
+                self.end_sent, self.state = False, StreamState.OPEN
+
+    def _send_again_from(self, offset: int) -> None:
+        start = self.sent - self._head  # of the first unsent chunk
+        while start > offset:
+            chunk = self._retained.pop()
+            self._unsent.appendleft(chunk)
+            start -= len(chunk)
+        self._head = offset - start
+        self.sent = offset
+
+    def _drop_acknowledged(self) -> None:
+        retained = self._retained
+        while retained and self._base + len(retained[0]) <= self.acknowledged:
+            self._base += len(retained.popleft())
 
     def _drop_buffers(self) -> None:
         self._retained.clear()

@@ -65,6 +65,10 @@ class Archive:
         now = self._now()
         return tuple(consensus for consensus in self._held if consensus.is_usable(now))
 
+    def knows(self, peer_id: PeerId) -> bool:
+        """Tell whether `peer_id` stands in a consensus that is usable now."""
+        return any(consensus.get(peer_id) is not None for consensus in self.usable)
+
     async def wait_for_consensus(self) -> Consensus:
         """Wait until there is a usable consensus and return it; the caller sets a deadline."""
         while (current := self.current) is None:

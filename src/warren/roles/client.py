@@ -1,10 +1,10 @@
 """The client: streams through circuits that it builds, keeps ready, and replaces.
 
-``open_stream`` and ``resolve`` are all the proxy needs. A stream that is not CONNECTED is begun
-again on another circuit, and through another exit where the exit was the reason, up to four times
-(security F); what was sent with its opening is kept until then. A name is asked for in the same
-way. Which circuit a stream may use is decided in
-``roles.pool``, which path a circuit takes in ``directory.path``.
+``open_stream``, ``open_association`` and ``resolve`` are all the proxy needs. A stream that is not
+CONNECTED is begun again on another circuit, and through another exit where the exit was the reason,
+up to four times (security F); what was sent with its opening is kept until then. A name is asked
+for in the same way. Which circuit a stream may use is decided in ``roles.pool``, which path a
+circuit takes in ``directory.path``, how streams go on when their circuit dies in ``roles.resumer``.
 """
 
 from collections import deque
@@ -36,11 +36,13 @@ from warren.protocol.choice import ANYTHING, Choice
 from warren.protocol.front import choice_of
 from warren.protocol.messages import ANY_FAMILY, BeginFlags
 from warren.protocol.resolution import LONGEST_TTL, SHORTEST_TTL, Resolved
+from warren.roles.background import Background
 from warren.roles.backoff import Backoff
 from warren.roles.circuit_watch import CircuitWatch
 from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.mirror import Directory
 from warren.roles.pool import Pool, Slot
+from warren.roles.resumer import Resumer, Ways
 from warren.roles.sessions import Sessions
 
 logger = structlog.get_logger()
@@ -106,6 +108,9 @@ class Client:
         self._allow_targets = frozenset(allow_targets)
         self._rng = rng or SystemRandom()
         self._pool = Pool(exempt=self._allow_targets.__contains__)
+        ways = Ways(self._link_to, self._adopt, self._avoid, own, hops)
+        self._resumer = Resumer(links.turn, directory, guards, self._pool, self._rng, ways)
+        self._background = Background(links.turn.nursery)
         self._sessions = Sessions()
         self._expiry = Expiry(links.turn.nursery, CONNECT_SECONDS)
         self._avoided: dict[PeerId, float] = {}
@@ -407,11 +412,14 @@ class Client:
             raise CircuitError("the circuit took too long to build") from None
         except CircuitError as error:
             if error.hop and error.is_its_fault:
-                until = trio.current_time() + AVOID_SECONDS
-                self._avoided[path[error.hop].peer_id] = until
+                self._avoid(path[error.hop].peer_id)
             if error.hop == len(path) - 1:
                 self._sessions.missed(isolation, path[-1].peer_id)
             raise
+        return self._own_circuit(circuit, path, hops)
+
+    def _own_circuit(self, circuit: Circuit, path: tuple[RelayEntry, ...], hops: int) -> Slot:
+        """Make the slot of a circuit that was built; its streams outlive it."""
         slot = Slot(
             circuit,
             path,
@@ -421,8 +429,19 @@ class Client:
             hops,
             udp_policy=read_policy(path[-1].udp_policy) or _NO_POLICY,
         )
+        circuit.machine.keeps_streams = True
         circuit.on_closed = lambda _: self._lost(slot)
         return slot
+
+    def _adopt(self, circuit: Circuit, path: tuple[RelayEntry, ...], lost: Slot) -> Slot:
+        """Make the slot of a circuit that takes over what `lost` carried, and whose it was."""
+        slot = self._own_circuit(circuit, path, lost.hops)
+        slot.isolation, slot.moves = lost.isolation, lost.moves
+        slot.first_used, slot.last_used = lost.first_used, trio.current_time()
+        return slot
+
+    def _avoid(self, peer_id: PeerId) -> None:
+        self._avoided[peer_id] = trio.current_time() + AVOID_SECONDS
 
     async def _link_to(self, guard: RelayEntry) -> Link:
         """Find or dial the link to the guard, and let the guards learn how it went."""
@@ -507,6 +526,10 @@ class Client:
             # To dial it would take long, and most likely be in vain.
             self._guards.failed(slot.path[0].peer_id)
         self._needs_spares.set()
+        assert isinstance(slot.circuit, Circuit)
+        orphans = slot.circuit.machine.orphans
+        if orphans is not None:
+            self._background.start(self._resumer.resume, slot, orphans)
 
     # ---- interruptions
 
@@ -533,6 +556,7 @@ class Client:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._close_old)
             nursery.start_soon(self._watch.run)
+            nursery.start_soon(self._resumer.run)
             while True:
                 await self._keep_spares()
                 await self._needs_spares.wait()
@@ -542,11 +566,22 @@ class Client:
         backoff = Backoff(self._rng, first=0.1, most=60.0)
         while self._pool.spares_missing(trio.current_time()):
             try:
-                await self._build(None)
+                await self._build_spare()
                 backoff.reset()
             except (CircuitError, DirectoryError) as error:
                 logger.info("no circuit yet", error=str(error))
                 await self._pause(backoff.next_wait())
+
+    async def _build_spare(self) -> None:
+        """Build a spare, through other middles than those there are if the network has such."""
+        spares = [slot for slot in self._pool if slot.isolation is None]
+        middles = frozenset(relay.peer_id for slot in spares for relay in slot.path[1:-1])  # REL-2
+        try:
+            await self._build(None, middles)
+        except DirectoryError:
+            if not middles:
+                raise
+            await self._build(None)
 
     async def _close_old(self) -> None:
         while True:
@@ -562,6 +597,7 @@ class Client:
         for slot in self._pool:
             assert isinstance(slot.circuit, Circuit)
             slot.circuit.close()
+        self._resumer.close()
 
     def statistics(self) -> dict[str, object]:
         """Return counters and the circuits with their paths; no target is named."""
@@ -574,6 +610,7 @@ class Client:
             "given_up": self._watch.given_up,
             "sessions": len(self._sessions),
             "build_seconds": [round(seconds, 6) for seconds in self._build_seconds],
+            "resuming": self._resumer.statistics(),
             "circuits": [_describe(slot) for slot in self._pool],
         }
 

@@ -134,7 +134,7 @@ class Exit:
         except ExitError as error:
             self._refusals[error.reason.name.lower()] += 1
             raise
-        if machine.is_closed or machine.streams is None or stream.is_ended:
+        if stream.is_ended:
             connection.close()
             return
         connection.keep_alive(SILENCE_SECONDS)
@@ -143,7 +143,8 @@ class Exit:
         self._open[stream] = _Open(0, trio.current_time())
         self.connected += 1
         try:
-            machine.streams.connected(stream.protocol, Connected(connection.remote, ttl))
+            # Its circuit may be another one by now, or none for the moment (protocol §5.4).
+            stream.protocol.accept(Connected(connection.remote, ttl))
             await splice(connection, stream)
         finally:
             del self._open[stream]

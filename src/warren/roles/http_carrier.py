@@ -32,14 +32,34 @@ async def carry(
     Otherwise ``visit.is_attached`` tells whether its socket must be reset. Waits as long as
     something moves every `idle_seconds`.
     """
+    attempt, failure = await _carry_once(visit, request, open_stream, idle_seconds)
+    if attempt is not None and _may_repeat(request, attempt):
+        _, failure = await _carry_once(visit, request, open_stream, idle_seconds)
+    return failure
+
+
+def _may_repeat(request: HttpRequest, attempt: "_Carrier") -> bool:
+    """Tell whether a request that failed may be sent once more: nobody has answered it.
+
+    A GET or HEAD asks for nothing to be changed (RFC 9110 §9.2.2). What followed its head was
+    read from the application and is gone, so it must have been whole at once.
+    """
+    is_safe = request.method in (b"GET", b"HEAD")
+    return is_safe and attempt.failure is not None and attempt.was_unanswered
+
+
+async def _carry_once(
+    visit: Visit, request: HttpRequest, open_stream: OpenStream, idle_seconds: float
+) -> tuple["_Carrier | None", Failure | None]:
+    """Carry `request` over one stream; return the attempt, if it came to one, and its failure."""
     relay = HttpRelay(request)
     try:
         start = relay.take_request(bytes(visit.buffer))
     except ProtocolError:
-        return front.BAD_BODY
+        return None, front.BAD_BODY
     target = await open_stream(start)
     if isinstance(target, Failure):
-        return target
+        return None, target
     visit.lateness = front.NO_RESPONSE
     carrier = _Carrier(visit, relay, target, idle_seconds)
     try:
@@ -48,16 +68,20 @@ async def carry(
         target.reset()
         raise
     await target.aclose()
-    return carrier.failure
+    return carrier, carrier.failure
 
 
 class _Carrier:
-    """Own one exchange of request and answer; ``failure`` says why there was no answer."""
+    """Own one exchange of request and answer; ``failure`` says why there was no answer.
+
+    ``was_unanswered`` tells that the whole request was sent at once and no byte came back.
+    """
 
     def __init__(
         self, visit: Visit, relay: HttpRelay, target: CircuitStream, idle_seconds: float
     ) -> None:
         self.failure: Failure | None = None
+        self.was_unanswered = relay.is_request_whole
         self._visit = visit
         self._relay = relay
         self._target = target
@@ -86,6 +110,7 @@ class _Carrier:
         try:
             while not self._relay.is_finished:
                 data = await self._target.receive_some(_CHUNK)
+                self.was_unanswered &= not data
                 self._put_off_deadline()
                 output = self._relay.take_response(data)
                 self._visit.is_attached = self._relay.has_answered

@@ -57,6 +57,8 @@ class Slot:
     first_used: float | None = None
     last_used: float = 0.0
     udp_policy: ExitPolicy = _NO_POLICY
+    #: When each stream, by its number, moved here or to a circuit before this one (RES-1).
+    moves: dict[int, list[float]] = field(default_factory=dict)
 
     @property
     def exit_id(self) -> PeerId:

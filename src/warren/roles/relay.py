@@ -24,12 +24,15 @@ from warren.protocol.handshake import answer_circuit
 from warren.protocol.link import CreateRequested, Leg
 from warren.protocol.messages import Begin, BeginFlags, Connected, Extend, ExtendStatus
 from warren.protocol.resolution import NOT_FOUND_TTL, Question, Resolved
+from warren.protocol.resume import Held, Holdings
 
 logger = structlog.get_logger()
 
 #: How long a hop may take to answer CREATE, its link included. Less than an origin waits for its
 #: circuit, or nobody would be there to hear which hop it was.
 EXTEND_SECONDS = 10.0
+#: How long an exit holds the streams of a circuit that died, with their sockets (protocol §5.4).
+HOLD_SECONDS = 60.0
 
 #: Where the directory is. Our own address of the link might be one inside our own network.
 _HERE = Connected(Address("0.0.0.0", 0))
@@ -135,10 +138,15 @@ class _Extension:
         self._machine.refuse_extend(status)
 
 
-class Relay:
-    """Own the circuits through this peer.
+def _anybody(peer_id: PeerId) -> bool:
+    return True
 
-    `find_hops` gives what usable consensuses know of a peer id, newest first (LNK-4).
+
+class Relay:
+    """Own the circuits through this peer, and the streams that outlive them.
+
+    `find_hops` gives what usable consensuses know of a peer id, newest first (LNK-4), and
+    `is_relay` tells whether they know it: streams are held for circuits from such only (EXT-8).
     """
 
     def __init__(
@@ -151,6 +159,7 @@ class Relay:
         serve_exit: ServeExit = refuse_streams,
         serve_datagrams: ServeDatagrams = refuse_datagrams,
         serve_names: ServeNames = refuse_names,
+        is_relay: Callable[[PeerId], bool] = _anybody,
     ) -> None:
         assert settings.relay is not None
         self.turn = turn
@@ -161,6 +170,12 @@ class Relay:
         self._serve_exit = serve_exit
         self._serve_datagrams = serve_datagrams
         self._serve_names = serve_names
+        self._is_relay = is_relay
+        self._holdings: Holdings | None = None
+        if serve_exit is not refuse_streams:
+            self._holdings = Holdings(settings.budget)
+            self._holdings.on_held = self._hold
+        self._hold_expiry = Expiry(turn.nursery, HOLD_SECONDS)
         self._circuits: set[PassingCircuit] = set()
         self.expiry = Expiry(turn.nursery, EXTEND_SECONDS)
         self._cells_forward = self._cells_backward = 0
@@ -208,6 +223,8 @@ class Relay:
         previous = link.protocol.peer_id
         barred = [self._keys.identity.peer_id, *([previous] if previous is not None else [])]
         machine = RelayCircuit(request.leg, request.depth, secrets, barred=barred)
+        if request.depth and previous is not None and self._is_relay(previous):
+            machine.holdings = self._holdings
         self._circuits.add(PassingCircuit(self, link, machine))
 
     def forget(self, circuit: PassingCircuit) -> None:
@@ -216,6 +233,17 @@ class Relay:
             self._circuits.discard(circuit)
             self._cells_forward += circuit.machine.cells_forward
             self._cells_backward += circuit.machine.cells_backward
+
+    def _hold(self, held: Held) -> None:
+        """Reset what nobody claims in time."""
+        holdings = self._holdings
+        assert holdings is not None
+
+        def let_go() -> None:
+            holdings.let_go(held)
+            self.turn.run()
+
+        self._hold_expiry.watch(let_go)
 
     def extend(self, circuit: PassingCircuit, extend: Extend) -> None:
         """Join the circuit to the peer that EXTEND names, over a link there is or will be."""
@@ -349,4 +377,17 @@ class Relay:
                 "forward": self._cells_forward + sum(m.cells_forward for m in machines),
                 "backward": self._cells_backward + sum(m.cells_backward for m in machines),
             },
+            "held": _count(self._holdings),
         }
+
+
+def _count(holdings: Holdings | None) -> dict[str, int]:
+    """Return how much is held, and what became of what was."""
+    if holdings is None:
+        return {"circuits": 0, "streams": 0, "resumed": 0, "lost": 0}
+    return {
+        "circuits": len(holdings),
+        "streams": holdings.streams,
+        "resumed": holdings.resumed,
+        "lost": holdings.lost,
+    }

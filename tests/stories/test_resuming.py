@@ -1,0 +1,124 @@
+"""Downloads outlive the relays that carry them, between real processes that are really killed."""
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.support.journeys import check_logs, read_answer, request, statistics, through
+from tests.support.survival import MEGABYTE, Town, churn, run_once, running_town
+from warren.addresses import Address
+from warren.lab.origin import digest
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def town() -> Iterator[Town]:
+    with running_town() as town:
+        yield town
+        check_logs(town.folder, "origin.warren-lab.net")
+
+
+def web(town: Town) -> Address:
+    return Address.parse(town.lab.ready["origin"].removeprefix("http://").rstrip("/"))
+
+
+def any_relay(town: Town) -> str:
+    """Return a relay that is a middle now."""
+    paths = [circuit["path"] for circuit in town.circuits()]
+    return random.choice(paths)[1] if paths else "relay1"
+
+
+def test_transfers_and_talks_outlive_middles_and_a_cut_guard(town: Town) -> None:
+    run = run_once(town, "cut", size=20 * MEGABYTE, seconds=12, every=3, cuts=True)
+
+    assert run.faults == []
+    assert run.deaths >= 4
+    assert max(run.pauses) < 10  # five times the promise (security F)
+
+
+def test_requests_and_downloads_outlive_any_middle(town: Town) -> None:  # T10
+    with ThreadPoolExecutor(4) as pool:
+        downloads = [pool.submit(download, town, 30 * MEGABYTE, f"d{n}") for n in range(4)]
+        found = churn(town, seconds=9, every=2, kill=lambda: any_relay(town), loops=8)
+
+        assert [each.result() for each in downloads] == [digest(30 * MEGABYTE)] * 4
+    assert found.not_begun == []
+    assert found.broken == []
+    assert found.good > 50
+
+
+def download(town: Town, size: int, user: str) -> str:
+    with through(town.lab.proxy, web(town), user=user) as sock:
+        request(sock, f"/bytes/{size}")
+        return read_answer(sock)[0]
+
+
+def test_requests_begin_again_when_their_exit_dies(town: Town) -> None:  # T33
+    def leaving() -> str:
+        paths = [circuit["path"] for circuit in town.circuits()]
+        return str(random.choice(paths)[2]) if paths else "exit1"
+
+    found = churn(town, seconds=9, every=3, kill=leaving, loops=8)
+
+    assert found.not_begun == []
+    assert found.good > 50
+
+
+def cut_short(town: Town, trials: int) -> list[str]:
+    """Kill the exit of a download, `trials` times; return what was no reset."""
+    wrong = []
+    for number in range(trials):
+        with through(town.lab.proxy, web(town), user=f"cut{number}") as sock:
+            request(sock, f"/bytes/{100 * MEGABYTE}")
+            sock.recv(65536)
+            (path,) = [each["path"] for each in town.circuits()]
+            town.kill(path[2])
+            try:
+                while sock.recv(1 << 20):
+                    pass
+                wrong.append(f"trial {number}: a clean end")
+            except ConnectionResetError:
+                pass
+        town.wait_back()
+    return wrong
+
+
+def test_a_dead_exit_is_a_reset_and_never_an_end(town: Town) -> None:  # T29
+    assert cut_short(town, 2) == []
+
+
+def test_nothing_is_held_when_all_is_over(town: Town) -> None:
+    held = [statistics(town.lab, f"exit{number}")["held"] for number in range(1, 5)]
+
+    assert [each["streams"] for each in held] == [0, 0, 0, 0]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_hundred_dead_exits_are_a_hundred_resets(town: Town) -> None:  # T29
+    assert cut_short(town, 100) == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_two_minutes_of_dying_middles_cost_no_request(town: Town) -> None:  # T10
+    with ThreadPoolExecutor(4) as pool:
+        downloads = [pool.submit(download, town, 400 * MEGABYTE, f"D{n}") for n in range(4)]
+        found = churn(town, seconds=120, every=5, kill=lambda: any_relay(town), loops=8)
+
+        assert [each.result() for each in downloads] == [digest(400 * MEGABYTE)] * 4
+    assert (found.not_begun, found.broken) == ([], [])
+    assert found.good >= 1000
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_half_a_gigabyte_each_way_outlives_its_middles_twenty_times(town: Town) -> None:
+    for number in range(20):
+        run = run_once(town, f"long{number}", size=500 * MEGABYTE, seconds=60, every=10)
+
+        assert run.faults == [], f"run {number}"
+        assert run.deaths >= 5
