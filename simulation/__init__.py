@@ -11,6 +11,7 @@ with the same seed, and a fault can be tried at the most awkward moment a thousa
     chance        keys and dice from the seed
     disks         state folders in memory, which may be full
     nodes         authorities, relays and clients, put together as ``warren.node`` does it
+    cast          who is in it: machines, the network file, all nodes
     targets       the machines that clients ask, and what they answer
     traffic       the applications, and what they expect
     faults        what goes wrong, as text and as deeds

@@ -16,18 +16,15 @@ from hashlib import sha256
 import trio
 import trio._core._run as trio_loop
 
-from simulation.chance import dice, seeded_identity
+from simulation.cast import make_nodes, place_hosts
+from simulation.chance import dice
 from simulation.clock import BEGINNING, SimulatedClock
 from simulation.faults import Trouble, draw_faults
 from simulation.invariants import Audit, GuardWatch, tasks_of_each_kind, what_is_left
 from simulation.nodes import (
     LINK_PORT,
-    SUITES,
-    AuthorityNode,
     ClientNode,
     Node,
-    RelayNode,
-    make_authority_keys,
 )
 from simulation.probes import probing, replaced
 from simulation.scenario import Fault, Scenario
@@ -35,10 +32,6 @@ from simulation.targets import TARGET_PORT, Target, target_names
 from simulation.traffic import Applications, Visit, plan_visits
 from simulation.wire import Wire
 from warren.addresses import Address
-from warren.directory.network_file import Authority as AuthorityEntry
-from warren.directory.network_file import NetworkFile, create_network
-from warren.directory.parameters import Parameters
-from warren.identity import Hop, PeerId
 from warren.network import readiness
 
 LOOK_SECONDS = 2.0
@@ -49,7 +42,6 @@ GATHERING_SECONDS = 300.0
 RECOVERY_SECONDS, RECOVERY_INTERVALS = 60.0, 2.5
 #: What ended is forgotten within this time: the longest is a closed stream's wait of 60 s.
 SETTLING_SECONDS = 90.0
-_TARGETS = 4
 #: Applications begin nothing any more in the last part of the time.
 _BUSY_SHARE = 0.9
 
@@ -133,9 +125,9 @@ class Simulation:
         self._most_violations = most_violations
         self._begin = 0.0
         self._scope = trio.CancelScope()
-        self._names = self._name_hosts()
+        self._names = place_hosts(scenario, self.wire)
         self.outcome = Outcome(scenario, draw_faults(scenario, list(self._names)))
-        self.nodes = self._make_nodes()
+        self.nodes = make_nodes(scenario, self._names, self.wire)
         self.targets = [Target(n, self.complain) for n in self._names if n.startswith("target")]
         self.applications = [self._applications_of(node) for node in self._clients]
 
@@ -276,86 +268,6 @@ class Simulation:
 
     # ---- what there is
 
-    def _name_hosts(self) -> dict[str, str]:
-        """Return the address of every machine by its name, authorities first.
-
-        Every third relay is a neighbour of the one before it, in one /16.
-        """
-        scenario = self.scenario
-        names = {f"authority{n}": f"50.{n}.0.1" for n in range(1, scenario.authorities + 1)}
-        for number in range(1, scenario.relays + 1):
-            place = number - 1 if number % 3 == 0 else number
-            names[f"relay{number}"] = f"{20 + place // 250}.{place % 250}.0.{number % 250 + 1}"
-        for number in range(1, scenario.clients + 1):
-            names[f"client{number}"] = f"{60 + number // 250}.{number % 250}.0.1"
-        names |= {f"target{n}": f"93.184.{n}.1" for n in range(1, _TARGETS + 1)}
-        rng = dice(scenario.seed, "places")
-        for name, address in names.items():
-            is_home = name.startswith("client") or rng.random() < 0.3
-            rate = rng.uniform(0.25e6, 2.5e6) if is_home else rng.uniform(2.5e6, 25e6)
-            self.wire.add(address, latency=rng.uniform(0.005, 0.12), rate=rate)
-        return names
-
-    def _make_nodes(self) -> list[Node]:
-        seed, names, wire = self.scenario.seed, self._names, self.wire
-        authorities = [name for name in names if name.startswith("authority")]
-        relays = [name for name in names if name.startswith("relay")]
-        keys = {name: make_authority_keys(seed, name) for name in authorities}
-        entries = [
-            AuthorityEntry(
-                name,
-                Hop(
-                    keys[name].identity.peer_id,
-                    Address(names[name], LINK_PORT),
-                    keys[name].link_keys[0].public,
-                    None,
-                    SUITES,
-                ),
-            )
-            for name in authorities
-        ]
-        file = self._found(entries)
-        targets = target_names([names[name] for name in names if name.startswith("target")])
-        nodes: list[Node] = [
-            AuthorityNode(name, seed, wire.network_of(names[name]), file, keys[name])
-            for name in authorities
-        ]
-        for number, name in enumerate(relays, start=1):
-            nodes.append(
-                RelayNode(
-                    name,
-                    seed,
-                    wire.network_of(names[name]),
-                    file,
-                    is_exit=number % 3 == 1,
-                    family=family_of(seed, number, len(relays)),
-                    names=targets,
-                )
-            )
-        nodes += [
-            ClientNode(name, seed, wire.network_of(names[name]), file)
-            for name in names
-            if name.startswith("client")
-        ]
-        return nodes
-
-    def _found(self, authorities: list[AuthorityEntry]) -> NetworkFile:
-        scenario = self.scenario
-        return create_network(
-            "simulated",
-            dice(scenario.seed, "founding").randbytes(32),
-            authorities,
-            testing=True,
-            parameters=Parameters(
-                consensus_interval_seconds=scenario.interval,
-                initial_interval_seconds=20,
-                voting_seconds=min(300, scenario.interval // 2),
-                founding_relays=scenario.relays,
-                descriptor_upload_seconds=10,
-                descriptor_interval_seconds=max(600, scenario.interval),
-            ),
-        )
-
     def _applications_of(self, node: ClientNode) -> Applications:
         addresses = [self._names[target.name] for target in self.targets]
         return Applications(
@@ -373,12 +285,3 @@ class Simulation:
     @property
     def _by_name(self) -> dict[str, Node]:
         return {node.name: node for node in self.nodes}
-
-
-def family_of(seed: int, number: int, relays: int) -> tuple[PeerId, ...]:
-    """Return the family of relay `number`: relays 5, 6 and 7, 12, 13 and 14, and so on are one."""
-    if number % 7 not in (5, 6, 0):
-        return ()
-    last = -(-number // 7) * 7
-    members = (n for n in range(last - 2, last + 1) if n != number and n <= relays)
-    return tuple(seeded_identity(seed, f"relay{n}").peer_id for n in members)

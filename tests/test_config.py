@@ -127,6 +127,9 @@ def test_what_the_examples_comment_out_is_valid_too(name: str) -> None:
         (RELAY + f'contact = "{"x" * 257}"', "expected text in quotes of at most 256 letters"),
         ('[relay]\nlisten = "0.0.0.0:1"', "which means every address of this machine"),
         ('[exit]\npolicy = "webb"', "exit: 'webb' is no exit policy: expected one of web, "),
+        ('[exit]\npolicy = "web"\nudp_policy = "all"', "exit: 'all' is no exit policy: expected"),
+        ('[exit]\npolicy = "web"\nudp_policy = ["go"]', "exit: exit policy for datagrams: 'go'"),
+        ('[exit]\nudp_policy = "web"', "exit: udp_policy opens something and policy nothing"),
         ('[exit]\npolicy = ["accept me"]', "exit: exit policy: 'accept me'"),
         ("[exit]\npolicy = 3", "exit.policy is 3, expected text in quotes or a list in brackets"),
         ('[exit]\npolicy = ["accept *:1", 2]', "exit.policy[1] is 2, expected text in quotes"),
@@ -147,6 +150,13 @@ def test_a_proxy_that_others_can_reach_needs_a_list_of_clients(host: str) -> Non
         parse(f'[proxy]\nlisten = ["{host}:1080"]')
 
     parse(f'[proxy]\nlisten = ["{host}:1080"]\nallow_clients = ["192.0.2.0/24"]')
+
+
+def test_a_dns_port_is_nowhere_unless_wanted() -> None:
+    assert parse("").proxy.dns_listen == ()
+    wanted = parse('[proxy]\ndns_listen = ["127.0.0.1:1053"]\nsafe_socks = true').proxy
+    assert wanted.dns_listen == (Address("127.0.0.1", 1053),)
+    assert wanted.safe_socks
 
 
 def test_a_password_will_do_as_well() -> None:  # FE-1

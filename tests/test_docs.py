@@ -24,22 +24,25 @@ import pytest
 from simulation.__main__ import main as simulate
 from warren import identity
 from warren.cli.main import warren
+from warren.config import RelayLimits
 from warren.directory import descriptor, votes
 from warren.directory.address_tables import FORBIDDEN_SUFFIXES, REFUSED_V4, REFUSED_V6
 from warren.directory.consensus import CONSENSUS_LIMIT
 from warren.directory.documents import Kind
-from warren.directory.exit_policy import PROFILES
+from warren.directory.exit_policy import PROFILES, UDP_PROFILES
 from warren.directory.parameters import Parameters
 from warren.directory.relays import Flag
 from warren.directory.signatures import SIGNATURE_SIZE
 from warren.errors import ConfigError, EndReason
 from warren.identity import Suite
-from warren.protocol import cells, handshake, messages, noise
+from warren.protocol import cells, dns_queries, handshake, messages, noise, resolution
 from warren.protocol.cells import Command
 from warren.protocol.ciphers import TAG_LENGTH
+from warren.protocol.datagrams import MOST_DATAGRAM, MOST_WAITING
 from warren.protocol.front import BY_REASON
 from warren.protocol.messages import BeginFlags, ExtendStatus, Message
 from warren.protocol.onion import payload_length
+from warren.roles.udp_exit import UdpLimits
 from warren.status.control import ask, find_socket
 
 ROOT = Path(__file__).parents[1]
@@ -328,7 +331,7 @@ def test_the_parts_of_the_test_script_are_those_it_knows() -> None:
 def test_the_policies_are_the_profiles() -> None:
     rows = table("An exit", "policy", "docs/operating.md")
 
-    assert {row[0] for row in rows} == set(PROFILES)
+    assert {row[0] for row in rows} == set(PROFILES) == set(UDP_PROFILES)
 
 
 # ---- the numbers of the protocol
@@ -424,6 +427,23 @@ def test_limits_of_documents_are_those_of_the_code() -> None:
     }
 
 
+def test_the_bounds_on_datagrams_are_those_of_the_code() -> None:
+    limits = UdpLimits()
+
+    assert numbers(table("5.2 Datagrams", "bound on datagrams")) == {
+        "bytes of a datagram": MOST_DATAGRAM,
+        "bytes that wait in one direction": MOST_WAITING,
+        "remotes of an association": limits.remotes,
+        "datagrams to a remote for no answer, and for each": limits.unanswered,
+        "datagrams in a minute to one that answers nobody": limits.unanswered_by_all,
+        "seconds without traffic": limits.idle_seconds,
+        "associations of a circuit": limits.associations_per_circuit,
+        "associations of an exit": limits.associations,
+    }
+    assert limits.associations == RelayLimits().associations
+    assert limits.associations_per_circuit == RelayLimits().associations_per_circuit
+
+
 def keys_of(heading: str) -> set[str]:
     rows = table(heading, "key")
     return {key for row in rows for key in row[0].split(", ")}
@@ -467,6 +487,22 @@ def test_replies_to_applications_are_those_of_the_code() -> None:
 
     known = {r.name: (f.socks5, f.status, f.error) for r, f in BY_REASON.items()}
     assert told == known
+
+
+def test_the_bounds_of_answers_are_those_of_the_code() -> None:
+    questions = section("docs/protocol.md", "5.3 Questions")
+    port = " ".join(section("docs/protocol.md", "9 Applications").split())
+    shortest, longest, none = (
+        resolution.SHORTEST_TTL,
+        resolution.LONGEST_TTL,
+        resolution.NOT_FOUND_TTL,
+    )
+
+    assert f"{shortest} to {longest}; {none} for an answer without addresses" in questions
+    assert f"| count | 1 | 0 to {resolution.MOST_ADDRESSES};" in questions
+    assert f"{dns_queries.LEAST_DATAGRAM} bytes, or what EDNS says up to " in port
+    assert f" up to {dns_queries.MOST_DATAGRAM};" in port
+    assert f"more than {dns_queries.MOST_QUERY_BYTES} bytes | FORMERR" in port
 
 
 def test_what_no_exit_opens_is_the_table_of_the_code() -> None:

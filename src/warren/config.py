@@ -19,7 +19,7 @@ import platformdirs
 
 from warren.addresses import Address
 from warren.config_errors import explain
-from warren.directory.exit_policy import ExitPolicy, configured_policy
+from warren.directory.exit_policy import ExitPolicy, configured_policy, configured_udp_policy
 from warren.directory.network_file import NetworkFile, parse_network_file
 from warren.errors import ConfigError, WarrenError
 from warren.identity import PeerId
@@ -66,6 +66,15 @@ def _is_unspecified(address: Address) -> bool:
 def _check_literal(key: str, address: Address) -> None:
     if address.ip is None:
         raise ValueError(f"{key} has {address}, expected an IP address and a port")
+
+
+def _check_clients(key: str, address: Address, allow_clients: tuple[IPNetwork, ...]) -> None:
+    """Refuse to be reached by other machines unless some are allowed (FE-1)."""
+    if not allow_clients and not is_loopback(address):
+        raise ValueError(
+            f"{key} has {address}, which other machines can reach: say in allow_clients "
+            'which of them may use it, for example ["192.168.1.0/24"]'
+        )
 
 
 def _check_targets(targets: tuple[Address, ...]) -> None:
@@ -153,6 +162,7 @@ class ProxyConfig(ListenerConfig, frozen=True, kw_only=True):
     """Configure the port that applications use (FE-1, FE-11), and further ones."""
 
     listen: tuple[AddressText, ...] = (Address("127.0.0.1", 1080),)
+    dns_listen: tuple[AddressText, ...] = ()
     allow_clients: tuple[RangeText, ...] = ()
     hops: Hops = 3
     connections: Positive = 8192
@@ -166,6 +176,9 @@ class ProxyConfig(ListenerConfig, frozen=True, kw_only=True):
         for address in self.listen:
             _check_literal("listen", address)
             _check_reachable(address, self, self.allow_clients)
+        for address in self.dns_listen:
+            _check_literal("dns_listen", address)
+            _check_clients("dns_listen", address, self.allow_clients)
         for extra in self.listener:
             _check_reachable(extra.listen, extra, self.allow_clients)
         _check_targets(self.allow_targets)
@@ -178,7 +191,7 @@ class ProxyConfig(ListenerConfig, frozen=True, kw_only=True):
 
 
 class RelayLimits(Section, frozen=True):
-    """Bound what clients can ask of a relay (EXT-10, EXT-11)."""
+    """Bound what clients can ask of a relay (EXT-10, EXT-11, EXT-15)."""
 
     streams_per_circuit: Annotated[int, msgspec.Meta(ge=1, le=512)] = 512
     begins_per_second: Positive = 2000
@@ -188,6 +201,8 @@ class RelayLimits(Section, frozen=True):
     lookups: Positive = 32
     lookups_per_circuit: Positive = 4
     streams_per_address: Positive = 4096
+    associations: Positive = 1024
+    associations_per_circuit: Annotated[int, msgspec.Meta(ge=1, le=512)] = 16
     connect_seconds: Positive = 8
     idle_seconds: Positive = 600
 
@@ -229,6 +244,7 @@ class ExitConfig(Section, frozen=True):
     """Configure what a relay opens for others; by default nothing (P2P-1)."""
 
     policy: str | tuple[str, ...] = "none"
+    udp_policy: str | tuple[str, ...] | None = None
     resolvers: tuple[AddressText, ...] = ()
     allow_targets: tuple[AddressText, ...] = ()
 
@@ -237,14 +253,25 @@ class ExitConfig(Section, frozen=True):
             _check_literal("resolvers", address)
         _check_targets(self.allow_targets)
         try:
-            configured_policy(self.policy)
+            is_exit = configured_policy(self.policy).is_exit
+            sends_datagrams = self.exit_udp_policy.is_exit
         except ConfigError as error:
             raise ValueError(str(error)) from error
+        if sends_datagrams and not is_exit:
+            raise ValueError(
+                "udp_policy opens something and policy nothing: datagrams are for exits, so give "
+                "policy a value too, such as web"
+            )
 
     @property
     def exit_policy(self) -> ExitPolicy:
         """Return the policy; that of a relay that is no exit has no rules."""
         return configured_policy(self.policy)
+
+    @property
+    def exit_udp_policy(self) -> ExitPolicy:
+        """Return the policy for datagrams: as configured, or what goes with the profile."""
+        return configured_udp_policy(self.udp_policy, self.policy)
 
 
 class AuthorityConfig(Section, frozen=True):

@@ -5,6 +5,7 @@
     ├── LinkError         a peer could not be reached, or its link broke
     ├── CircuitError      a circuit could not be built or has died
     ├── ExitError         the far end refused or lost a stream; ``reason`` says why
+    │   └── NotFound      a name has no address, or an address no name
     ├── DirectoryError    no usable consensus or document
     │   └── NoPathError   no relays of the consensus make the path that was asked for
     └── ConfigError       a file, key or command-line value is wrong
@@ -76,6 +77,13 @@ class ExitError(WarrenError):
     def __init__(self, reason: EndReason, message: str = "") -> None:
         super().__init__(message or f"the stream ended: {reason.name.lower().replace('_', ' ')}")
         self.reason = reason
+
+
+class NotFound(ExitError):
+    """Tell that the DNS was asked and says that there is nothing."""
+
+    def __init__(self, message: str = "the name has no address, or the address no name") -> None:
+        super().__init__(EndReason.RESOLVE_FAILED, message)
 
 
 class DirectoryError(WarrenError):

@@ -56,6 +56,8 @@ from warren.workers.foreman import Foreman
 from warren.workers.shares import make_assignment
 
 if TYPE_CHECKING:
+    from warren.network.dns_port import DnsPort
+    from warren.roles.dns_door import DnsDoor
     from warren.roles.publisher import Publisher
 
 Statistics = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -63,8 +65,13 @@ Statistics = Callable[[], Awaitable[Mapping[str, Any]]]
 _CELLS_PER_MEGABYTE = 256
 
 
-async def run_proxy(config: Config, network: NetworkFile, announcer: Announcer) -> None:
-    """Be a proxy; ``announcer.usable`` once the first circuit is there."""
+async def run_proxy(
+    config: Config, network: NetworkFile, announcer: Announcer, *, is_for_names: bool = False
+) -> None:
+    """Be a proxy, with the DNS ports that are configured, or these alone if `is_for_names`.
+
+    ``announcer.usable`` once the first circuit is there.
+    """
     wanted = config.proxy
     with holding_state(config, "proxy") as folder:
         async with running_peer(network, folder) as peer:
@@ -83,15 +90,20 @@ async def run_proxy(config: Config, network: NetworkFile, announcer: Announcer) 
             )
             proxy = Proxy(
                 client,
+                datagrams=client,
                 allow_clients=wanted.allow_clients,
                 allow_targets=wanted.allow_targets,
+                safe_socks=wanted.safe_socks,
                 limits=ProxyLimits(connections=wanted.connections),
             )
+
+            door, ports = _open_dns_door(config, client, proxy)
 
             async def statistics() -> dict[str, Any]:
                 return {
                     "role": "proxy",
                     "proxy": proxy.statistics(),
+                    "dns": door.statistics() if door is not None else None,
                     "links": peer.links.statistics(),
                     "directory": directory.statistics(),
                     "guards": guards.statistics(),
@@ -101,7 +113,7 @@ async def run_proxy(config: Config, network: NetworkFile, announcer: Announcer) 
 
             listeners = [
                 (SocketListener(_listen(address)), _rules_of(listener))
-                for address, listener in wanted.listeners
+                for address, listener in (() if is_for_names else wanted.listeners)
             ]
             nursery = peer.turn.nursery
             async with _answering(folder.path, statistics):
@@ -109,13 +121,34 @@ async def run_proxy(config: Config, network: NetworkFile, announcer: Announcer) 
                 nursery.start_soon(client.run)
                 for listener, rules in listeners:
                     nursery.start_soon(proxy.serve, listener, nursery, "", rules)
-                announcer.listening([listener.local for listener, _ in listeners])
+                for port in ports:
+                    nursery.start_soon(port.serve)
+                places = [listener.local for listener, _ in listeners]
+                announcer.listening(places + [port.local for port in ports])
                 await client.is_usable.wait()
                 announcer.usable()
                 try:
                     await trio.sleep_forever()
                 finally:
                     client.close()
+
+
+def _open_dns_door(
+    config: Config, client: Client, proxy: Proxy
+) -> tuple["DnsDoor | None", list["DnsPort"]]:
+    """Bind the DNS ports that are configured; they serve once they are told to."""
+    wanted = config.proxy
+    if not wanted.dns_listen:
+        return None, []
+    from warren.roles.dns_door import DnsDoor
+
+    door = DnsDoor(
+        client,
+        tell=proxy.leaks.tell,
+        allow_clients=wanted.allow_clients,
+        allow_targets=wanted.allow_targets,
+    )
+    return door, [door.listen(address) for address in wanted.dns_listen]
 
 
 async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) -> None:
@@ -304,6 +337,7 @@ def _describe(
         published=now,
         counter=count,
         policy=exits.exit_policy.rules,
+        udp_policy=exits.exit_udp_policy.rules,
         family=wanted.family,
         contact=wanted.contact,
         version=f"warren {__version__}",

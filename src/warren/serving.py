@@ -22,12 +22,19 @@ from warren.peer import Peer
 from warren.protocol.ciphers import make_aead, nonce_maker
 from warren.roles.archive import Archive
 from warren.roles.mirror import Mirror
-from warren.roles.relay import Relay, ServeDirectory, refuse_streams
+from warren.roles.relay import (
+    Relay,
+    ServeDirectory,
+    refuse_datagrams,
+    refuse_names,
+    refuse_streams,
+)
 
 if TYPE_CHECKING:
     from warren.network.names import Resolver
     from warren.network.own_addresses import OwnAddresses
     from warren.roles.exit import Exit
+    from warren.roles.udp_exit import UdpExit
 
 
 class Serving:
@@ -49,12 +56,17 @@ class Serving:
         own: "OwnAddresses | None" = None,
     ) -> None:
         self._leaving = _make_exit(exits, limits, address, peer, resolver, own)
+        self._datagrams = _make_udp_exit(self._leaving, exits, limits)
         self._relay = Relay(
             peer.turn,
             peer.settings,
             find_hops=partial(_find_hops, peer.archive),
             serve_directory=answer_directory(Mirror(peer.archive).handle),
             serve_exit=self._leaving.serve if self._leaving is not None else refuse_streams,
+            serve_datagrams=(
+                self._datagrams.serve if self._datagrams is not None else refuse_datagrams
+            ),
+            serve_names=self._leaving.resolve if self._leaving is not None else refuse_names,
         )
         self._peer = peer
         self._listener = listener
@@ -64,6 +76,8 @@ class Serving:
         """Answer those who dial, until cancelled."""
         if self._leaving is not None:
             self._peer.turn.nursery.start_soon(self._leaving.watch)
+        if self._datagrams is not None:
+            self._peer.turn.nursery.start_soon(self._datagrams.watch)
         await self._peer.links.serve(self._listener)
 
     async def wait_until_usable(self) -> None:
@@ -75,6 +89,7 @@ class Serving:
         return {
             "links": self._peer.links.statistics(),
             "exit": self._leaving.statistics() if self._leaving is not None else None,
+            "udp": self._datagrams.statistics() if self._datagrams is not None else None,
             **self._relay.statistics(),
         }
 
@@ -173,6 +188,22 @@ def _make_exit(
             idle_seconds=bounds.idle_seconds,
         ),
     )
+
+
+def _make_udp_exit(
+    leaving: "Exit | None", wanted: ExitConfig, bounds: RelayLimits
+) -> "UdpExit | None":
+    """Return what sends datagrams, or None for a relay that sends none."""
+    policy = wanted.exit_udp_policy
+    if leaving is None or not policy.is_exit:
+        return None
+    from warren.roles.udp_exit import UdpExit, UdpLimits
+
+    limits = UdpLimits(
+        associations=bounds.associations,
+        associations_per_circuit=bounds.associations_per_circuit,
+    )
+    return UdpExit(leaving, policy, limits=limits)
 
 
 class _Places:

@@ -80,6 +80,21 @@ def test_an_error_of_ours_is_one_line_and_code_2(
     assert capsys.readouterr().err.startswith("warren: no network file: give --network FILE")
 
 
+@pytest.mark.parametrize(
+    "arguments", [["proxy", "--listen"], ["proxy", "--dns-listen"], ["dns", "--listen"]]
+)
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
+def test_nothing_listens_where_others_can_reach_it(arguments: list[str], address: str) -> None:
+    """T48, FE-1: it refuses to start."""
+    command = [sys.executable, "-m", "warren", *arguments, address]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+    assert done.returncode == 2
+    assert "which other machines can reach" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_wrong_option_is_refused_with_what_is_expected() -> None:
     assert "is not HOST:PORT" in run("proxy", "--listen", "1080").output
     assert "expected an IP address" in run("relay", "--listen", "a.example:1").output
@@ -93,6 +108,9 @@ def test_a_wrong_option_is_refused_with_what_is_expected() -> None:
         (["relay", "--listen", "0.0.0.0:1"], "every address of this machine"),
         (["authority"], "an authority must know which one it is"),
         (["proxy", "--listen", "0.0.0.0:1"], "which other machines can reach"),
+        (["proxy", "--dns-listen", "0.0.0.0:1"], "dns_listen has 0.0.0.0:1, which other machines"),
+        (["dns", "--listen", "[::]:1"], "dns_listen has [::]:1, which other machines"),
+        (["dns"], "no network file"),
         (["status", "--state", "x", "--socket", "y"], "mean the same process"),
         (["lab", "--exits", "9", "--relays", "3"], "--exits is 9, expected 1 to 3"),
         (["lab", "--host", "a.example"], "expected NAME=ADDRESS"),

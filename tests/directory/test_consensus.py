@@ -95,6 +95,7 @@ variations = st.fixed_dictionaries(
         "family": some_peers,
         "gateways": some_peers,
         "policy": st.sampled_from([(), ("accept *:80",), ("reject *:25", "accept *:*")]),
+        "udp_policy": st.sampled_from([(), ("accept *:80",), ("accept *:443",)]),
     }
 )
 

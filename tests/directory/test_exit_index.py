@@ -85,6 +85,17 @@ def test_what_is_kept_is_bounded_whatever_is_asked(monkeypatch: pytest.MonkeyPat
     assert all(len(port.found) <= 3 for port in index._ports.values())
 
 
+def test_datagrams_have_an_index_of_their_own() -> None:
+    both = relay(1, Flag.EXIT, policy=WEB, udp_policy=("accept *:443,3478",))
+    exits = [both, relay(2, Flag.EXIT, policy=WEB)]
+    index = ExitIndex(exits, by_udp=True)
+
+    found = [index.find(target).relays for target in (None, Address("a.example", 3478))]
+
+    assert found == [(both,), (both,)]
+    assert index.find(Address("a.example", 80)).relays == ()
+
+
 def test_without_exits_there_is_nothing() -> None:
     assert not ExitIndex([relay(1, Flag.EXIT, policy=("accept everything",))])
     assert ExitIndex([relay(1, Flag.EXIT, policy=WEB)])

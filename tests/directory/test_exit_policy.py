@@ -16,6 +16,7 @@ from warren.directory.exit_policy import (
     ExitPolicy,
     check_target,
     configured_policy,
+    configured_udp_policy,
 )
 from warren.errors import ConfigError
 
@@ -157,6 +158,28 @@ def test_the_profiles_for_datagrams_reflect_nothing(name: str, count: int) -> No
 
     assert len(opened) == count
     assert not opened & {53, 123, 161, 389, 1900, 11211}
+
+
+@pytest.mark.parametrize(
+    ("udp", "tcp", "opened"),
+    [
+        (None, "web", {443}),
+        (None, "reduced", {443, 3478, 3479, 3480, 3481}),
+        (None, "none", set()),
+        (None, ("accept *:*",), set()),
+        ("none", "open", set()),
+        ("web", ("accept *:80",), {443}),
+        (("accept *:50-60",), "web", {50, 51, 52, 54, 55, 56, 57, 58, 59, 60}),
+        (("accept *:53", "accept *:120-124"), "web", {53, 120, 121, 122, 124}),
+        (("accept *:53,123,161,389,1900,11211",), "web", {53, 123, 161, 389, 1900, 11211}),
+        (("reject *:*",), "web", set()),
+    ],
+)
+def test_what_reflects_is_opened_only_by_its_name(
+    udp: str | tuple[str, ...] | None, tcp: str | tuple[str, ...], opened: set[int]
+) -> None:
+    """EXT-15, and what goes with a profile (conventions D0)."""
+    assert open_ports(configured_udp_policy(udp, tcp).summary) == opened
 
 
 def test_no_rule_means_reject_and_port_zero_is_never_open() -> None:

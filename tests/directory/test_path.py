@@ -10,6 +10,7 @@ import pytest
 from tests.support.imagined import consensus, peer, random_consensus, relay
 from warren.addresses import Address
 from warren.directory.consensus import Consensus
+from warren.directory.exit_index import Datagrams
 from warren.directory.path import PathIndex, choose_path, index_of
 from warren.directory.path_search import MOST_HOPS, Closeness
 from warren.directory.relays import Flag, RelayEntry
@@ -195,6 +196,27 @@ def test_a_literal_target_is_held_against_the_rules_of_each_exit() -> None:
 
     assert numbers(to_literal)[-1] == 4
     assert numbers(to_name)[-1] == 3
+
+
+def test_datagrams_leave_where_they_are_sent_and_nowhere_else() -> None:
+    voice = ("accept *:3478",)
+    network = consensus(
+        [
+            relay(1, GUARD), relay(2),
+            relay(3, EXIT, policy=("accept *:*",)),
+            relay(4, EXIT, udp_policy=voice),
+            relay(5, udp_policy=voice),
+        ]
+    )  # fmt: skip
+    rng = random.Random(1)
+
+    for target in (Datagrams(), Datagrams(Address("stun.example", 3478))):
+        for _ in range(20):
+            assert numbers(choose_path(network, [peer(1)], target, rng=rng))[-1] == 4
+    with pytest.raises(DirectoryError, match="no exit allows datagrams to port 443"):
+        choose_path(network, [peer(1)], Datagrams(SITE), rng=rng)
+    with pytest.raises(DirectoryError, match="does not allow datagrams"):
+        choose_path(network, [peer(1)], Datagrams(), rng=rng, exit_id=peer(3))
 
 
 @pytest.mark.parametrize(

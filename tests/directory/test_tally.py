@@ -234,6 +234,27 @@ def test_relays_with_rare_huge_policies_are_listed_as_no_exits(
     assert entry(consensus, 3).policy == ()
 
 
+def test_an_exit_whose_policy_for_datagrams_is_rare_and_huge_is_listed_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("warren.directory.tally._MOST_POLICY_BYTES", 100)
+    web, huge = ("accept *:443",), tuple(["reject *:25"] * 20)
+    consensus = agreed(
+        [
+            opinion_of(
+                number,
+                descriptor=document_of(number, policy=web, udp_policy=policy),
+                flags=frozenset({"exit"}),
+            )
+            for number, policy in enumerate((web, huge), 1)
+        ]
+    )
+
+    assert [entry(consensus, n).udp_policy for n in (1, 2)] == [web, ()]
+    assert all(entry(consensus, n).policy == web for n in (1, 2))
+    assert all(Flag.EXIT in entry(consensus, n).flags for n in (1, 2))
+
+
 # ---- the rest of it
 
 

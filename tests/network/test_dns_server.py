@@ -78,6 +78,19 @@ def test_garbage_gets_no_answer_or_a_refusal(data: bytes) -> None:
     assert answer is None or dns.message.from_wire(answer).answer == []
 
 
+@pytest.mark.parametrize(("ip", "names"), [(FOUR, 2), (SIX, 1)])
+def test_an_address_has_the_names_that_have_it(ip: ipaddress.IPv4Address, names: int) -> None:
+    response = ask(ip.reverse_pointer, "PTR")
+
+    found = [record.to_text() for record in response.answer[0]]
+    assert found == ["site.example.", "four.example."][:names]
+
+
+@pytest.mark.parametrize("name", ["1.2.3.4.in-addr.arpa", "5.in-addr.arpa", "site.example"])
+def test_what_is_no_such_address_has_no_name(name: str) -> None:
+    assert ask(name, "PTR").rcode() == dns.rcode.NXDOMAIN
+
+
 async def test_datagrams_and_connections_are_served_at_one_port(nursery: trio.Nursery) -> None:
     many = [ipaddress.IPv4Address(0x05050500 + i) for i in range(100)]
     server = DnsServer({"big.example": many, "site.example": [FOUR]})

@@ -16,10 +16,10 @@ from tests.support.name_servers import (
     question_of,
 )
 from warren.addresses import Address
-from warren.errors import ConfigError, EndReason, ExitError
+from warren.errors import ConfigError, EndReason, ExitError, NotFound
 from warren.network import names
 from warren.network.dns_server import DnsServer
-from warren.network.names import Resolver, system_servers
+from warren.network.names import Pointer, Resolver, system_servers
 
 NAME = "site.example"
 GOOD = "@ 300 A 93.184.216.34"
@@ -388,20 +388,56 @@ async def test_an_address_is_looked_up_in_reverse(nursery: trio.Nursery) -> None
 
     found = await resolver.reverse(ipaddress.ip_address("5.5.5.5"))
 
-    assert found == Address("host.example", 0)
+    assert found == Pointer(Address("host.example", 0), 300)
     assert asked(server) == [("5.5.5.5.in-addr.arpa", "PTR")]
 
 
-@pytest.mark.parametrize("records", [[], ["@ 300 PTR not\\032a\\032name."]])
+async def test_a_name_of_an_address_is_kept_as_long_as_addresses_are(
+    nursery: trio.Nursery, clock: trio.testing.MockClock
+) -> None:
+    resolver, (server,) = await resolver_for(
+        nursery, lambda query: [answer(query, "@ 9000 PTR host.example.")]
+    )
+    for seconds, count in ((0, 1), (3599, 1), (2, 2)):
+        clock.jump(seconds)
+
+        found = await resolver.reverse(ipaddress.ip_address("5.5.5.5"))
+
+        assert (found.ttl, len(server.queries)) == (3600, count)
+    assert resolver.statistics().cached == 1
+
+
+async def test_a_name_in_the_reverse_tree_is_no_address_that_was_reversed(
+    nursery: trio.Nursery,
+) -> None:
+    resolver, _ = await resolver_for(
+        nursery,
+        lambda query: [
+            answer(
+                query,
+                *(["@ 300 PTR a.example."] if b"\x00\x0c" in query[-4:] else ["@ 300 A 5.5.5.5"]),
+            )
+        ],
+    )
+
+    pointer = await resolver.reverse(ipaddress.ip_address("5.5.5.5"))
+    found = await resolver.resolve("5.5.5.5.in-addr.arpa")
+
+    assert pointer.name == Address("a.example", 0)
+    assert addresses_of(found.addresses)[0] == "5.5.5.5"
+
+
+@pytest.mark.parametrize("records", [[], ["@ 300 PTR not\\032a\\032name."], ["@ 300 PTR 5.5.5.5."]])
 async def test_an_address_without_a_proper_name_has_none(
     nursery: trio.Nursery, records: list[str]
 ) -> None:
-    resolver, _ = await resolver_for(nursery, lambda query: [answer(query, *records)])
+    resolver, (server,) = await resolver_for(nursery, lambda query: [answer(query, *records)])
 
-    with pytest.raises(ExitError) as caught:
-        await resolver.reverse(ipaddress.ip_address("5.5.5.5"))
+    for _ in range(2):
+        with pytest.raises(NotFound):
+            await resolver.reverse(ipaddress.ip_address("5.5.5.5"))
 
-    assert caught.value.reason is EndReason.RESOLVE_FAILED
+    assert len(server.queries) == 1
 
 
 async def test_a_resolver_needs_servers_that_are_addresses() -> None:

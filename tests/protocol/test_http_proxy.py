@@ -7,17 +7,20 @@ from hypothesis import strategies as st
 from tests.support.paper import Side
 from warren.addresses import Address
 from warren.errors import EndReason, ProtocolError
-from warren.protocol import front, http_proxy, socks
+from warren.protocol import front, http_answers, http_proxy, socks
 from warren.protocol.choice import Choice
 from warren.protocol.front import BY_REASON, Authentication, Credentials, Failure, Login
-from warren.protocol.http_answers import answer, malformed, pac_answer
+from warren.protocol.http_answers import answer, malformed, options_answer, pac_answer
 from warren.protocol.http_proxy import (
     ForeignRequest,
     HttpRequest,
+    OptionsRequest,
+    OwnRequest,
     PacRequest,
     accept,
     read_authority,
 )
+from warren.protocol.messages import ANY_FAMILY, BeginFlags
 
 NAMES = st.from_regex(r"[a-z]{1,20}(\.[a-z]{1,20}){1,3}", fullmatch=True)
 PORTS = st.integers(1, 0xFFFF)
@@ -27,7 +30,7 @@ def head(line: str, *headers: str) -> bytes:
     return "\r\n".join([line, *headers, "", ""]).encode("latin-1")
 
 
-def read(words: bytes) -> HttpRequest | PacRequest:
+def read(words: bytes) -> HttpRequest | OwnRequest:
     side = Side(accept())
     side.receive(words)
     return side.result
@@ -171,6 +174,64 @@ def test_64_headers_are_just_enough() -> None:
     assert len(request.headers) == 64
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        head("OPTIONS * HTTP/1.1", "Host: 127.0.0.1:1080"),
+        head("OPTIONS * HTTP/1.0"),
+        head("OPTIONS http://a.example/ HTTP/1.1", "Host: a.example", "Max-Forwards: 0"),
+    ],
+)
+def test_options_that_end_here_ask_the_proxy_itself(words: bytes) -> None:  # D4, RFC 9110 §7.6.2
+    assert read(words) == OptionsRequest()
+
+
+def test_the_methods_that_are_forwarded_are_named() -> None:
+    reply = options_answer()
+
+    assert reply.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"Allow: CONNECT, DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT\r\n" in reply
+
+
+@pytest.mark.parametrize("headers", [["Origin: http://a.example"], ["Sec-Fetch-Site: cross-site"]])
+def test_options_of_a_web_page_get_no_answer(headers: list[str]) -> None:  # D4
+    with pytest.raises(ForeignRequest):
+        read(head("OPTIONS * HTTP/1.1", "Host: 127.0.0.1:1080", *headers))
+
+
+@pytest.mark.parametrize("limit", ["x", "-1", "1234567890", "", "1\r\nMax-Forwards: 1"])
+def test_a_bad_limit_of_hops_is_malformed(limit: str) -> None:
+    with pytest.raises(ProtocolError):
+        read(head("OPTIONS http://a.example/ HTTP/1.1", HOST, f"Max-Forwards: {limit}"))
+
+
+def test_a_trace_that_ends_here_tells_nothing() -> None:
+    with pytest.raises(ProtocolError, match="tells nothing"):
+        read(head("TRACE http://a.example/ HTTP/1.1", HOST, "Max-Forwards: 0"))
+
+
+@pytest.mark.parametrize(
+    ("preference", "flags"),
+    [
+        ([], ANY_FAMILY),
+        (["Tor-Family-Preference: ipv4-preferred"], ANY_FAMILY),
+        (["Tor-Family-Preference: ipv6-preferred"], BeginFlags.PREFER_IPV6),
+        (["tor-family-preference: ipv4-only"], BeginFlags.NO_IPV6),
+        (["Tor-Family-Preference: ipv6-only"], BeginFlags.NO_IPV4 | BeginFlags.PREFER_IPV6),
+    ],
+)
+def test_a_client_may_prefer_a_family(preference: list[str], flags: BeginFlags) -> None:  # D4
+    assert tunnel(*preference).flags == flags
+
+
+@pytest.mark.parametrize(
+    "headers", [["Tor-Family-Preference: ipv5"], ["Tor-Family-Preference: ipv4-only"] * 2]
+)
+def test_an_unknown_preference_is_not_ignored(headers: list[str]) -> None:
+    with pytest.raises(ProtocolError):
+        tunnel(*headers)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1:1080", "localhost:1080", "[::1]:1080", "127.1.2.3"])
 def test_the_one_page_is_served_to_this_machine(host: str) -> None:  # FE-6
     assert read(head("GET /proxy.pac HTTP/1.1", f"Host: {host}")) == PacRequest()
@@ -183,7 +244,8 @@ def test_the_one_page_is_served_to_this_machine(host: str) -> None:  # FE-6
         head("GET / HTTP/1.0"),
         head("GET /proxy.pac HTTP/1.0"),
         head("POST /proxy.pac HTTP/1.1", "Host: 127.0.0.1:1080"),
-        head("OPTIONS * HTTP/1.1", "Host: 127.0.0.1:1080"),
+        head("OPTIONS / HTTP/1.1", "Host: 127.0.0.1:1080"),
+        head("PATCH * HTTP/1.1", "Host: 127.0.0.1:1080"),
     ],
 )
 def test_other_requests_to_the_port_itself_are_malformed(words: bytes) -> None:  # FE-6
@@ -396,10 +458,35 @@ def test_a_browser_gets_a_page_and_a_program_a_line() -> None:
     page = plain("Accept: text/html,*/*").refused(front.NO_CIRCUIT)
     line = plain("Accept: */*").refused(front.NO_CIRCUIT)
 
-    assert b"Content-Type: text/html\r\n" in page
+    assert b"Content-Type: text/html; charset=utf-8\r\n" in page
+    assert b"Content-Security-Policy: default-src 'none'; style-src" in page
     assert b"<h1>503 Service Unavailable</h1>" in page
-    assert b"Content-Type: text/plain\r\n" in line
+    assert b"no circuit could be built." in page
+    assert b"Content-Type: text/plain; charset=us-ascii\r\n" in line
     assert line.endswith(b"no circuit could be built.\n")
+
+
+def test_a_person_is_told_how_to_use_the_port_and_a_program_in_a_line() -> None:
+    visited = head("GET / HTTP/1.1", "Host: 127.0.0.1:1080", "Accept: text/html;q=0.9")
+    replies = []
+    for words in (visited, head("GET / HTTP/1.1", "Host: 127.0.0.1:1080"), b"GET\r\n"):
+        with pytest.raises(ProtocolError) as caught:
+            read(words)
+        replies.append(malformed(caught.value))
+
+    assert all(reply.startswith(b"HTTP/1.1 400 Bad Request\r\n") for reply in replies)
+    assert all(b"Proxy-Status: warren; error=http_request_error; det" in reply for reply in replies)
+    assert [b"/proxy.pac" in reply for reply in replies] == [True, False, False]
+    assert replies[1].endswith(b"this is a proxy: send it CONNECT or an http:// URL.\n")
+
+
+def test_every_error_that_is_told_has_advice() -> None:
+    told = {failure.error for failure in BY_REASON.values()}
+    told |= {each.error for each in vars(front).values() if isinstance(each, Failure)}
+
+    without = {error for error in told if not error.startswith("http_response")}
+
+    assert without - {"http_protocol_error"} <= set(http_answers._ADVICE)
 
 
 def test_the_answer_to_head_has_no_body() -> None:

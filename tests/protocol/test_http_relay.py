@@ -72,6 +72,13 @@ def test_what_is_for_the_next_hop_only_ends_here(header: str) -> None:  # FE-5
     assert sent.count(b"Connection:") == 1
 
 
+@pytest.mark.parametrize(("method", "sent"), [("OPTIONS", b"4"), ("TRACE", b"4"), ("GET", b"5")])
+def test_this_proxy_counts_as_one_hop(method: str, sent: bytes) -> None:  # RFC 9110 §7.6.2
+    relay = relay_for(method, "Max-Forwards: 5")
+
+    assert b"Max-Forwards: " + sent + b"\r\n" in relay.take_request(b"")
+
+
 def test_a_connection_header_cannot_remove_the_framing() -> None:
     relay = relay_for("POST", "Content-Length: 3", "Connection: content-length, host")
 

@@ -19,6 +19,7 @@ from warren.protocol.front import (
     Login,
     WrongLogin,
 )
+from warren.protocol.messages import ANY_FAMILY, BeginFlags
 from warren.protocol.socks import SocksRequest, accept
 
 NAMES = st.from_regex(r"[a-z]{1,20}(\.[a-z]{1,20}){0,3}", fullmatch=True)
@@ -122,6 +123,14 @@ def test_a_login_is_chosen_wherever_it_is_offered(methods: bytes) -> None:
 
     assert side.sent == b"\x05\x02\x01\x00"
     assert side.result.credentials == Credentials(Authentication.LEGACY, (b"me", b"secret"))
+
+
+def test_a_login_that_was_not_asked_for_is_taken_all_the_same() -> None:  # D2, as Tor does
+    side = said(b"\x05\x01\x00" + login(b"me", b"secret") + socks5()[3:])
+
+    assert side.sent == b"\x05\x00\x01\x00"
+    assert side.result.credentials == Credentials(Authentication.LEGACY, (b"me", b"secret"))
+    assert side.result.address == Address("example.com", 80)
 
 
 def test_an_empty_password_and_an_empty_user_are_fine() -> None:
@@ -259,6 +268,35 @@ def test_socks4_has_room_for_ipv4_only() -> None:
     assert request.granted() == b"\x00\x5a\0\0\0\0\0\0"
     assert request.granted(Address("1.2.3.4", 80)) == b"\x00\x5a\x00\x50\x01\x02\x03\x04"
     assert request.granted(Address("::1", 80)) == b"\x00\x5a\x00\x50\0\0\0\0"
+
+
+@pytest.mark.parametrize(
+    ("found", "reply5", "reply4"),
+    [
+        (
+            ["2a00::1", "5.5.5.5"],
+            b"\x05\x00\x00\x01\x05\x05\x05\x05",
+            b"\x00\x5a\0\0\x05\x05\x05\x05",
+        ),
+        (["2a00::1"], b"\x05\x00\x00\x04\x2a\x00", None),
+        (["a.example"], b"\x05\x00\x00\x03\x09a.example\0\0", None),
+    ],
+)
+def test_of_several_answers_ipv4_is_told_first(
+    found: list[str], reply5: bytes, reply4: bytes | None
+) -> None:
+    addresses = [Address(host, 0) for host in found]
+
+    five, four = (asked(each).resolved(addresses) for each in (socks5(), socks4()))
+
+    assert five is not None
+    assert five.startswith(reply5)
+    assert four == reply4
+
+
+def test_socks4_reaches_names_over_ipv4_only() -> None:  # D3
+    assert asked(socks4()).flags is BeginFlags.NO_IPV6
+    assert asked(socks5()).flags is ANY_FAMILY
 
 
 def credentials_of(user: bytes, password: bytes) -> Credentials:

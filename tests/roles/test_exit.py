@@ -15,9 +15,9 @@ from tests.support.small_network import Origin, RelayPeer, SmallNetwork, pattern
 from warren.addresses import Address, IPAddress
 from warren.directory.address_tables import NAT64_NAME
 from warren.directory.exit_policy import ExitPolicy
-from warren.errors import EndReason, ExitError, LinkError
+from warren.errors import CircuitError, EndReason, ExitError, LinkError, NotFound
 from warren.network.circuits import Circuit
-from warren.network.names import Answer, Resolver, ResolverStatistics
+from warren.network.names import Answer, Pointer, Resolver, ResolverStatistics
 from warren.network.own_addresses import OwnAddresses
 from warren.network.streams import CircuitStream
 from warren.protocol.messages import ANY_FAMILY, BeginFlags
@@ -37,16 +37,31 @@ class FakeResolver:
     asked: list[str] = field(default_factory=list)
     failure: EndReason = EndReason.RESOLVE_FAILED
     seconds: float = 0.0
+    running: int = 0
 
     def statistics(self) -> ResolverStatistics:
         return ResolverStatistics(len(self.asked), 0, 0, 0, 0)
 
     async def resolve(self, host: str, key: Hashable = None) -> Answer:
-        self.asked.append(host)
-        await trio.sleep(self.seconds)
-        if host not in self.names:
+        found = await self._find(host)
+        return Answer(tuple(ip_address(text) for text in found), 300)
+
+    async def reverse(self, ip: IPAddress, key: Hashable = None) -> Pointer:
+        found = await self._find(str(ip))
+        return Pointer(Address(found[0], 0), 300)
+
+    async def _find(self, subject: str) -> tuple[str, ...]:
+        self.asked.append(subject)
+        self.running += 1
+        try:
+            await trio.sleep(self.seconds)
+        finally:
+            self.running -= 1
+        if subject not in self.names:
             raise ExitError(self.failure)
-        return Answer(tuple(ip_address(text) for text in self.names[host]), 300)
+        if not self.names[subject]:
+            raise NotFound
+        return self.names[subject]
 
 
 class FakeOwn:
@@ -90,6 +105,11 @@ class Scene:
             await self.connect(host, port)
         return caught.value.reason
 
+    async def resolve(self, subject: str) -> list[str]:
+        """Return what the exit says of a name or an address; raise what it says instead."""
+        answer = await self.circuit.resolve(Address(subject, 0))
+        return [address.host for address in answer.addresses]
+
     def listen(self, host: str, port: int = 80) -> "Target":
         return Target(self.net, host, port)
 
@@ -127,7 +147,7 @@ async def exit_scene(
             allow_targets=allow_targets,
             limits=limits,
         )
-        relay = await net.add_relay(serve_exit=leaving.serve)
+        relay = await net.add_relay(serve_exit=leaving.serve, serve_names=leaving.resolve)
         relay.nursery.start_soon(leaving.watch)
         origin = await net.add_origin()
         circuit = await origin.build(net.hops)
@@ -663,8 +683,167 @@ async def test_the_numbers_name_no_target(scene: Scene, autojump_clock: MockCloc
 
     assert numbers == {
         "connected": 1,
+        "resolved": 0,
         "open": 1,
         "connecting": 0,
         "refused": {"exit_policy": 1, "connect_refused": 1},
         "names": {"lookups": 0, "from_cache": 0, "failed": 0, "cached": 0, "running": 0},
     }
+
+
+# ---- questions
+
+
+async def test_names_and_addresses_are_resolved_without_connecting(
+    scene: Scene, autojump_clock: MockClock
+) -> None:
+    scene.resolver.names = {"a.example": (V4, V6), V4: ("host.example",)}
+
+    assert await scene.resolve("a.example") == [V4, V6]
+    assert await scene.resolve(V4) == ["host.example"]
+
+    assert scene.dialled == []
+    assert scene.exit.statistics()["resolved"] == 2
+
+
+async def test_a_question_without_an_answer_says_so(
+    scene: Scene, autojump_clock: MockClock
+) -> None:
+    scene.resolver.names["b.example"] = ()
+    scene.resolver.failure = EndReason.TIMEOUT
+
+    with pytest.raises(NotFound):
+        await scene.resolve("b.example")
+    with pytest.raises(ExitError) as caught:
+        await scene.resolve("c.example")
+
+    assert caught.value.reason is EndReason.TIMEOUT
+
+
+@pytest.mark.parametrize(
+    "inside", ["10.0.0.1", "127.0.0.1", "169.254.169.254", OWN, "fd00::1", "64:ff9b::7f00:1"]
+)
+async def test_what_a_name_means_inside_is_not_told(
+    inside: str, scene: Scene, autojump_clock: MockClock
+) -> None:  # EXT-6
+    scene.resolver.names = {"a.example": (inside,), "b.example": (inside, V4)}
+
+    with pytest.raises(ExitError) as caught:
+        await scene.resolve("a.example")
+    mixed = await scene.resolve("b.example")
+    with pytest.raises(ExitError) as reverse:
+        await scene.resolve(inside)
+
+    assert caught.value.reason is reverse.value.reason is EndReason.EXIT_POLICY
+    assert mixed == [V4]
+    assert inside not in scene.resolver.asked
+
+
+@pytest.mark.parametrize("name", ["printer", "printer.local", "a.onion", "router.home.arpa"])
+async def test_local_names_are_not_asked_for(
+    name: str, scene: Scene, autojump_clock: MockClock
+) -> None:  # EXT-2
+    with pytest.raises(ExitError) as caught:
+        await scene.resolve(name)
+
+    assert caught.value.reason is EndReason.EXIT_POLICY
+    assert scene.resolver.asked == []
+
+
+async def test_the_host_of_an_exempt_target_is_told(autojump_clock: MockClock) -> None:  # EXT-16
+    async with exit_scene(allow_targets=(Address("127.0.0.1", 8000),)) as scene:
+        scene.resolver.names = {"a.example": ("127.0.0.1", "127.0.0.2"), "127.0.0.1": ("a.b",)}
+
+        assert await scene.resolve("a.example") == ["127.0.0.1"]
+        assert await scene.resolve("127.0.0.1") == ["a.b"]
+
+
+async def test_a_question_that_waits_holds_up_no_stream(
+    scene: Scene, autojump_clock: MockClock
+) -> None:
+    scene.listen(V4)
+    scene.resolver.names["a.example"] = (V4,)
+    scene.resolver.seconds = 9.0
+    answers: list[list[str]] = []
+
+    async def ask() -> None:
+        answers.append(await scene.resolve("a.example"))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(100):
+            nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+        began = trio.current_time()
+        await scene.connect(V4)
+        assert trio.current_time() - began < 1
+
+    assert answers == [[V4]] * 100
+
+
+async def test_the_questions_of_a_circuit_that_died_are_settled(
+    scene: Scene, autojump_clock: MockClock
+) -> None:
+    scene.resolver.seconds = 9.0
+
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def ask() -> None:
+            with pytest.raises(ExitError) as caught:
+                await scene.resolve("a.example")
+            assert caught.value.reason is EndReason.DESTROY
+
+        await wait_all_tasks_blocked()
+        assert scene.resolver.running == 1
+        scene.circuit.machine.destroy()
+        scene.circuit.turn.run()
+    with pytest.raises(CircuitError):
+        await scene.resolve("a.example")
+    await wait_all_tasks_blocked()
+    assert scene.resolver.running == 0
+
+
+async def test_a_circuit_asks_no_faster_than_it_may(autojump_clock: MockClock) -> None:  # EXT-11
+    limits = ExitLimits(begins_per_second=1, begin_burst=2)
+    async with exit_scene(limits=limits) as scene:
+        scene.resolver.names["a.example"] = (V4,)
+        await scene.resolve("a.example")
+        await scene.resolve("a.example")
+
+        with pytest.raises(ExitError) as caught:
+            await scene.resolve("a.example")
+
+        assert caught.value.reason is EndReason.RESOURCE_LIMIT
+
+
+async def test_nobody_we_know_gets_no_answer(autojump_clock: MockClock) -> None:  # T13
+    async with exit_scene(is_relay=lambda _: False) as scene:
+        with pytest.raises(ExitError) as caught:
+            await scene.resolve("a.example")
+        await wait_all_tasks_blocked()
+
+        assert caught.value.reason is EndReason.DESTROY
+        assert scene.resolver.asked == []
+        assert scene.circuit.machine.is_closed
+
+
+async def test_a_circuit_of_one_hop_gets_no_answer(autojump_clock: MockClock) -> None:  # T13
+    async with exit_scene() as scene:
+        circuit = await scene.origin.build([scene.relay.hop])
+
+        with pytest.raises(ExitError):
+            await circuit.resolve(Address("a.example", 0))
+
+        assert scene.resolver.asked == []
+        assert circuit.machine.is_closed
+
+
+async def test_a_relay_that_is_no_exit_resolves_nothing(
+    scene: Scene, autojump_clock: MockClock
+) -> None:
+    circuit = await scene.origin.build(scene.net.hops[:2])
+
+    with pytest.raises(ExitError) as caught:
+        await circuit.resolve(Address("a.example", 0))
+
+    assert caught.value.reason is EndReason.EXIT_POLICY

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.support.choosing_network import HOST, ClientNetwork, client_network
+from tests.support.choosing_network import ClientNetwork, client_network
 from tests.support.memory_network import MemoryListener
 from warren.addresses import Address
 from warren.roles.listener_rules import ListenerRules
@@ -18,6 +18,7 @@ from warren.roles.proxy import Proxy
 from warren.roles.relay import PassingCircuit
 
 PAIRS = 500
+NAME = b"a.example"
 TOKENS = (b"", b"a", b"b", b"ab", b"a+session=1", b"a+country=de")
 AUTHENTICATIONS = ("none", "socks4", "legacy", "extended", "authorization", "isolation", "x")
 
@@ -33,15 +34,15 @@ class Way:
 
     def words(self, port: int) -> bytes:
         """Return the request for `port` of the target, as an application says it."""
-        head = f"CONNECT {HOST}:{port} HTTP/1.1\r\nHost: {HOST}:{port}\r\n".encode()
-        target = bytes(map(int, HOST.split(".")))
-        connect5 = b"\x05\x01\x00\x01" + target + port.to_bytes(2, "big")
+        head = b"CONNECT %s:%d HTTP/1.1\r\nHost: %s:%d\r\n" % (NAME, port, NAME, port)
+        connect5 = b"\x05\x01\x00\x03%c%s" % (len(NAME), NAME) + port.to_bytes(2, "big")
         login = b"%s:%s" % (self.user, self.password)
         match self.authentication:
             case "none":
                 return b"\x05\x01\x00" + connect5
             case "socks4":
-                return b"\x04\x01" + port.to_bytes(2, "big") + target + self.user + b"\0"
+                head4a = b"\x04\x01" + port.to_bytes(2, "big") + b"\0\0\0\x01"
+                return head4a + self.user + b"\0" + NAME + b"\0"
             case "legacy":
                 return b"\x05\x01\x02" + _login(self.user, self.password) + connect5
             case "extended":
@@ -71,12 +72,17 @@ def draw(rng: Random) -> Way:
     return Way(listener, authentication, user, password)
 
 
+async def find_nobody(end: Address, other_end: Address) -> str | None:
+    """Name no program: there is none in memory, and a thread would let the clock jump."""
+    return None
+
+
 class Doors:
     """Own the listeners of a proxy that uses the client of `net`."""
 
     def __init__(self, net: ClientNetwork) -> None:
         self.net = net
-        self.proxy = Proxy(net.client)
+        self.proxy = Proxy(net.client, find_program=find_nobody)
         self._listeners: dict[str, MemoryListener] = {}
         self._port = 0
 

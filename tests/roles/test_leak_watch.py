@@ -1,5 +1,6 @@
 import structlog.testing
 
+from warren.addresses import Address
 from warren.roles.leak_watch import LeakWatch
 
 
@@ -10,8 +11,52 @@ def test_leaks_are_told_once_an_hour_by_port() -> None:  # FE-9
         for now in (0, 1, 2, 3599, 3600, 3601):
             leaks.watch(80 if now < 3600 else 443, now, is_leak=True)
 
-    assert [log["ports"] for log in logs] == [{80: 1}, {80: 3, 443: 1}]
+    assert [log["ports"] for log in logs] == [{80: 4, 443: 1}]
     assert leaks.total == 6
+
+
+def test_each_program_is_named_once() -> None:  # T49
+    leaks = LeakWatch()
+
+    with structlog.testing.capture_logs() as logs:
+        for program in ("browser", "mailer", "browser"):
+            leaks.leaked(program)
+
+    assert [log["program"] for log in logs] == ["browser", "mailer"]
+
+
+def test_programs_are_looked_for_once_a_second_and_only_so_many() -> None:
+    leaks = LeakWatch()
+
+    looks = [leaks.watch(80, now, is_leak=True) for now in (0, 0.5, 0.9, 1.1, 1.2, 5)]
+    with structlog.testing.capture_logs():
+        for number in range(64):
+            leaks.leaked(f"program {number}")
+
+    assert looks == [True, False, False, True, False, True]
+    assert not leaks.watch(80, 10, is_leak=True)
+
+
+def test_what_was_resolved_through_us_is_no_leak() -> None:
+    leaks = LeakWatch()
+
+    leaks.tell([Address("5.5.5.5", 0)])
+
+    assert not leaks.is_leak(Address("5.5.5.5", 443))
+    assert leaks.is_leak(Address("5.5.5.6", 443))
+    assert not leaks.is_leak(Address("a.example", 443))
+
+
+def test_only_the_last_thousands_that_were_told_are_known() -> None:
+    leaks = LeakWatch()
+    first = Address("5.5.0.0", 0)
+
+    leaks.tell([first])
+    for number in range(4096):
+        leaks.tell([Address(f"6.6.{number // 256}.{number % 256}", 0)])
+
+    assert leaks.is_leak(first)
+    assert not leaks.is_leak(Address("6.6.0.0", 0))
 
 
 def test_ordinary_requests_are_not_told() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warren.addresses import Address
+from warren.directory.exit_index import Datagrams
 from warren.directory.exit_policy import ExitPolicy
 from warren.directory.relays import Flag, RelayEntry
 from warren.identity import Hop, PeerId, Suite
@@ -69,6 +70,18 @@ def circuit_of(slot: Slot) -> FakeCircuit:
 
 
 # ---- picking
+
+
+def test_datagrams_take_only_a_circuit_whose_exit_sends_them() -> None:
+    streams, both = slot(), slot()
+    both.udp_policy = ExitPolicy.parse(("accept *:443",))
+    pool = pool_of(streams, both)
+
+    assert pool.pick("me", Datagrams(MAIL), 0) is None
+    assert pool.pick("me", Datagrams(WEB), 0) is both
+    assert pool.pick("me", Datagrams(), 0) is both
+    assert pool.pick("me", WEB, 0) is both
+    assert pool.pick("you", WEB, 0) is streams
 
 
 def test_an_empty_pool_has_nothing_to_give() -> None:

@@ -2,6 +2,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -10,7 +11,14 @@ import trio
 import trio.testing
 
 from warren.addresses import Address
-from warren.errors import CircuitError, ConfigError, DirectoryError, EndReason, ExitError
+from warren.errors import (
+    CircuitError,
+    ConfigError,
+    DirectoryError,
+    EndReason,
+    ExitError,
+    NotFound,
+)
 from warren.network.byte_streams import (
     Accept,
     ByteStream,
@@ -21,6 +29,8 @@ from warren.network.byte_streams import (
 from warren.network.streams import CircuitStream
 from warren.protocol.choice import ANYTHING
 from warren.protocol.front import BY_REASON, Authentication, Credentials, Isolation
+from warren.protocol.messages import ANY_FAMILY, BeginFlags
+from warren.protocol.resolution import Resolved
 from warren.roles.listener_rules import PLAIN, ListenerRules
 from warren.roles.proxy import Proxy, ProxyLimits
 
@@ -40,6 +50,7 @@ class FakeStream:
         self.address, self.isolation, self.early = address, isolation, early
         self.near, self.far = trio.testing.memory_stream_pair()
         self.reason: EndReason | None = None
+        self.flags = ANY_FAMILY
 
     async def send_all(self, data: bytes) -> None:
         assert data, "DATA is never empty"
@@ -64,6 +75,8 @@ class FakeClient:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.is_stuck = False
+        self.names: dict[str, tuple[str, ...]] = {}
+        self.asked: list[tuple[Address, Hashable]] = []
         self._opened, self.streams = trio.open_memory_channel[FakeStream](100)
 
     @property
@@ -71,15 +84,31 @@ class FakeClient:
         return self.streams.statistics().current_buffer_used
 
     async def open_stream(
-        self, address: Address, isolation: Hashable, early: bytes = b""
+        self,
+        address: Address,
+        isolation: Hashable,
+        early: bytes = b"",
+        flags: BeginFlags = ANY_FAMILY,
     ) -> CircuitStream:
+        await self._stumble()
+        stream = FakeStream(address, isolation, early)
+        stream.flags = flags
+        self._opened.send_nowait(stream)
+        return cast(CircuitStream, stream)
+
+    async def resolve(self, subject: Address, isolation: Hashable) -> Resolved:
+        self.asked.append((subject, isolation))
+        await self._stumble()
+        found = self.names.get(subject.host, ())
+        if not found:
+            raise NotFound
+        return Resolved(tuple(Address(host, 0) for host in found), 300)
+
+    async def _stumble(self) -> None:
         if self.is_stuck:
             await trio.sleep_forever()
         if self.error is not None:
             raise self.error
-        stream = FakeStream(address, isolation, early)
-        self._opened.send_nowait(stream)
-        return cast(CircuitStream, stream)
 
 
 async def fake_splice(byte_stream: ByteStream, stream: CircuitStream) -> None:
@@ -319,12 +348,155 @@ async def test_local_failures_have_codes_too(
     assert text in http
 
 
-@pytest.mark.parametrize("command", [0x02, 0x03, 0xF0, 0xF1])
+@pytest.mark.parametrize("command", [0x02, 0x03])
 async def test_commands_that_are_not_served_are_refused(door: Door, command: int) -> None:
     reply = await door.ask(b"\x05\x01\x00\x05%c\x00\x01\x01\x02\x03\x04\x00\x50" % command)
 
     assert reply == b"\x05\x00\x05\x07\x00\x01" + bytes(6)
     assert door.client.opened == 0
+
+
+async def test_bind_over_socks4_is_rejected(door: Door) -> None:
+    assert await door.ask(b"\x04\x02\x00\x50\x01\x02\x03\x04me\0") == b"\x00\x5b" + bytes(6)
+
+
+# ---- names
+
+
+def ask_name(command: int, kind: bytes) -> bytes:
+    """Return a SOCKS5 request of `command` for an encoded host at port 0."""
+    return b"\x05\x01\x00\x05%c\x00" % command + kind + b"\0\0"
+
+
+NAME = b"\x03\x09a.example"
+NOBODY = Credentials(Authentication.NONE)
+ME = Credentials(Authentication.SOCKS4, (b"me",))
+HERE = ("127.0.0.1",)
+PUBLIC = b"\x01\x05\x05\x05\x05"
+
+
+async def test_a_name_is_resolved_and_the_connection_closed(door: Door) -> None:
+    door.client.names["a.example"] = ("2a00::1", "5.5.5.5")
+
+    five = await door.ask(ask_name(0xF0, NAME))
+    four = await door.ask(b"\x04\xf0\0\0\0\0\0\x01me\0a.example\0")
+
+    assert five == b"\x05\x00\x05\x00\x00\x01\x05\x05\x05\x05\0\0"
+    assert four == b"\x00\x5a\0\0\x05\x05\x05\x05"
+    assert door.client.asked == [
+        (Address("a.example", 0), Isolation("port", NOBODY, HERE, ANYTHING)),
+        (Address("a.example", 0), Isolation("port", ME, HERE, ANYTHING)),
+    ]
+    assert door.client.opened == 0
+    assert door.proxy.statistics()["resolved"] == 2
+
+
+async def test_the_name_of_an_address_is_told(door: Door) -> None:
+    door.client.names["5.5.5.5"] = ("host.example",)
+
+    reply = await door.ask(ask_name(0xF1, PUBLIC))
+
+    assert reply == b"\x05\x00\x05\x00\x00\x03\x0chost.example\0\0"
+
+
+@pytest.mark.parametrize("kind", [PUBLIC, b"\x01\x0a\0\0\x01", b"\x04" + bytes(15) + b"\x01"])
+async def test_the_address_of_an_address_is_echoed(door: Door, kind: bytes) -> None:  # D0
+    reply = await door.ask(ask_name(0xF0, kind))
+
+    assert reply == b"\x05\x00\x05\x00\x00" + kind + b"\0\0"
+    assert door.client.asked == []
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "code"),
+    [
+        (0xF0, NAME, 4),
+        (0xF0, b"\x03\x0dprinter.local", 2),
+        (0xF0, b"\x03\x07x.onion", 2),
+        (0xF0, b"\x03\x06router", 2),
+        (0xF1, PUBLIC, 4),
+        (0xF1, b"\x01\x0a\0\0\x01", 2),
+        (0xF1, NAME, 8),
+    ],
+)
+async def test_a_question_that_has_no_answer_gets_a_code(
+    door: Door, command: int, kind: bytes, code: int
+) -> None:
+    reply = await door.ask(ask_name(command, kind))
+
+    assert reply[2:] == b"\x05%c\x00\x01" % code + bytes(6)
+    assert len(door.client.asked) == (code == 4)
+
+
+async def test_a_client_that_reads_no_more_than_it_needs_has_its_answer(door: Door) -> None:
+    door.client.names["a.example"] = ("5.5.5.5",)
+    browser = await door.say(ask_name(0xF0, NAME))
+
+    assert await exactly(browser, 10) == b"\x05\x00\x05\x00\x00\x01\x05\x05\x05\x05"
+    browser.socket.close()  # as torsocks does: two bytes were not read, so this is a reset
+    await trio.testing.wait_all_tasks_blocked(0.05)
+
+    numbers = door.proxy.statistics()
+    assert (numbers["broken_off"], numbers["connections_open"]) == (0, 0)
+
+
+async def test_socks4_cannot_be_told_an_ipv6_address(door: Door) -> None:
+    door.client.names["a.example"] = ("2a00::1",)
+
+    reply = await door.ask(b"\x04\xf0\0\0\0\0\0\x01me\0a.example\0")
+
+    assert reply == b"\x00\x5b" + bytes(6)
+
+
+async def test_the_host_of_an_exempt_target_may_be_asked_for() -> None:  # EXT-16
+    async with open_door(allow_targets=[Address("127.0.0.1", 8000)]) as door:
+        door.client.names["127.0.0.1"] = ("host.example",)
+
+        assert (await door.ask(ask_name(0xF1, b"\x01\x7f\0\0\x01")))[3] == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ExitError(EndReason.TIMEOUT), 6), (DirectoryError("x"), 3), (RuntimeError("a bug"), 1)],
+)
+async def test_a_question_that_fails_says_why(door: Door, error: Exception, code: int) -> None:
+    door.client.error = error
+
+    assert (await door.ask(ask_name(0xF0, NAME)))[3] == code
+
+
+async def test_a_question_waits_two_minutes_at_most(
+    door: Door, autojump_clock: trio.testing.MockClock
+) -> None:  # FE-11
+    door.client.is_stuck = True
+
+    reply = await door.ask(ask_name(0xF0, NAME))
+
+    assert reply[2:4] == b"\x05\x06"
+    assert 120 <= trio.current_time() < 125
+
+
+# ---- families
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        (SOCKS5, ANY_FAMILY),
+        (SOCKS4A, BeginFlags.NO_IPV6),
+        (CONNECT, ANY_FAMILY),
+        (CONNECT[:-2] + b"Tor-Family-Preference: ipv4-only\r\n\r\n", BeginFlags.NO_IPV6),
+    ],
+)
+async def test_the_families_that_fit_the_client_are_asked_for(
+    door: Door, words: bytes, flags: BeginFlags
+) -> None:  # D3, D4
+    await door.say(words)
+
+    assert (await door.next_stream()).flags == flags
+
+
+# ---- refusals
 
 
 @pytest.mark.parametrize(
@@ -452,6 +624,12 @@ async def test_an_answer_survives_the_unread_rest_of_a_request(door: Door) -> No
     assert reply.startswith(b"HTTP/1.1 400 ")
 
 
+async def test_a_question_for_the_options_is_answered(door: Door) -> None:
+    answer = await door.ask(b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\nAllow: CONNECT,")
+
+
 async def test_the_browser_set_up_names_the_port_itself(door: Door) -> None:
     reply = await door.ask(b"GET /proxy.pac HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
@@ -549,6 +727,11 @@ async def test_a_stream_that_breaks_behind_its_first_byte_resets(door: Door) -> 
         (b"HTTP/1.1 200 OK\r\nContent-", b"http_response_incomplete"),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", b"http_protocol_error"),
         (b"HTTP/1.1 407 x\r\n\r\n", b"http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nA: " + b"a" * 70_000, b"http_response_header_section_size"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+            b"http_response_transfer_coding",
+        ),
     ],
 )
 async def test_a_target_without_an_answer_becomes_a_502(
@@ -592,7 +775,9 @@ async def test_a_plain_exchange_may_not_stand_still_forever(
     browser = await door.say(GET)
     await door.next_stream()
 
-    assert (await everything(browser)).startswith(b"HTTP/1.1 504 ")
+    answer = await everything(browser)
+    assert answer.startswith(b"HTTP/1.1 504 ")
+    assert b"Proxy-Status: warren; error=http_response_timeout;" in answer
     assert 600 <= trio.current_time() < 610
 
 
@@ -718,8 +903,25 @@ async def test_a_literal_is_a_leak_and_refused_where_that_is_wanted(  # T49
                 await exactly(browser, 8)
 
         assert door.client.opened == (0 if is_safe and is_literal else 2)
-        assert len(logs) == is_literal
+        assert [log["program"] for log in logs] == [this_program()] * is_literal
         assert door.proxy.statistics()["literal_addresses"] == 2 * is_literal
+
+
+def this_program() -> str:
+    return Path("/proc/self/comm").read_text(encoding="utf-8").strip()
+
+
+@pytest.mark.parametrize("is_safe", [False, True])
+async def test_an_address_that_we_told_is_no_leak(is_safe: bool) -> None:  # T49
+    async with open_door(safe_socks=is_safe) as door:
+        door.client.names["a.example"] = ("5.5.5.5",)
+        with structlog.testing.capture_logs() as logs:
+            await door.ask(ask_name(0xF0, NAME))
+            await exactly(await door.say(SOCKS5[:6] + PUBLIC + b"\x00\x50"), 12)
+
+        assert not logs
+        assert door.client.opened == 1
+        assert door.proxy.statistics()["literal_addresses"] == 0
 
 
 async def test_a_bug_in_one_visit_hurts_nothing_else() -> None:  # DOS-1

@@ -105,6 +105,25 @@ async def test_a_client_that_links_straight_to_an_exit_reaches_nothing(
     assert statistics(lab, last["name"])["exit"]["connected"] == connected
 
 
+async def test_a_client_that_links_straight_to_an_exit_is_told_no_names(
+    lab: RunningLab,
+) -> None:  # T13
+    last = lab.of_role("exit")[0]
+    hop = entry_of(lab, last).hop
+    asked = statistics(lab, last["name"])["exit"]["names"]["lookups"]
+
+    with trio.fail_after(60):
+        async with links_of_a_client(lab) as links:
+            for subject in [Address(NAME, 0), Address("127.0.0.1", 0)] * 5:
+                link = await links.get(hop, is_anonymous=True)
+                circuit = await build_circuit(link, [hop])
+                with pytest.raises(ExitError) as refusal:
+                    await circuit.resolve(subject)
+                assert refusal.value.reason is EndReason.DESTROY
+
+    assert statistics(lab, last["name"])["exit"]["names"]["lookups"] == asked
+
+
 # ---- T14: no way back into the network
 
 

@@ -116,9 +116,19 @@ class HandmadeNetwork:
 
     def add_proxy(self, name: str) -> None:
         """Start a proxy that lets its applications ask for every peer of the network, too."""
-        values = {"listen": quoted([self._place(name, 1080)]), **state_of(name)}
+        place = self._place(name, 1080)
+        dns = Address(place.host, 1053)
+        values = {"listen": quoted([place]), "dns_listen": quoted([dns]), **state_of(name)}
         targets = f"allow_targets = {quoted(self.targets)}\n"
         self._start(name, "proxy", edited("proxy", values, more=targets))
+
+    def add_dns(self, name: str) -> Address:
+        """Start a DNS port without a proxy; return where it is."""
+        place = self._place(name, 1053)
+        values = {"dns_listen": quoted([place]), **state_of(name)}
+        targets = f"allow_targets = {quoted(self.targets)}\n"
+        self._start(name, "dns", edited("proxy", values, more=targets))
+        return place
 
     def _start(self, name: str, command: str, config: str) -> None:
         path = self.folder / f"{name}.toml"

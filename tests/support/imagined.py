@@ -29,6 +29,7 @@ def relay(
     country: str = "??",
     family: Iterable[int] = (),
     policy: tuple[str, ...] | None = None,
+    udp_policy: tuple[str, ...] = (),
     gateways: Iterable[int] = (),
     is_running: bool = True,
 ) -> RelayEntry:
@@ -44,6 +45,7 @@ def relay(
         tuple(map(peer, family)),
         policy,
         tuple(map(peer, gateways)),
+        udp_policy,
     )
 
 

@@ -27,7 +27,16 @@ from warren.network.streams import CircuitStream
 from warren.network.turn import Turn
 from warren.protocol.messages import Begin, Connected
 from warren.protocol.stream import StreamProtocol
-from warren.roles.relay import PassingCircuit, Relay, ServeDirectory, ServeExit
+from warren.roles.relay import (
+    PassingCircuit,
+    Relay,
+    ServeDatagrams,
+    ServeDirectory,
+    ServeExit,
+    ServeNames,
+    refuse_datagrams,
+    refuse_names,
+)
 
 NETWORK_ID = bytes(range(32))
 START = 1_800_000_000
@@ -119,6 +128,8 @@ class SmallNetwork:
         self,
         *,
         serve_exit: ServeExit | None = None,
+        serve_datagrams: ServeDatagrams = refuse_datagrams,
+        serve_names: ServeNames = refuse_names,
         serve_directory: ServeDirectory | None = None,
         on_create: Callable[[Relay], OnCreate] | None = None,
         suite: Suite = Suite.AESGCM,
@@ -138,6 +149,8 @@ class SmallNetwork:
             find_hops=self.find_hops,
             serve_directory=serve_directory or _serve_nothing,
             serve_exit=serve_exit or OpenExit(network),
+            serve_datagrams=serve_datagrams,
+            serve_names=serve_names,
         )
         links = Links(
             network, settings, turn, on_create=on_create(relay) if on_create else relay.create

@@ -29,6 +29,7 @@ listen = "192.0.2.1:9440"
 workers = 4
 [exit]
 policy = ["accept *:443"]
+udp_policy = "web"
 resolvers = ["192.0.2.53:53"]
 """
 
@@ -50,7 +51,9 @@ def test_one_worker_has_the_limits_of_the_relay() -> None:
 def test_what_is_for_the_relay_is_divided_and_what_is_for_a_circuit_stays() -> None:
     divided = divide_limits(RelayLimits(), 4)
 
-    assert divided == RelayLimits(pending_connects=64, lookups=8, streams_per_address=1024)
+    assert divided == RelayLimits(
+        pending_connects=64, lookups=8, streams_per_address=1024, associations=256
+    )
 
 
 @given(workers=WORKERS, pending=st.integers(1, 1000), each=st.integers(1, 1000))
@@ -103,6 +106,7 @@ def test_an_assignment_says_all_that_a_worker_needs() -> None:
     assert assigned.cells == 1024
     assert assigned.limits == divide_limits(RelayLimits(), 4)
     assert assigned.policy == ("accept *:443",)
+    assert assigned.udp_policy == "web"
     assert assigned.resolvers == ("192.0.2.53:53",)
     assert assigned.seed == identity(1).seed
     assert assigned.suites == (Suite.CHACHAPOLY, Suite.AESGCM)

@@ -14,6 +14,7 @@ from warren.errors import ConfigError, WarrenError
 #: Each command and the module that has it, in the order of the help text.
 COMMANDS = {
     "proxy": "warren.cli.roles",
+    "dns": "warren.cli.dns",
     "relay": "warren.cli.roles",
     "authority": "warren.cli.roles",
     "browser": "warren.cli.browser",

@@ -35,12 +35,19 @@ if TYPE_CHECKING:
     multiple=True,
     help="Where applications connect; 127.0.0.1:1080 unless given. May be repeated.",
 )
+@click.option(
+    "--dns-listen",
+    type=ADDRESS,
+    multiple=True,
+    help="Where DNS queries are answered as well; nowhere unless given. May be repeated.",
+)
 @process_options
 def proxy(
     config: Path | None,
     network: Path | None,
     state: Path | None,
     listen: tuple[Address, ...],
+    dns_listen: tuple[Address, ...],
     while_open: int | None,
     ready_fd: int | None,
 ) -> None:
@@ -58,7 +65,9 @@ def proxy(
     settings = read_options(config, network=network, state=state)
     if listen:
         settings = override(settings, proxy=override(settings.proxy, listen=listen))
-    _run(run_proxy, settings, while_open, ready_fd)
+    if dns_listen:
+        settings = override(settings, proxy=override(settings.proxy, dns_listen=dns_listen))
+    run_role(run_proxy, settings, while_open, ready_fd)
 
 
 @click.command()
@@ -103,7 +112,7 @@ def relay(
         section = make_section(RelayConfig, **wanted)
     else:
         section = override(section, **wanted)
-    _run(run_relay, override(settings, relay=section), while_open, ready_fd)
+    run_role(run_relay, override(settings, relay=section), while_open, ready_fd)
 
 
 @click.command()
@@ -128,10 +137,10 @@ def authority(
             "an authority must know which one it is: set name in section [authority] of the "
             "configuration, see configs/authority.toml"
         )
-    _run(run_authority, settings, while_open, ready_fd)
+    run_role(run_authority, settings, while_open, ready_fd)
 
 
-def _run(run: "Run", settings: "Config", while_open: int | None, ready_fd: int | None) -> None:
+def run_role(run: "Run", settings: "Config", while_open: int | None, ready_fd: int | None) -> None:
     """Run the role until it is told to end, then exit."""
     from warren.config import load_network
     from warren.service import LogStyle, run_process

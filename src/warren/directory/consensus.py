@@ -8,11 +8,11 @@ The content is a CBOR map; relays are arrays in it, ascending by peer id. They r
 other, to exit policies and to flags by number, which keeps ten thousand of them small::
 
     [peer id, address, link key, onion key, suites, flags, weight, country,
-     family, policy, gateways]
+     family, policy, udp policy, gateways]
 
 ``suites`` has a byte for each, ``flags`` is a bit set over the map's list of names, ``family``
-and ``gateways`` are u16 positions in the list of relays, ``policy`` is 0 for none or counts the
-map's policies from 1.
+and ``gateways`` are u16 positions in the list of relays, both policies are 0 for none or count
+the map's policies from 1.
 """
 
 import operator
@@ -174,7 +174,8 @@ class _Relay(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     weight: Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
     country: Annotated[str, msgspec.Meta(max_length=2)]
     family: Annotated[bytes, msgspec.Meta(max_length=2 * MOST_LIST)]
-    policy: Annotated[int, msgspec.Meta(ge=0, le=MOST_RELAYS)]
+    policy: Annotated[int, msgspec.Meta(ge=0, le=2 * MOST_RELAYS)]
+    udp_policy: Annotated[int, msgspec.Meta(ge=0, le=2 * MOST_RELAYS)]
     gateways: Annotated[bytes, msgspec.Meta(max_length=2 * MOST_LIST)]
 
 
@@ -190,7 +191,7 @@ class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     previous: Annotated[bytes, msgspec.Meta(min_length=DIGEST_LENGTH, max_length=DIGEST_LENGTH)]
     parameters: dict[str, int]
     flags: Annotated[tuple[str, ...], msgspec.Meta(max_length=MOST_FLAGS)]
-    policies: Annotated[tuple[_Rules, ...], msgspec.Meta(max_length=MOST_RELAYS)]
+    policies: Annotated[tuple[_Rules, ...], msgspec.Meta(max_length=2 * MOST_RELAYS)]
     relays: Annotated[tuple[_Relay, ...], msgspec.Meta(max_length=MOST_RELAYS)]
 
 
@@ -210,7 +211,7 @@ def write_content(
     entries = sorted(relays, key=lambda entry: entry.peer_id)
     position = {entry.peer_id: number for number, entry in enumerate(entries)}
     flags = sorted({str(flag) for entry in entries for flag in entry.flags})
-    policies = sorted({entry.policy for entry in entries if entry.policy})
+    policies = sorted({p for entry in entries for p in (entry.policy, entry.udp_policy) if p})
     policy_number = {policy: number for number, policy in enumerate(policies, 1)}
 
     def positions(peers: Iterable[PeerId]) -> bytes:
@@ -237,6 +238,7 @@ def write_content(
                     entry.country,
                     positions(entry.family),
                     policy_number.get(entry.policy, 0),
+                    policy_number.get(entry.udp_policy, 0),
                     positions(entry.gateways),
                 ]
                 for entry in entries
@@ -277,7 +279,8 @@ class _RelayReader:
         address, length = Address.decode(relay.address)
         expect(length == len(relay.address), "an address with bytes behind it")
         expect(address.ip is not None, "a relay whose address is a name")
-        expect(relay.policy < len(self._policies), "a relay with a policy that is not there")
+        number = max(relay.policy, relay.udp_policy)
+        expect(number < len(self._policies), "a relay with a policy that is not there")
         hop = Hop(
             peer_id=peer_id,
             address=address,
@@ -292,6 +295,7 @@ class _RelayReader:
             country=self._countries.setdefault(relay.country, relay.country),
             family=self._peers_of(relay.family),
             policy=self._policies[relay.policy],
+            udp_policy=self._policies[relay.udp_policy],
             gateways=self._peers_of(relay.gateways),
         )
 

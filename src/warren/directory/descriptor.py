@@ -40,10 +40,11 @@ _PROBE = KeyPair.from_private(bytes(range(KEY_LENGTH)))
 class Descriptor:
     """Hold what a relay says of itself.
 
-    ``bandwidth`` is in bytes per second; ``policy`` holds exit rules as text, none for no exit;
-    ``family`` are relays of the same operator; ``links`` the link versions it speaks;
-    ``published`` is in Unix seconds and ``counter`` orders descriptors of one second. A relay
-    that cannot be dialled names one to three ``gateways`` (protocol §8) and may have port 0.
+    ``bandwidth`` is in bytes per second; ``policy`` holds exit rules as text, none for no exit,
+    and ``udp_policy`` those for datagrams; ``family`` are relays of the same operator; ``links``
+    the link versions it speaks; ``published`` is in Unix seconds and ``counter`` orders
+    descriptors of one second. A relay that cannot be dialled names one to three ``gateways``
+    (protocol §8) and may have port 0.
     Raises ProtocolError when a field is beyond its limit (DIR-3).
     """
 
@@ -55,6 +56,7 @@ class Descriptor:
     bandwidth: int
     published: int
     policy: tuple[str, ...] = ()
+    udp_policy: tuple[str, ...] = ()
     family: tuple[PeerId, ...] = ()
     contact: str = ""
     version: str = ""
@@ -67,10 +69,11 @@ class Descriptor:
         expect(self.address.port > 0 or self.gateways != (), "a relay at port 0 without gateway")
         for key in (self.link_key, self.onion_key):
             expect(len(key) == KEY_LENGTH, "a relay's key is not 32 bytes long")
-        for text in (self.contact, self.version, *self.policy):
+        for text in (self.contact, self.version, *self.policy, *self.udp_policy):
             expect(text.isprintable(), "a string with unprintable characters")
             expect(len(text.encode()) <= MOST_STRING_BYTES, "a string of more than 256 bytes")
-        expect(len(self.policy) <= MOST_RULES, f"more than {MOST_RULES} policy rules")
+        most = max(len(self.policy), len(self.udp_policy))
+        expect(most <= MOST_RULES, f"more than {MOST_RULES} policy rules")
         expect(0 < self.bandwidth < 1 << 50, f"a bandwidth of {self.bandwidth} bytes/s")
         expect(0 <= self.published < 1 << 40, "a time of publication outside all calendars")
         expect(0 <= self.counter < 1 << 63, "a counter of more than 63 bits")
@@ -110,6 +113,7 @@ def sign_descriptor(descriptor: Descriptor, identity: Identity, network_id: byte
             "bandwidth": descriptor.bandwidth,
             "published": descriptor.published,
             "policy": list(descriptor.policy),
+            "udp_policy": list(descriptor.udp_policy),
             "family": [bytes(peer) for peer in descriptor.family],
             "contact": descriptor.contact,
             "version": descriptor.version,
@@ -146,6 +150,7 @@ def read_descriptor(document: bytes, network_id: bytes) -> Descriptor:
         bandwidth=fields.bandwidth,
         published=fields.published,
         policy=fields.policy,
+        udp_policy=fields.udp_policy,
         family=tuple(map(PeerId, fields.family)),
         contact=fields.contact,
         version=fields.version,
@@ -156,6 +161,7 @@ def read_descriptor(document: bytes, network_id: bytes) -> Descriptor:
     for key in (descriptor.link_key, descriptor.onion_key):
         _PROBE.exchange(key)
     _check_policy(descriptor.policy)
+    _check_policy(descriptor.udp_policy)
     return descriptor
 
 
@@ -217,6 +223,7 @@ class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bandwidth: int
     published: int
     policy: Annotated[tuple[_Text, ...], msgspec.Meta(max_length=MOST_RULES)]
+    udp_policy: Annotated[tuple[_Text, ...], msgspec.Meta(max_length=MOST_RULES)]
     family: _Keys
     contact: _Text
     version: _Text

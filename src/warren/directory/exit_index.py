@@ -6,6 +6,7 @@ each port, for addresses one for each set of policies that agree. Few ports are 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from warren.addresses import Address, IPAddress
@@ -15,6 +16,19 @@ from warren.directory.relays import RelayEntry
 #: Ports, and sets of policies, for which answers are kept; somebody else may choose them.
 _MOST_PORTS = 64
 _MOST_SETS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Datagrams:
+    """Be a target that datagrams go to: ``address``, or None for wherever an exit sends any."""
+
+    address: Address | None = None
+
+    def __str__(self) -> str:
+        return f"datagrams to {self.address or 'anywhere'}"
+
+
+Target = Address | Datagrams
 
 
 class Exits:
@@ -42,12 +56,15 @@ _Answers = tuple[bool, ...]
 
 
 class ExitIndex:
-    """Own what is known of the policies of the relays `exits`; unreadable ones open nothing."""
+    """Own what is known of the policies of the relays `exits`; unreadable ones open nothing.
 
-    def __init__(self, exits: Iterable[RelayEntry]) -> None:
+    With `by_udp` it is their policies for datagrams.
+    """
+
+    def __init__(self, exits: Iterable[RelayEntry], *, by_udp: bool = False) -> None:
         by_policy: dict[ExitPolicy, list[RelayEntry]] = {}
         for entry in exits:
-            policy = read_policy(entry.policy)
+            policy = read_policy(entry.udp_policy if by_udp else entry.policy)
             if policy is not None:
                 by_policy.setdefault(policy, []).append(entry)
         self._policies = tuple(by_policy)

@@ -36,6 +36,7 @@ __all__ = [
     "ExitPolicy",
     "check_target",
     "configured_policy",
+    "configured_udp_policy",
     "denied_reason",
     "forbidden_name",
 ]
@@ -43,6 +44,8 @@ __all__ = [
 # DIR-3: what stands in a descriptor is bounded, so that reading it is cheap (T52).
 MOST_RULES = 64
 _SMTP = 25
+#: Ports whose services answer a forged question with a flood (EXT-15).
+REFLECTING_PORTS = (53, 123, 161, 389, 1900, 11211)
 #: The addresses a share of which must be open before a name is likely to be: v4, v6.
 _PUBLIC = {4: (0, (1 << 32) - 1), 6: (0x2 << 124, (0x4 << 124) - 1)}
 
@@ -259,6 +262,33 @@ def configured_policy(policy: str | Iterable[str]) -> ExitPolicy:
         return ExitPolicy((f"reject *:{_SMTP}", *parsed.rules))
     except ValueError as error:
         raise ConfigError(f"exit policy: {error}") from error
+
+
+def configured_udp_policy(
+    policy: str | Iterable[str] | None, tcp_policy: str | Iterable[str]
+) -> ExitPolicy:
+    """Make the policy for datagrams that a user configured: the name of a profile, or rules.
+
+    None means the profile of the same name as `tcp_policy`, and nothing if that is rules. Ports
+    that reflect stay rejected unless a rule that accepts names them (EXT-15). Raises ConfigError.
+    """
+    if policy is None:
+        policy = tcp_policy if isinstance(tcp_policy, str) else "none"
+    if isinstance(policy, str):
+        if policy not in UDP_PROFILES:
+            raise ConfigError(
+                f"{policy!r} is no exit policy: expected one of {', '.join(UDP_PROFILES)}"
+            )
+        return ExitPolicy(UDP_PROFILES[policy])
+    try:
+        parsed = ExitPolicy.parse(policy)
+        accepting = [rule for rule in parsed.parsed if rule.accepts]
+        closed = [p for p in REFLECTING_PORTS if not any(r.names_port(p) for r in accepting)]
+        if not (accepting and closed):
+            return parsed
+        return ExitPolicy((f"reject *:{','.join(map(str, closed))}", *parsed.rules))
+    except ValueError as error:
+        raise ConfigError(f"exit policy for datagrams: {error}") from error
 
 
 def check_target(

@@ -9,13 +9,12 @@ relays fit together in ``path_search``.
 
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import chain
 
-from warren.addresses import Address
 from warren.directory.chance import Chance, Lottery
 from warren.directory.consensus import Consensus
-from warren.directory.exit_index import ExitIndex, Exits, fits, read_policy
+from warren.directory.exit_index import Datagrams, ExitIndex, Exits, Target, fits, read_policy
 from warren.directory.parameters import Parameters
 from warren.directory.path_search import Closeness, Pool, Search, weight_of
 from warren.directory.relays import Flag, RelayEntry
@@ -45,13 +44,18 @@ class PathIndex:
         self._running = len(running)
         self._total = sum(map(weight_of, running))
         self._middles = self._pools(running, rather_without=Flag.EXIT)
-        self._exits = ExitIndex(entry for entry in running if Flag.EXIT in entry.flags)
+        self._leaving = [entry for entry in running if Flag.EXIT in entry.flags]
+        self._exits = ExitIndex(self._leaving)
         self._exit_pools: dict[tuple[Exits, str | None], Sequence[Pool]] = {}
+
+    @cached_property
+    def _udp_exits(self) -> ExitIndex:
+        return ExitIndex(self._leaving, by_udp=True)  # few clients send datagrams
 
     def choose(
         self,
         guards: Iterable[PeerId | RelayEntry],
-        target: Address | None,
+        target: Target | None,
         *,
         length: int = 3,
         rng: Chance,
@@ -103,14 +107,17 @@ class PathIndex:
                 yield entry
 
     def _find_exits(
-        self, target: Address | None, exit_id: PeerId | None, country: str | None
+        self, target: Target | None, exit_id: PeerId | None, country: str | None
     ) -> Sequence[Pool]:
         """Return the pools of relays that may be the exit, or say why there is none."""
         if exit_id is not None:
             return (Lottery([self._find_exit(exit_id, target, country)], weight_of),)
         if not self._exits:
             raise NoPathError("no exit is listed that works")
-        exits = self._exits.find(target)
+        if isinstance(target, Datagrams):
+            exits = self._udp_exits.find(target.address)
+        else:
+            exits = self._exits.find(target)
         if not exits.relays:
             raise NoPathError(f"no exit allows {_text(target)}")
         if not exits.within(country):
@@ -122,17 +129,17 @@ class PathIndex:
             self._exit_pools[exits, country] = pools
         return pools
 
-    def _find_exit(
-        self, exit_id: PeerId, target: Address | None, country: str | None
-    ) -> RelayEntry:
+    def _find_exit(self, exit_id: PeerId, target: Target | None, country: str | None) -> RelayEntry:
         entry, name = self._find(exit_id), f"the relay {str(exit_id)[:8]}, which should be the exit"
         if entry is None:
             raise NoPathError(f"{name}, is not listed as running")
         if country not in (None, entry.country):
             raise NoPathError(f"{name}, is not in country {country!r}")
         if target is not None:
-            policy = read_policy(entry.policy)
-            if policy is None or not fits(policy, target):
+            is_udp = isinstance(target, Datagrams)
+            policy = read_policy(entry.udp_policy if is_udp else entry.policy)
+            place = target.address if isinstance(target, Datagrams) else target
+            if policy is None or not fits(policy, place):
                 raise NoPathError(f"{name}, does not allow {_text(target)}")
         return entry
 
@@ -140,7 +147,7 @@ class PathIndex:
 def choose_path(
     consensus: Consensus,
     guards: Iterable[PeerId | RelayEntry],
-    target: Address | None,
+    target: Target | None,
     *,
     rng: Chance,
     length: int = 3,
@@ -198,7 +205,9 @@ def _index_of(key: _Same) -> PathIndex:
     return PathIndex(key.consensus, key.parameters)
 
 
-def _text(target: Address | None) -> str:
+def _text(target: Target | None) -> str:
     if target is None:
         return "anything"
+    if isinstance(target, Datagrams):
+        return "datagrams" + (f" to {_text(target.address)}" if target.address else "")
     return f"port {target.port}" if target.ip is None else str(target)

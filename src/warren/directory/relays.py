@@ -37,8 +37,9 @@ class RelayEntry:
     ``weight`` is its share of the traffic (bytes per second that it is trusted to carry),
     ``country`` two lower-case letters or ``??``. ``family`` are listed relays that belong to
     the same operator by the word of both sides, without itself. ``policy`` holds the rules of
-    its exit policy, first match first; a relay without rules is no exit. A relay with
-    ``gateways`` cannot be dialled: a circuit reaches it through one of them (protocol §8).
+    its exit policy, first match first; a relay without rules is no exit. ``udp_policy`` is the
+    same for datagrams. A relay with ``gateways`` cannot be dialled: a circuit reaches it through
+    one of them (protocol §8).
     """
 
     hop: Hop
@@ -48,6 +49,7 @@ class RelayEntry:
     family: tuple[PeerId, ...] = ()
     policy: tuple[str, ...] = ()
     gateways: tuple[PeerId, ...] = ()
+    udp_policy: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.weight < 0:

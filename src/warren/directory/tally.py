@@ -161,6 +161,7 @@ def _entry_of(candidate: _Candidate, parameters: Parameters) -> RelayEntry:
         country=_majority((o.country for o in opinions), len(opinions), UNKNOWN_COUNTRY),
         family=descriptor.family,
         policy=descriptor.policy,
+        udp_policy=descriptor.udp_policy,
         gateways=descriptor.gateways,
     )
 
@@ -200,8 +201,11 @@ def _with_mutual_families(entries: Sequence[RelayEntry]) -> list[RelayEntry]:
 
 
 def _with_affordable_policies(entries: Sequence[RelayEntry]) -> list[RelayEntry]:
-    """List relays as no exits whose policy does not fit: the most used policies go first."""
-    uses = Counter(entry.policy for entry in entries if entry.policy)
+    """List relays as no exits whose policy does not fit: the most used policies go first.
+
+    One whose policy for datagrams does not fit is listed as an exit that sends none.
+    """
+    uses = Counter(p for entry in entries for p in (entry.policy, entry.udp_policy) if p)
     affordable: set[tuple[str, ...]] = {()}
     left = _MOST_POLICY_BYTES
     for policy in sorted(uses, key=lambda rules: (-uses[rules], rules)):
@@ -210,9 +214,11 @@ def _with_affordable_policies(entries: Sequence[RelayEntry]) -> list[RelayEntry]
             break
         affordable.add(policy)
     return [
-        entry
-        if entry.policy in affordable
-        else replace(entry, policy=(), flags=entry.flags - {Flag.EXIT})
+        replace(entry, policy=(), udp_policy=(), flags=entry.flags - {Flag.EXIT})
+        if entry.policy not in affordable
+        else replace(entry, udp_policy=())
+        if entry.udp_policy not in affordable
+        else entry
         for entry in entries
     ]
 

@@ -11,6 +11,7 @@ import trio
 from warren.addresses import Address
 from warren.errors import CircuitError, EndReason, LinkError, ProtocolError
 from warren.identity import Hop, PeerId, Suite
+from warren.network.associations import CircuitAssociation
 from warren.network.link import Link
 from warren.network.streams import CircuitStream
 from warren.network.turn import Turn
@@ -18,6 +19,7 @@ from warren.protocol.circuit import Closed, ExtendFailed, HopAdded, OriginCircui
 from warren.protocol.handshake import CircuitInitiator
 from warren.protocol.messages import ANY_FAMILY, BeginFlags, ExtendStatus
 from warren.protocol.multiplexer import MOST_STREAMS
+from warren.protocol.resolution import Resolved
 
 _STATUS = {
     ExtendStatus.UNKNOWN_PEER: "the hop before it does not know it",
@@ -51,8 +53,8 @@ class Circuit:
 
     @property
     def stream_count(self) -> int:
-        """Return how many streams it carries, those about to end included."""
-        return len(self.machine.streams.streams) if self.machine.hops else 0
+        """Return how many streams, associations and questions it carries, ending ones included."""
+        return self.machine.streams.count if self.machine.hops else 0
 
     @property
     def cells_received(self) -> int:
@@ -95,6 +97,26 @@ class Circuit:
         self.turn.run()
         return stream
 
+    def open_association(self, flags: BeginFlags = ANY_FAMILY) -> CircuitAssociation:
+        """Begin an association; raise CircuitError as above. Datagrams may be sent at once."""
+        self._expect_room()
+        association = CircuitAssociation(self.machine.streams.associate(flags), self.turn)
+        self.turn.run_soon()
+        return association
+
+    async def resolve(self, subject: Address) -> Resolved:
+        """Ask the last hop for the addresses of a name, or the name of an address, at port 0.
+
+        Waits until it answers: the caller sets a deadline. Raises NotFound when there is none,
+        ExitError with the last hop's reason, CircuitError when the circuit is gone or full.
+        """
+        self._expect_room()
+        answered = trio.Event()
+        question = self.machine.streams.resolve(subject, answered.set)
+        self.turn.run_soon()
+        await answered.wait()
+        return question.answer
+
     def _expect_room(self) -> None:
         if not self.is_open:
             raise CircuitError("the circuit is gone")
@@ -105,8 +127,11 @@ class Circuit:
         """End all streams, then destroy the circuit."""
         if not self.machine.is_closed:
             if self.machine.hops:
-                for stream in tuple(self.machine.streams.streams.values()):
+                streams = self.machine.streams
+                for stream in tuple(streams.streams.values()):
                     stream.end(EndReason.MISC)
+                for association in tuple(streams.associations.values()):
+                    association.end(EndReason.MISC)
                 self.turn.run()
             self.machine.destroy()
             self.turn.run()

@@ -1,10 +1,9 @@
-"""A small authoritative DNS server: a fixed table of names, by UDP and TCP.
+"""A small authoritative DNS server: a fixed table of names, and of their addresses in reverse.
 
 The network on one machine resolves its names here, and so do tests. An answer repeats the
 question as it was written, case included, which is what the resolver in ``names`` checks.
 """
 
-import socket
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -15,18 +14,15 @@ import dns.name
 import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
+import dns.reversename
 import dns.rrset
-import structlog
 import trio
 
-from warren.addresses import Address, IPAddress
-
-logger = structlog.get_logger()
+from warren.addresses import Address, IPAddress, parse_ip
+from warren.network.dns_port import DnsPort, bind_dns, serve_connection
 
 TTL_SECONDS = 60
 _MOST_UDP_BYTES = 512
-_TCP_IDLE_SECONDS = 10.0
-_PORT_ATTEMPTS = 20
 _VERSIONS = {dns.rdatatype.A: 4, dns.rdatatype.AAAA: 6}
 
 
@@ -69,18 +65,30 @@ class DnsServer:
     def _fill(self, response: dns.message.Message, question: dns.rrset.RRset) -> None:
         name = question.name.to_text(omit_final_dot=True).lower()
         self.asked[name, dns.rdatatype.to_text(question.rdtype)] += 1
-        addresses = self.addresses_of(name)
-        if addresses is None:
+        if question.rdtype == dns.rdatatype.PTR:
+            texts = [f"{each}." for each in self._names_of(question.name)]
+            exists = bool(texts)
+        else:
+            addresses = self.addresses_of(name)
+            version = _VERSIONS.get(question.rdtype)
+            texts = [str(ip) for ip in addresses or () if ip.version == version]
+            exists = addresses is not None
+        if not exists:
             response.set_rcode(dns.rcode.NXDOMAIN)
-            return
-        version = _VERSIONS.get(question.rdtype)
-        texts = [str(ip) for ip in addresses if ip.version == version]
-        if texts:
+        elif texts:
             response.answer.append(
                 dns.rrset.from_text_list(
                     question.name, TTL_SECONDS, dns.rdataclass.IN, question.rdtype, texts
                 )
             )
+
+    def _names_of(self, pointer: dns.name.Name) -> list[str]:
+        """Return the names that have the address of which `pointer` is the name in reverse."""
+        try:
+            ip = parse_ip(dns.reversename.to_address(pointer))
+        except dns.exception.DNSException:
+            return []
+        return [name for name, addresses in self._names.items() if ip in addresses]
 
     async def serve(
         self,
@@ -93,57 +101,13 @@ class DnsServer:
 
         With `port` 0 it is a free one. Raises OSError when it cannot be bound.
         """
-        datagrams, connections = await _bind(host, port)
-        with datagrams, connections:
-            bound = Address(host, datagrams.getsockname()[1])
-            async with trio.open_nursery() as nursery:
-                listener = trio.SocketListener(connections)
-                nursery.start_soon(self._serve_udp, datagrams)
-                nursery.start_soon(trio.serve_listeners, self._serve_tcp, [listener])
-                task_status.started(bound)
+        server = DnsPort(self._answer_query, bind_dns(host, port))
+        task_status.started(server.local)
+        await server.serve()
 
-    async def _serve_udp(self, sock: trio.socket.SocketType) -> None:
-        while True:
-            try:
-                query, asker = await sock.recvfrom(_MOST_UDP_BYTES)
-                if (data := self.answer(query, _MOST_UDP_BYTES)) is not None:
-                    await sock.sendto(data, asker)
-            except OSError as error:  # the asker has gone, or its port is closed
-                logger.debug("a DNS answer was not sent", why=str(error))
+    async def serve_connection(self, stream: trio.SocketStream) -> None:
+        """Answer what comes over `stream`, which somebody else has accepted, and close it."""
+        await serve_connection(self._answer_query, stream)
 
-    async def _serve_tcp(self, stream: trio.SocketStream) -> None:
-        buffer = b""
-        with trio.move_on_after(_TCP_IDLE_SECONDS):
-            try:
-                while data := await stream.receive_some(4096):
-                    buffer += data
-                    while len(buffer) >= 2 and len(buffer) >= (
-                        end := 2 + int.from_bytes(buffer[:2], "big")
-                    ):
-                        query, buffer = buffer[2:end], buffer[end:]
-                        if (response := self.answer(query)) is None:
-                            return
-                        await stream.send_all(len(response).to_bytes(2, "big") + response)
-            except trio.BrokenResourceError as error:
-                logger.debug("a DNS connection broke", why=str(error))
-
-
-async def _bind(host: str, port: int) -> tuple[trio.socket.SocketType, trio.socket.SocketType]:
-    """Bind UDP and TCP to one port; a free one may be free for one of them only."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for attempt in range(_PORT_ATTEMPTS):
-        datagrams = trio.socket.socket(family, socket.SOCK_DGRAM)
-        connections = trio.socket.socket(family, socket.SOCK_STREAM)
-        try:
-            connections.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            await datagrams.bind((host, port))
-            await connections.bind((host, datagrams.getsockname()[1]))
-            connections.listen(64)
-        except OSError:
-            datagrams.close()
-            connections.close()
-            if port != 0 or attempt + 1 == _PORT_ATTEMPTS:
-                raise
-        else:
-            return datagrams, connections
-    raise AssertionError("the loop returns or raises")
+    async def _answer_query(self, query: bytes, is_datagram: bool) -> bytes | None:
+        return self.answer(query, _MOST_UDP_BYTES if is_datagram else 0xFFFF)

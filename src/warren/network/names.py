@@ -6,15 +6,15 @@ from a random port and writes the name in random case; an answer counts only whe
 question exactly (EXT-13). What addresses mean, and which of them may be connected to, is decided
 in ``directory.exit_policy``, for every address of the answer.
 
-Lookups of one name at one time share a query, and what was learned is kept for a while that
-nobody outside can tell exactly.
+Lookups of one name at one time share a query, and what was learned, of names and of addresses, is
+kept (``lookups``) for a while that nobody outside can tell exactly.
 """
 
 import random
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,8 +22,10 @@ import structlog
 import trio
 
 from warren.addresses import Address, IPAddress, parse_ip
-from warren.errors import ConfigError, EndReason, ExitError
+from warren.errors import ConfigError, EndReason, ExitError, NotFound
 from warren.network.dns_client import Chance, Reply, Unusable, ask, pointer_name, warm_up
+from warren.network.lookups import Lookups
+from warren.protocol.resolution import LONGEST_TTL, MOST_ADDRESSES, SHORTEST_TTL
 
 logger = structlog.get_logger()
 
@@ -33,10 +35,9 @@ DNS_PORT = 53
 # EXT-13
 TRY_SECONDS = 5.0
 TOTAL_SECONDS = 10.0
-MOST_ADDRESSES = 16
 MOST_CACHED = 4096
+MOST_CACHED_POINTERS = 1024
 NEGATIVE_SECONDS = 60.0
-SHORTEST_TTL, LONGEST_TTL = 5 * 60, 60 * 60
 TTL_FUZZ_SECONDS = 4 * 60
 # EXT-11
 MOST_LOOKUPS = 32
@@ -55,6 +56,14 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Pointer:
+    """Hold the name of an address, at port 0; ``ttl`` is 300 to 3600 seconds."""
+
+    name: Address
+    ttl: int
+
+
+@dataclass(frozen=True, slots=True)
 class ResolverStatistics:
     """Count what a resolver did since it was made."""
 
@@ -66,46 +75,11 @@ class ResolverStatistics:
 
 
 @dataclass(slots=True)
-class _Lookup:
-    """Share one lookup; ``outcome`` stays None when the task that did it was cancelled."""
-
-    done: trio.Event = field(default_factory=trio.Event)
-    outcome: Answer | ExitError | None = None
-
-
-@dataclass(slots=True)
 class _Share:
     """Limit the lookups of one circuit."""
 
     slots: trio.Semaphore
     users: int = 0
-
-
-class _Cache:
-    """Own what names resolved to, the least recently used first; None: to nothing."""
-
-    def __init__(self) -> None:
-        self._entries: OrderedDict[str, tuple[Answer | None, float]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def get(self, name: str) -> tuple[Answer | None] | None:
-        """Return what is known of `name`, in a tuple, or None."""
-        if (entry := self._entries.get(name)) is None:
-            return None
-        answer, until = entry
-        if trio.current_time() >= until:
-            del self._entries[name]
-            return None
-        self._entries.move_to_end(name)
-        return (answer,)
-
-    def put(self, name: str, answer: Answer | None, seconds: float) -> None:
-        self._entries[name] = (answer, trio.current_time() + seconds)
-        self._entries.move_to_end(name)
-        if len(self._entries) > MOST_CACHED:
-            self._entries.popitem(last=False)
 
 
 class Resolver:
@@ -131,49 +105,41 @@ class Resolver:
         self._servers = tuple(servers)
         self._first = 0  # the server that answered last is asked first
         self._rng = rng or random.SystemRandom()
-        self._cache = _Cache()
-        self._running: dict[str, _Lookup] = {}
+        self._addresses = Lookups[Answer](MOST_CACHED)
+        self._pointers = Lookups[Pointer](MOST_CACHED_POINTERS)
         self._slots = trio.Semaphore(most_lookups)
         self._most_each = most_lookups_each
         self._shares: dict[Hashable, _Share] = {}
-        self._lookups = self._from_cache = self._failed = 0
+        self._lookups = self._failed = 0
 
     async def resolve(self, host: str, key: Hashable = None) -> Answer:
         """Return the addresses of the name `host`, from the cache where it is known.
 
         At most four lookups of one `key`, a circuit, run at a time; more wait their turn. Waits
-        at most ten seconds. Raises ExitError: RESOLVE_FAILED, or TIMEOUT.
+        at most ten seconds. Raises NotFound, or ExitError: RESOLVE_FAILED, or TIMEOUT.
         """
         self._lookups += 1
-        return await self._within_deadline(lambda: self._resolve(host.lower(), key))
+        name, turn = host.lower(), partial(self._turn, key)
+        return await self._within_deadline(
+            lambda: self._addresses.find(name, turn, lambda: self._look_up(name))
+        )
 
-    async def reverse(self, ip: IPAddress, key: Hashable = None) -> Address:
-        """Return the name of `ip` at port 0, as its owner has it; not cached.
-
-        Waits and raises like ``resolve``.
-        """
+    async def reverse(self, ip: IPAddress, key: Hashable = None) -> Pointer:
+        """Return the name of `ip`, as its owner has it; waits and raises like ``resolve``."""
         self._lookups += 1
-
-        async def look_up() -> Address:
-            async with self._turn(key):
-                reply = await self._try_servers(
-                    lambda server: ask(server, pointer_name(ip), "PTR", self._rng)
-                )
-            try:
-                return Address(reply.values[0], 0)
-            except (ValueError, IndexError):
-                raise ExitError(EndReason.RESOLVE_FAILED, "the address has no name") from None
-
-        return await self._within_deadline(look_up)
+        subject, turn = pointer_name(ip), partial(self._turn, key)
+        return await self._within_deadline(
+            lambda: self._pointers.find(subject, turn, lambda: self._look_up_pointer(subject))
+        )
 
     def statistics(self) -> ResolverStatistics:
         """Return what happened so far."""
         return ResolverStatistics(
             lookups=self._lookups,
-            from_cache=self._from_cache,
+            from_cache=self._addresses.from_cache + self._pointers.from_cache,
             failed=self._failed,
-            cached=len(self._cache),
-            running=len(self._running),
+            cached=len(self._addresses) + len(self._pointers),
+            running=self._addresses.running + self._pointers.running,
         )
 
     async def _within_deadline(self, look_up: Callable[[], Awaitable[T]]) -> T:
@@ -184,37 +150,6 @@ class Resolver:
         except ExitError:
             self._failed += 1
             raise
-
-    async def _resolve(self, name: str, key: Hashable) -> Answer:
-        while True:
-            if (known := self._cache.get(name)) is not None:
-                self._from_cache += 1
-                if known[0] is None:
-                    raise _not_found()
-                return known[0]
-            if (other := self._running.get(name)) is None:
-                # Who still waits for a turn must not stand for others who ask for the name.
-                async with self._turn(key):
-                    if name not in self._running and self._cache.get(name) is None:
-                        return await self._look_up_for_all(name)
-                continue
-            await other.done.wait()
-            if isinstance(other.outcome, Answer):
-                return other.outcome
-            if other.outcome is not None:
-                raise ExitError(other.outcome.reason, str(other.outcome))
-
-    async def _look_up_for_all(self, name: str) -> Answer:
-        lookup = self._running[name] = _Lookup()
-        try:
-            lookup.outcome = answer = await self._look_up(name)
-        except ExitError as error:
-            lookup.outcome = error
-            raise
-        finally:
-            del self._running[name]
-            lookup.done.set()
-        return answer
 
     @asynccontextmanager
     async def _turn(self, key: Hashable) -> AsyncIterator[None]:
@@ -237,16 +172,33 @@ class Resolver:
         four, six = await self._try_servers(lambda server: self._ask_both(server, name))
         found = [reply for reply in (four, six) if reply is not None and reply.values]
         if not found:
-            self._cache.put(name, None, NEGATIVE_SECONDS)
-            raise _not_found()
+            self._addresses.put(name, None, NEGATIVE_SECONDS)
+            raise NotFound
         ips = [parse_ip(text) for reply in found for text in reply.values[: MOST_ADDRESSES // 2]]
-        ttl = min(max(min(reply.ttl for reply in found), SHORTEST_TTL), LONGEST_TTL)
+        ttl = _clipped(min(reply.ttl for reply in found))
         answer = Answer(tuple(ip for ip in ips if ip is not None), ttl)
         if four is not None and six is not None:
-            # Whoever can try names here must not learn when others did (TROVE-2021-009).
-            fuzz = self._rng.uniform(-TTL_FUZZ_SECONDS, TTL_FUZZ_SECONDS)
-            self._cache.put(name, answer, ttl + fuzz)
+            self._addresses.put(name, answer, self._fuzzed(ttl))
         return answer
+
+    async def _look_up_pointer(self, subject: str) -> Pointer:
+        reply = await self._try_servers(lambda server: ask(server, subject, "PTR", self._rng))
+        try:
+            pointer = Pointer(Address(reply.values[0], 0), _clipped(reply.ttl))
+            if pointer.name.ip is not None:
+                raise ValueError("an address where a name is due")
+        except (ValueError, IndexError):
+            self._pointers.put(subject, None, NEGATIVE_SECONDS)
+            raise NotFound from None
+        self._pointers.put(subject, pointer, self._fuzzed(pointer.ttl))
+        return pointer
+
+    def _fuzzed(self, ttl: int) -> float:
+        """Return for how long to keep an answer.
+
+        Whoever can try names here must not learn when others did (TROVE-2021-009).
+        """
+        return ttl + self._rng.uniform(-TTL_FUZZ_SECONDS, TTL_FUZZ_SECONDS)
 
     async def _ask_both(self, server: Address, name: str) -> tuple[Reply | None, Reply | None]:
         """Ask one server for both families; None for one that did not come in time."""
@@ -296,8 +248,8 @@ class Resolver:
         raise ExitError(EndReason.RESOLVE_FAILED, "the DNS servers gave no usable answer")
 
 
-def _not_found() -> ExitError:
-    return ExitError(EndReason.RESOLVE_FAILED, "the name has no address")
+def _clipped(ttl: int) -> int:
+    return min(max(ttl, SHORTEST_TTL), LONGEST_TTL)
 
 
 def system_servers(path: Path = Path("/etc/resolv.conf")) -> tuple[Address, ...]:

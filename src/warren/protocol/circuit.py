@@ -35,6 +35,7 @@ from warren.protocol.messages import (
 )
 from warren.protocol.multiplexer import Multiplexer
 from warren.protocol.onion import EndLayers, LayerKey, RelayLayer
+from warren.protocol.resolution import Question
 
 #: RELAY_EARLY cells, and so extensions, that a circuit may carry (CIR-1).
 MOST_EARLY = MOST_HOPS - 1
@@ -84,13 +85,20 @@ class ExtendRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class NameAsked:
+    """The origin asks the last hop what a name stands for; answer with its ``questions``."""
+
+    question: Question
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """The circuit is gone; ``error`` says what was wrong, None for the other side's DESTROY."""
 
     error: ProtocolError | None
 
 
-Event = HopAdded | ExtendFailed | ExtendRequested | Closed
+Event = HopAdded | ExtendFailed | ExtendRequested | NameAsked | Closed
 
 
 def _nothing() -> None:
@@ -211,8 +219,7 @@ class OriginCircuit(_Circuit):
         end = self._end
         assert end is not None
         assert self.state is CircuitState.OPEN
-        assert not end.streams.streams
-        assert not end.streams.has_something
+        assert end.streams.is_idle
         assert self.hops < MOST_HOPS
         self._move("extend")
         self._initiator = initiator
@@ -308,6 +315,7 @@ class RelayCircuit(_Circuit):
         self._layer = RelayLayer(forward, backward, depth)
         layers = EndLayers((backward,), (forward,), depth)
         self._end: CircuitEnd | None = CircuitEnd(leg, layers, is_origin=False)
+        self._end.streams.on_question = lambda question: self._tell(NameAsked(question))
         self._early = 0
         self._forward_headers: dict[Command, bytes] = {}
         self._backward_header = cell_header(leg.number, Command.RELAY)
@@ -403,7 +411,7 @@ class RelayCircuit(_Circuit):
         leg.passed(count)
         for number, _, _ in others:
             refuse(f"message {number} to the last hop")
-        if end.streams.opened:
+        if end.streams.opened or end.streams.associated:
             self.wake()
 
     def receive_created(self, leg: Leg, message: bytes) -> None:
@@ -434,7 +442,7 @@ class RelayCircuit(_Circuit):
         number, stream, data = messages[0]
         expect(number == Message.EXTEND and stream == 0, "a RELAY_EARLY without an EXTEND")
         expect(len(messages) == 1, "an EXTEND that is not alone")
-        expect(not end.streams.streams, "an EXTEND while there are streams")
+        expect(not end.streams.count, "an EXTEND while there are streams")
         expect(self.depth + 1 < MOST_HOPS, "a circuit longer than seven hops")
         extend = Extend.decode(bytes(data))
         expect(any(extend.peer_id), "an EXTEND to nobody")  # CIR-1

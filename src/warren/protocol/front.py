@@ -157,12 +157,22 @@ LITERAL_ADDRESS = _denied("the program resolved the name itself; use socks5h or 
 WRONG_LOGIN = Failure(2, 407, "http_request_denied", "this proxy asks for a user and a password")
 UNKNOWN_FORMAT = _denied("the user name starts with <torS0X> but is not of format 0")
 
-UNSUPPORTED_COMMAND = Failure(7, 501, "http_request_denied", "only connections are supported")
+MANY_TARGETS = _denied("this listener keeps targets apart, which an association cannot")
+FOREIGN_DATAGRAMS = _denied("datagrams are taken from programs on this machine only")
+
+UNSUPPORTED_COMMAND = Failure(7, 501, "http_request_denied", "this command is not supported")
 UNSUPPORTED_ADDRESS = Failure(8, 400, "http_request_error", "this kind of address does not fit")
 UNSUPPORTED_HEADER = Failure(1, 501, "http_request_denied", "Tor-RPC-Target is not supported")
 
+NO_RESPONSE = Failure(6, 504, "http_response_timeout", "the target did not answer the request")
 BAD_BODY = Failure(1, 400, "http_request_error", "the request's body is not valid HTTP")
 BAD_RESPONSE = Failure(1, 502, "http_protocol_error", "the target's answer is not valid HTTP")
+LONG_HEAD = Failure(
+    1, 502, "http_response_header_section_size", "the target's answer has too long a head"
+)
+UNKNOWN_CODING = Failure(
+    1, 502, "http_response_transfer_coding", "the target's answer has an unknown transfer coding"
+)
 CUT_RESPONSE = Failure(1, 502, "http_response_incomplete", "the target closed before its answer")
 
 

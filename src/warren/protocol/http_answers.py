@@ -22,11 +22,52 @@ _PHRASES = {
     503: "Service Unavailable",
     504: "Gateway Timeout",
 }
+#: What a person can do, by the kind of error (RFC 9209 §2.3).
+_ADVICE = {
+    "connection_limit_reached": "Try again in a minute.",
+    "connection_refused": "The server was reached through the network and has nothing at this "
+    "port. Check the address.",
+    "connection_terminated": "Try again: another path through the network will be used.",
+    "connection_timeout": "The server may be down, or the network slow. Try again.",
+    "destination_ip_prohibited": "Addresses inside of private networks are reached without a "
+    "proxy; for others, no exit of the network lets this through.",
+    "destination_ip_unroutable": "Try again: another exit may have a route.",
+    "destination_unavailable": "<code>warren status</code> and the log of the proxy say more.",
+    "dns_error": "Check the spelling of the name.",
+    "http_request_denied": "Nothing was sent to anybody.",
+    "http_request_error": "To use this proxy, set its address in your browser as HTTP or SOCKS "
+    "proxy, or take <code>/proxy.pac</code> here as automatic configuration.",
+    "http_response_timeout": "The server may be busy. Try again.",
+    "proxy_internal_error": "If it happens again, look into the log of the proxy.",
+}
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>body {{ font: 1em/1.5 sans-serif; max-width: 40em; margin: 3em auto }}</style>
+<h1>{title}</h1>
+<p>Warren, the proxy on this machine, could not do this: {details}.</p>
+<p>{advice}</p>
+<p><small>{error}</small></p>
+</html>
+"""
+_METHODS = "CONNECT, DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+
+
+class BadRequest(ProtocolError):
+    """Tell that a request whose headers were read breaks the rules.
+
+    ``is_page`` tells whether a person is to read why.
+    """
+
+    def __init__(self, message: str, *, is_page: bool) -> None:
+        super().__init__(message)
+        self.is_page = is_page
 
 
 def malformed(error: ProtocolError) -> bytes:
     """Return the answer to a request that broke the rules; the connection is closed after it."""
-    return answer(Failure(1, 400, "http_request_error", str(error)))
+    failure = Failure(1, 400, "http_request_error", str(error))
+    return answer(failure, is_page=isinstance(error, BadRequest) and error.is_page)
 
 
 def answer(
@@ -35,16 +76,26 @@ def answer(
     """Return a whole response for `failure`, its cause in Proxy-Status (RFC 9209)."""
     title = f"{failure.status} {_PHRASES[failure.status]}"
     text = f"{title}: {failure.details}.\n"
-    if is_page:
-        text = (
-            f"<!doctype html><title>{title}</title><h1>{title}</h1>"
-            f"<p>Warren could not do this: {html.escape(failure.details)}.</p>\n"
-        )
+    kind = "text/plain; charset=us-ascii"
     fields = f"Proxy-Status: warren; error={failure.error}; details={_quoted(failure.details)}\r\n"
     if failure.status == 407:
         fields += 'Proxy-Authenticate: Basic realm="Warren", charset="UTF-8"\r\n'  # RFC 7617
-    kind = "text/html" if is_page else "text/plain"
+    if is_page:
+        text = _PAGE.format(
+            title=title,
+            details=html.escape(failure.details),
+            advice=_ADVICE.get(failure.error, "Try again."),
+            error=failure.error,
+        )
+        kind = "text/html; charset=utf-8"
+        # The page stands at the target's address: nothing of the target may run in it.
+        fields += "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n"
     return _response(title, kind, text, fields, keeps_alive=keeps_alive, has_body=has_body)
+
+
+def options_answer() -> bytes:
+    """Return the response that names the methods of requests to be forwarded."""
+    return _response("200 OK", "text/plain; charset=us-ascii", "", f"Allow: {_METHODS}\r\n")
 
 
 def pac_answer(proxy: Address) -> bytes:

@@ -3,7 +3,8 @@
 h11 is lenient where a proxy must not be (FE-4), so a head is read line by line here and h11 sees
 only what passed. A target in authority form is a CONNECT, one in absolute form a plain request.
 One in origin form was meant for a web server: a web page may be behind it, so it is refused, or
-gets no answer at all (FE-6, conventions D4). How a plain request then travels is told in
+gets no answer at all (FE-6, conventions D4); the set-up of browsers and ``OPTIONS *`` are the
+exceptions. How a plain request then travels is told in
 ``http_relay``, what the proxy itself answers in ``http_answers``.
 
 Messages of the ProtocolErrors raised here hold no text of the client's: they go into the answer.
@@ -29,7 +30,8 @@ from warren.protocol.front import (
     read_wishes,
     target_address,
 )
-from warren.protocol.http_answers import answer
+from warren.protocol.http_answers import BadRequest, answer
+from warren.protocol.messages import ANY_FAMILY, BeginFlags
 
 HEAD_LIMIT = 16 * 1024
 MOST_HEADERS = 64
@@ -41,6 +43,12 @@ _HEADER_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _HEADER_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*\Z")
 _AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?\Z")
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp]://([^/?#]*)([^#]*)\Z")
+_FAMILIES = {
+    b"ipv4-preferred": ANY_FAMILY,
+    b"ipv6-preferred": BeginFlags.PREFER_IPV6,
+    b"ipv4-only": BeginFlags.NO_IPV6,
+    b"ipv6-only": BeginFlags.NO_IPV4 | BeginFlags.PREFER_IPV6,
+}
 _ISOLATION_HEADERS = (b"tor-stream-isolation", b"x-tor-stream-isolation", b"proxy-authorization")
 
 
@@ -54,10 +62,19 @@ class PacRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class OptionsRequest:
+    """Ask what the proxy itself can do (RFC 9110 §9.3.7)."""
+
+
+OwnRequest = PacRequest | OptionsRequest
+
+
+@dataclass(frozen=True, slots=True)
 class HttpRequest:
     """Hold a request head that passed every check; header names are spelt as they came.
 
-    ``target`` is in origin form, or empty for CONNECT; ``version`` is ``b"1.0"`` or ``b"1.1"``.
+    ``target`` is in origin form, or empty for CONNECT; ``version`` is ``b"1.0"`` or ``b"1.1"``;
+    ``flags`` say over which families a name may be reached.
     """
 
     method: bytes
@@ -67,6 +84,7 @@ class HttpRequest:
     headers: Headers
     credentials: Credentials
     objection: Failure | None = None
+    flags: BeginFlags = ANY_FAMILY
 
     @property
     def command(self) -> Command:
@@ -95,18 +113,18 @@ class HttpRequest:
         """
         return answer(
             failure,
-            is_page=any(b"text/html" in value for value in values_of(self.headers, b"accept")),
+            is_page=_wants_page(self.headers),
             keeps_alive=not is_last,
             has_body=self.method != b"HEAD",
         )
 
 
-def accept(login: Login | None = None) -> Exchange[HttpRequest | PacRequest]:
+def accept(login: Login | None = None) -> Exchange[HttpRequest | OwnRequest]:
     """Read the head of one request, 64 headers and 16 KiB at most; read nothing behind it.
 
     Where there is a `login`, a request without it has an objection. Raises ForeignRequest when no
-    answer may be given, ProtocolError when ``malformed`` is the answer; the connection is closed
-    after both (FE-3).
+    answer may be given, ProtocolError (BadRequest once the headers are read) when ``malformed`` is
+    the answer; the connection is closed after both (FE-3).
     """
     room = HEAD_LIMIT
     line = yield from _read_line(room)
@@ -120,7 +138,12 @@ def accept(login: Login | None = None) -> Exchange[HttpRequest | PacRequest]:
         expect(len(headers) < MOST_HEADERS, f"more than {MOST_HEADERS} headers")
         headers.append(_read_header(line))
     method, target, version = request_line.groups()
-    return _read_request(method, target, version, tuple(headers), login)
+    try:
+        return _read_request(method, target, version, tuple(headers), login)
+    except ForeignRequest:
+        raise
+    except ProtocolError as error:
+        raise BadRequest(str(error), is_page=_wants_page(tuple(headers))) from None
 
 
 def _read_line(room: int) -> Exchange[bytes]:
@@ -139,7 +162,7 @@ def _read_header(line: bytes) -> tuple[bytes, bytes]:
 
 def _read_request(
     method: bytes, target: bytes, version: bytes, headers: Headers, login: Login | None
-) -> HttpRequest | PacRequest:
+) -> HttpRequest | OwnRequest:
     hosts = values_of(headers, b"host")
     if target.startswith(b"/") or target == b"*":
         return _read_own_request(method, target, hosts, headers)
@@ -158,8 +181,31 @@ def _read_request(
         named = read_authority(hosts[0], 80) if hosts else address
         origin_form = _origin_form(method, url[2])
     expect(named == address, "Host and the target name different servers")
+    if is_last_hop(method, headers):
+        expect(method == b"OPTIONS", "a TRACE ends here, and this proxy tells nothing")
+        return OptionsRequest()
     credentials, objection = _read_credentials(headers, login)
-    return HttpRequest(method, address, origin_form, version, headers, credentials, objection)
+    flags = _read_families(headers)
+    return HttpRequest(
+        method, address, origin_form, version, headers, credentials, objection, flags
+    )
+
+
+def is_last_hop(method: bytes, headers: Headers) -> bool:
+    """Tell whether a request may not be forwarded once more (RFC 9110 §7.6.2)."""
+    if method not in (b"OPTIONS", b"TRACE"):
+        return False
+    limits = values_of(headers, b"max-forwards")
+    expect(len(limits) <= 1, "Max-Forwards is given twice")
+    expect(all(limit.isdigit() and len(limit) <= 9 for limit in limits), "a bad Max-Forwards")
+    return bool(limits) and int(limits[0]) == 0
+
+
+def _read_families(headers: Headers) -> BeginFlags:
+    wanted = values_of(headers, b"tor-family-preference")
+    expect(len(wanted) <= 1, "Tor-Family-Preference is given twice")
+    expect(all(each in _FAMILIES for each in wanted), "an unknown Tor-Family-Preference")
+    return _FAMILIES[wanted[0]] if wanted else ANY_FAMILY
 
 
 def _origin_form(method: bytes, path_and_query: bytes) -> bytes:
@@ -184,8 +230,8 @@ def _check_framing(method: bytes, version: bytes, headers: Headers) -> None:
 
 def _read_own_request(
     method: bytes, target: bytes, hosts: list[bytes], headers: Headers
-) -> PacRequest:
-    """Serve the one page there is; tell a web page's request from a mistaken client's."""
+) -> OwnRequest:
+    """Serve the two answers there are; tell a web page's request from a mistaken client's."""
     fetch_sites = values_of(headers, b"sec-fetch-site")
     if (
         not all(_is_loopback(host) for host in hosts)
@@ -193,6 +239,8 @@ def _read_own_request(
         or any(site not in (b"none", b"same-origin") for site in fetch_sites)
     ):
         raise ForeignRequest("a request meant for another server")
+    if method == b"OPTIONS" and target == b"*":
+        return OptionsRequest()
     is_pac = method == b"GET" and target == b"/proxy.pac" and len(hosts) == 1
     expect(is_pac, "this is a proxy: send it CONNECT or an http:// URL")
     return PacRequest()
@@ -250,6 +298,11 @@ def _basic_login(authorization: bytes) -> tuple[bytes, bytes]:
     except binascii.Error:
         refuse("Proxy-Authorization is not Basic and base64")
     return user, password
+
+
+def _wants_page(headers: Headers) -> bool:
+    """Tell whether a person sits behind the client: browsers say that they take HTML."""
+    return any(b"text/html" in value.lower() for value in values_of(headers, b"accept"))
 
 
 def values_of(headers: Headers, name: bytes) -> list[bytes]:

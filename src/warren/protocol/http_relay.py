@@ -26,6 +26,14 @@ _REQUEST_EVENTS = (h11.Request, h11.Data, h11.EndOfMessage)
 _RESPONSE_EVENTS = (h11.InformationalResponse, h11.Response, h11.Data, h11.EndOfMessage)
 
 
+class BadMessage(ProtocolError):
+    """Tell that a message is not valid HTTP; ``hint`` is h11's, as an HTTP status."""
+
+    def __init__(self, hint: int) -> None:
+        super().__init__("a message is not valid HTTP, or was cut short")
+        self.hint = hint
+
+
 class HttpRelay:
     """Own the two readers and two writers of one plain request (RFC 9112).
 
@@ -91,6 +99,8 @@ class HttpRelay:
         # No Via: it would tell every site that this is Warren (conventions D0).
         request = self._request
         headers = [(b"Host", _host_header(request.address)), *_end_to_end(request.headers)]
+        if request.method in (b"OPTIONS", b"TRACE"):
+            headers = [_one_hop_less(header) for header in headers]
         headers += _framing(request.headers)
         headers.append((b"Connection", b"close"))
         return h11.Request(method=request.method, target=request.target, headers=headers)
@@ -111,8 +121,8 @@ class HttpRelay:
 def _next_event(reader: h11.Connection) -> object:
     try:
         return reader.next_event()
-    except h11.RemoteProtocolError:  # its text repeats the peer's
-        raise ProtocolError("a message is not valid HTTP, or was cut short") from None
+    except h11.RemoteProtocolError as error:  # its text repeats the peer's
+        raise BadMessage(error.error_status_hint) from None
 
 
 def _send(writer: h11.Connection, event: h11.Event) -> bytes:
@@ -130,6 +140,12 @@ def _end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:
         for name, value in headers
         if name.lower() not in dropped and not name.lower().startswith(_HOP_PREFIXES)
     ]
+
+
+def _one_hop_less(header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    """Count this proxy in Max-Forwards, whose value was checked (RFC 9110 §7.6.2)."""
+    name, value = header
+    return (name, b"%d" % (int(value) - 1)) if name.lower() == b"max-forwards" else header
 
 
 def _framing(headers: Headers) -> list[tuple[bytes, bytes]]:

@@ -12,10 +12,17 @@ What a message may do to the circuit itself (EXTEND and the like) is decided in
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from warren.addresses import Address
 from warren.errors import EndReason, expect, refuse
 from warren.protocol.cells import ZEROS
+from warren.protocol.datagrams import (
+    NO_PLACE,
+    Association,
+    decode_associate,
+    encode_associate,
+)
 from warren.protocol.messages import (
     ANY_FAMILY,
     MESSAGE_HEADER,
@@ -33,9 +40,11 @@ from warren.protocol.messages import (
     read_messages,
 )
 from warren.protocol.pace import Pace
+from warren.protocol.resolution import Question, Questions
 from warren.protocol.stream import StreamProtocol, StreamState
 
-#: Streams one circuit may carry at once, those whose second END is awaited included (EXT-11).
+#: Streams one circuit may carry at once, those whose second END is awaited and questions that are
+#: not answered included (EXT-11).
 MOST_STREAMS = 512
 #: Payloads that a stream sends before the next one has its turn: 16 KB, so that both ends move
 #: more than a cell's worth in each system call.
@@ -49,12 +58,14 @@ class Multiplexer:
 
     ``on_send`` is called when there is something to send and there was nothing before.
     ``opened`` collects, at the last hop, the streams the origin began: (stream, BEGIN), or None
-    for a stream to the directory.
+    for a stream to the directory. ``associated`` does so for associations, with the flags, and
+    ``on_question`` is called there with each question that came.
     """
 
     __slots__ = (
-        "_busy", "_credits", "_first_unused", "_fresh", "_turn", "_urgent", "is_origin",
-        "most_streams", "on_send", "opened", "pace", "streams",
+        "_busy", "_credits", "_first_unused", "_fresh", "_turn", "_urgent", "associated",
+        "associations", "is_origin", "most_streams", "on_question", "on_send", "opened", "pace",
+        "questions", "streams",
     )  # fmt: skip
 
     def __init__(
@@ -65,12 +76,16 @@ class Multiplexer:
         self.on_send = on_send
         self.streams: dict[int, StreamProtocol] = {}
         self.opened: list[tuple[StreamProtocol, Begin | None]] = []
+        self.associations: dict[int, Association] = {}
+        self.associated: list[tuple[Association, BeginFlags]] = []
+        self.on_question: Callable[[Question], None] | None = None
+        self.questions = Questions(self.push)
         self.most_streams = MOST_STREAMS
         self._first_unused = 1
         self._urgent: deque[bytes] = deque()
         self._credits: deque[StreamProtocol] = deque()
-        self._fresh: deque[StreamProtocol] = deque()  # those that had nothing: a payload each first
-        self._busy: deque[StreamProtocol] = deque()  # those that have more, in turns
+        self._fresh: deque[_Sender] = deque()  # those that had nothing: a payload each first
+        self._busy: deque[_Sender] = deque()  # those that have more, in turns
         self._turn = 0  # payloads that the first of them has had
 
     # ---- verbs
@@ -83,6 +98,21 @@ class Multiplexer:
         """Open a stream to the relay's own directory (the origin's verb)."""
         return self._open(Message.BEGIN_DIR, b"")
 
+    def associate(self, flags: BeginFlags = ANY_FAMILY) -> Association:
+        """Open an association (the origin's verb); datagrams may follow at once."""
+        assert self.is_origin
+        number = self._first_unused
+        self._first_unused = number + 1
+        association = self._add_association(number)
+        self.push(encode_message(Message.ASSOCIATE, number, encode_associate(flags)))
+        return association
+
+    def associate_here(self, association: Association) -> None:
+        """Tell the origin that `association` can be used (the last hop's verb)."""
+        if association.connected is None and not association.is_ended:
+            association.connected = NO_PLACE
+            self.push(encode_message(Message.CONNECTED, association.number, NO_PLACE.encode()))
+
     def connected(self, stream: StreamProtocol, connected: Connected) -> None:
         """Tell the origin that `stream` reached its target (the last hop's verb)."""
         if stream.state is not StreamState.OPENING or stream.end_due is not None:
@@ -90,6 +120,18 @@ class Multiplexer:
         stream.state = StreamState.OPEN
         stream.connected = connected
         self.push(encode_message(Message.CONNECTED, stream.number, connected.encode()))
+
+    def resolve(self, subject: Address, on_answer: Callable[[], None]) -> Question:
+        """Ask for the addresses, or the name, of `subject` at port 0 (the origin's verb)."""
+        assert self.is_origin
+        number = self._first_unused
+        self._first_unused = number + 1
+        return self.questions.ask(number, subject, on_answer)
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether there is no stream, association or question, and nothing to send."""
+        return not (self.count or self.has_something)
 
     def push(self, message: bytes) -> None:
         """Queue a whole message that goes ahead of all data."""
@@ -100,8 +142,13 @@ class Multiplexer:
         """End every stream without a word: the circuit is gone."""
         for stream in tuple(self.streams.values()):
             stream.lose(reason)
+        for association in tuple(self.associations.values()):
+            association.lose(reason)
         self.streams.clear()
+        self.associations.clear()
+        self.questions.lose_all(reason)
         self.opened.clear()
+        self.associated.clear()
         self._urgent.clear()
         self._credits.clear()
         self._fresh.clear()
@@ -121,6 +168,19 @@ class Multiplexer:
         self.streams[number] = stream
         return stream
 
+    def _add_association(self, number: int) -> Association:
+        association = Association(number, self.pace, is_origin=self.is_origin)
+        association.on_send = partial(self._has_datagrams, association)
+        self.associations[number] = association
+        return association
+
+    def _has_datagrams(self, association: Association) -> None:
+        if _has_more(association):
+            if not association.queued:
+                association.queued = True
+                self._fresh.append(association)
+            self.on_send()
+
     def _has_something(self, stream: StreamProtocol) -> None:
         if self._queue(stream):
             self.on_send()
@@ -139,6 +199,11 @@ class Multiplexer:
                 stream.queued = True
                 self._fresh.append(stream)
         return found
+
+    @property
+    def count(self) -> int:
+        """Return how many streams, associations and open questions there are, ending ones too."""
+        return len(self.streams) + len(self.associations) + len(self.questions)
 
     # ---- sending
 
@@ -218,7 +283,7 @@ class Multiplexer:
             target[at:] = ZEROS[: size - at]
         return at > 0
 
-    def _write_stream(self, queue: deque[StreamProtocol], target: memoryview, at: int) -> int:
+    def _write_stream(self, queue: "deque[_Sender]", target: memoryview, at: int) -> int:
         """Write what the first of `queue` has at `target[at:]`; return where the next one goes."""
         stream = queue[0]
         room = len(target) - at - MESSAGE_HEADER_LENGTH
@@ -238,8 +303,10 @@ class Multiplexer:
                 stream.queued = False
         return at
 
-    def _write_last(self, stream: StreamProtocol, target: memoryview, at: int) -> int:
+    def _write_last(self, stream: "_Sender", target: memoryview, at: int) -> int:
         """Write EOF and END of `stream` behind its data, as far as they are due and fit."""
+        if isinstance(stream, Association):
+            return self._write_datagrams(stream, target, at)
         size = len(target)
         if stream.eof_is_next and at + MESSAGE_HEADER_LENGTH <= size:
             at = _put(target, at, Message.EOF, stream.number, b"")
@@ -251,6 +318,20 @@ class Multiplexer:
             if stream.end_received:
                 del self.streams[stream.number]
             stream.on_news()
+        return at
+
+    def _write_datagrams(self, association: Association, target: memoryview, at: int) -> int:
+        """Write what `association` has; a datagram is never cut, so the rest may stay empty."""
+        at, size = association.write_datagrams(target, at), len(target)
+        if association.has_data:  # the next one is first in the next cell
+            target[at:] = ZEROS[: size - at]
+            return size
+        reason = association.end_is_next
+        if reason is not None and at + MESSAGE_HEADER_LENGTH + 1 <= size:
+            at = _put(target, at, Message.END, association.number, encode_end(reason))
+            association.ended()
+            if association.end_received:
+                del self.associations[association.number]
         return at
 
     # ---- receiving
@@ -285,8 +366,16 @@ class Multiplexer:
             elif command in _STREAM:
                 stream = self.streams.get(number)
                 if stream is None:
-                    refuse(f"message {command} for a stream that does not exist")
-                self._receive_for(stream, command, data)
+                    self._receive_for_association(number, command, bytes(data))
+                else:
+                    self._receive_for(stream, command, data)
+            elif command == Message.DATAGRAM:
+                self._receive_for_association(number, command, bytes(data))
+            elif command == Message.RESOLVE:
+                self._receive_question(number, bytes(data))
+            elif command == Message.RESOLVED:
+                expect(self.is_origin, "a RESOLVED towards the last hop")
+                self.questions.receive_resolved(number, bytes(data))
             elif command == Message.DROP:
                 expect(not self.is_origin, "a DROP towards the origin")
                 expect(number == 0, "a DROP that names a stream")
@@ -310,12 +399,27 @@ class Multiplexer:
             if stream.end_sent:
                 del self.streams[stream.number]
 
+    def _receive_for_association(self, number: int, command: int, data: bytes) -> None:
+        association = self.associations.get(number)
+        if association is None:
+            refuse(f"message {command} for a stream that does not exist")
+        if command == Message.DATAGRAM:
+            association.receive_datagram(data)
+        elif command == Message.CONNECTED:
+            association.receive_connected(Connected.decode(data))
+        else:
+            expect(command == Message.END, f"message {command} for an association")
+            association.receive_end(decode_end(data))
+            if association.end_sent:
+                del self.associations[number]
+
     def _receive_begin(self, command: int, number: int, data: bytes) -> None:
-        """Open the stream that the origin began; its ids ascend and are never zero (T28)."""
-        expect(not self.is_origin, "a BEGIN towards the origin")
-        expect(number >= self._first_unused, "a stream id that was used before, or zero")
-        expect(len(self.streams) < self.most_streams, "too many streams on one circuit")
-        self._first_unused = number + 1
+        """Open what the origin began."""
+        self._take_number(number)
+        if command == Message.ASSOCIATE:
+            flags = decode_associate(data)
+            self.associated.append((self._add_association(number), flags))
+            return
         begin = None
         if command == Message.BEGIN:
             begin = Begin.decode(data)
@@ -323,12 +427,29 @@ class Multiplexer:
             expect(not data, "a BEGIN_DIR with data")
         self.opened.append((self._add(number), begin))
 
+    def _receive_question(self, number: int, data: bytes) -> None:
+        self._take_number(number)
+        question = self.questions.receive_resolve(number, data)
+        assert self.on_question is not None, "the last hop has somebody to answer"
+        self.on_question(question)
 
-_OPENING = frozenset((Message.BEGIN, Message.BEGIN_DIR))
+    def _take_number(self, number: int) -> None:
+        """Check an id of the origin's: they ascend and are never zero (T28)."""
+        expect(not self.is_origin, "a BEGIN or RESOLVE towards the origin")
+        expect(number >= self._first_unused, "a stream id that was used before, or zero")
+        expect(self.count < self.most_streams, "too many streams on one circuit")
+        self._first_unused = number + 1
+
+
+_OPENING = frozenset((Message.BEGIN, Message.BEGIN_DIR, Message.ASSOCIATE))
 _STREAM = frozenset((Message.DATA, Message.END, Message.CONNECTED, Message.CREDIT, Message.EOF))
 
 
-def _has_more(stream: StreamProtocol) -> bool:
+#: What takes turns with its data, or its datagrams.
+_Sender = StreamProtocol | Association
+
+
+def _has_more(stream: _Sender) -> bool:
     """Tell whether `stream` has data, EOF or END to send."""
     return stream.has_data or stream.eof_is_next or stream.end_is_next is not None
 

@@ -9,6 +9,7 @@ are read to their end all the same, so that the caller can refuse them with the 
 """
 
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from warren.addresses import Address
@@ -27,6 +28,7 @@ from warren.protocol.front import (
     read_wishes,
     target_address,
 )
+from warren.protocol.messages import ANY_FAMILY, BeginFlags
 
 _COMMANDS_4 = {0x01: Command.CONNECT, 0x02: Command.BIND, 0xF0: Command.RESOLVE}
 _COMMANDS_5 = {
@@ -37,6 +39,7 @@ _COMMANDS_5 = {
     0xF1: Command.RESOLVE_PTR,
 }
 _NO_AUTHENTICATION, _USER_PASSWORD, _NONE_ACCEPTABLE = 0x00, 0x02, 0xFF
+_LOGIN_VERSION = 0x01
 _IPV4, _NAME, _IPV6 = 0x01, 0x03, 0x04
 _GRANTED_4, _REJECTED_4 = 0x5A, 0x5B
 _GRANTED_5, _GENERAL_FAILURE_5 = 0x00, 0x01
@@ -59,9 +62,21 @@ class SocksRequest:
     credentials: Credentials
     objection: Failure | None = None
 
+    @property
+    def flags(self) -> BeginFlags:
+        """Return which families a name may be reached over: SOCKS4 knows IPv4 only (D3)."""
+        return BeginFlags.NO_IPV6 if self.version == 4 else ANY_FAMILY
+
     def granted(self, bound: Address = _NOWHERE) -> bytes:
         """Return the reply of success; `bound` is also where the answer to RESOLVE goes."""
         return _reply4(_GRANTED_4, bound) if self.version == 4 else _reply5(_GRANTED_5, bound)
+
+    def resolved(self, addresses: Sequence[Address]) -> bytes | None:
+        """Return the reply with the first of `addresses`, IPv4 before IPv6; None: none fits."""
+        fitting = [each for each in addresses if self.version == 5 or _is_ipv4(each)]
+        if not fitting:
+            return None
+        return self.granted(min(fitting, key=lambda each: not _is_ipv4(each)))
 
     @property
     def keeps_alive(self) -> bool:
@@ -111,8 +126,8 @@ def _accept4(login: Login | None) -> Exchange[SocksRequest]:
 
 
 def _accept5(login: Login | None) -> Exchange[SocksRequest]:
-    credentials, objection = yield from _authenticate(login)
-    version, command_byte, reserved, kind = yield Receive(4)
+    credentials, objection, version = yield from _authenticate(login)
+    command_byte, reserved, kind = yield Receive(3)
     expect(version == 5 and reserved == 0, "a SOCKS5 request does not begin with 05, command, 00")
     if kind == _NAME:
         (length,) = yield Receive(1)
@@ -130,15 +145,22 @@ def _accept5(login: Login | None) -> Exchange[SocksRequest]:
     try:
         address = target_address(host, port)
     except ProtocolError:
-        yield Send(_reply5(_GENERAL_FAILURE_5))
-        raise
+        if command is not Command.ASSOCIATE:
+            yield Send(_reply5(_GENERAL_FAILURE_5))
+            raise
+        address = _NOWHERE  # only a hint, and PySocks writes the name "0" there
     if command is Command.RESOLVE_PTR and address.ip is None:
         objection = objection or UNSUPPORTED_ADDRESS
     return SocksRequest(5, command, address, credentials, objection)
 
 
-def _authenticate(login: Login | None) -> Exchange[tuple[Credentials, Failure | None]]:
-    """Choose user and password whenever they are offered: they isolate (FE-10)."""
+def _authenticate(
+    login: Login | None,
+) -> Exchange[tuple[Credentials, Failure | None, int]]:
+    """Choose user and password whenever they are offered: they isolate (FE-10).
+
+    Returns the first byte of the request as well, which tells it from a login.
+    """
     (method_count,) = yield Receive(1)
     methods = yield Receive(method_count)
     if _USER_PASSWORD not in methods:
@@ -148,10 +170,22 @@ def _authenticate(login: Login | None) -> Exchange[tuple[Credentials, Failure | 
                 raise WrongLogin("no password offered, and this listener asks for one")
             refuse("no acceptable SOCKS5 method offered, expected 0 or 2")
         yield Send(bytes((5, _NO_AUTHENTICATION)))
-        return Credentials(Authentication.NONE), None
-    yield Send(bytes((5, _USER_PASSWORD)))
-    version, user_length = yield Receive(2)
-    expect(version == 1, f"user and password of version {version}, expected 1")
+        (version,) = yield Receive(1)
+        if version != _LOGIN_VERSION:
+            return Credentials(Authentication.NONE), None, version
+        # Some programs show a login though none was asked for (conventions D2).
+    else:
+        yield Send(bytes((5, _USER_PASSWORD)))
+        (version,) = yield Receive(1)
+        expect(version == _LOGIN_VERSION, f"user and password of version {version}, expected 1")
+    credentials, objection = yield from _read_login(login)
+    (version,) = yield Receive(1)
+    return credentials, objection, version
+
+
+def _read_login(login: Login | None) -> Exchange[tuple[Credentials, Failure | None]]:
+    """Read user and password behind their version; any of them may be empty."""
+    (user_length,) = yield Receive(1)
     user = yield Receive(user_length)
     (password_length,) = yield Receive(1)
     password = yield Receive(password_length)
@@ -175,14 +209,17 @@ def _read_credentials(user: bytes, password: bytes) -> tuple[Credentials, Failur
     return Credentials(Authentication.EXTENDED, (password,)), objection
 
 
+def _is_ipv4(address: Address) -> bool:
+    return isinstance(address.ip, ipaddress.IPv4Address)
+
+
 def _ascii(raw: bytes) -> str:
     """Return `raw` as text; what is not ASCII becomes characters that no name may have."""
     return raw.decode("ascii", "replace")
 
 
 def _reply4(code: int, bound: Address = _NOWHERE) -> bytes:
-    is_ipv4 = isinstance(bound.ip, ipaddress.IPv4Address)
-    host = bound.ip.packed if is_ipv4 and bound.ip else bytes(4)
+    host = bound.ip.packed if _is_ipv4(bound) and bound.ip else bytes(4)
     return bytes((0, code)) + bound.port.to_bytes(2, "big") + host
 
 

@@ -1,27 +1,32 @@
 """The client: streams through circuits that it builds, keeps ready, and replaces.
 
-``open_stream`` is all the proxy needs. A stream that is not CONNECTED is begun again on another
-circuit, and through another exit where the exit was the reason, up to four times (security F);
-what was sent with its opening is kept until then. Which circuit a stream may use is decided in
+``open_stream`` and ``resolve`` are all the proxy needs. A stream that is not CONNECTED is begun
+again on another circuit, and through another exit where the exit was the reason, up to four times
+(security F); what was sent with its opening is kept until then. A name is asked for in the same
+way. Which circuit a stream may use is decided in
 ``roles.pool``, which path a circuit takes in ``directory.path``.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Hashable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from random import Random, SystemRandom
+from typing import TypeVar
 
 import structlog
 import trio
 
 from warren.addresses import Address
 from warren.directory.consensus import Consensus
+from warren.directory.exit_index import Datagrams, Target
 from warren.directory.exit_policy import ExitPolicy, denied_reason
 from warren.directory.path import choose_path, read_policy
 from warren.directory.relays import Flag, RelayEntry
 from warren.errors import CircuitError, DirectoryError, EndReason, ExitError, LinkError
 from warren.identity import PeerId
+from warren.network.associations import CircuitAssociation
 from warren.network.circuits import Circuit, build_circuit
 from warren.network.expiry import Expiry
 from warren.network.link import Link
@@ -29,6 +34,8 @@ from warren.network.links import Links
 from warren.network.streams import CircuitStream
 from warren.protocol.choice import ANYTHING, Choice
 from warren.protocol.front import choice_of
+from warren.protocol.messages import ANY_FAMILY, BeginFlags
+from warren.protocol.resolution import LONGEST_TTL, SHORTEST_TTL, Resolved
 from warren.roles.backoff import Backoff
 from warren.roles.circuit_watch import CircuitWatch
 from warren.roles.guard_keeper import GuardKeeper
@@ -37,6 +44,8 @@ from warren.roles.pool import Pool, Slot
 from warren.roles.sessions import Sessions
 
 logger = structlog.get_logger()
+
+T = TypeVar("T")
 
 BUILD_SECONDS = 15.0
 CONNECT_SECONDS = 10.0
@@ -53,6 +62,7 @@ AVOID_SECONDS = 300.0
 OUTAGE_SECONDS = 1.0
 _UPKEEP_SECONDS = 10.0
 
+_NO_POLICY = ExitPolicy(())
 _ELSEWHERE = frozenset(
     (
         EndReason.MISC,
@@ -64,6 +74,8 @@ _ELSEWHERE = frozenset(
         EndReason.RESOURCE_LIMIT,
     )
 )
+#: What another exit may know better of a name: its DNS servers are others.
+_ASK_ELSEWHERE = _ELSEWHERE | {EndReason.TIMEOUT}
 
 
 class Client:
@@ -102,19 +114,45 @@ class Client:
         self._needs_spares = trio.Event()
         self._interrupted = trio.Event()
         self.is_usable = trio.Event()
-        self.built = self.failed = self.opened = self.retried = 0
+        self.built = self.failed = self.opened = self.resolved = self.retried = 0
         self._numbers = count(1)
         self._build_seconds: deque[float] = deque(maxlen=64)
 
     # ---- streams
 
     async def open_stream(
-        self, address: Address, isolation: Hashable, early: bytes = b""
+        self,
+        address: Address,
+        isolation: Hashable,
+        early: bytes = b"",
+        flags: BeginFlags = ANY_FAMILY,
     ) -> CircuitStream:
         """Return a stream that is CONNECTED to `address`; `early` (64 KiB at most) was sent.
 
-        Waits for circuits and for the exit, 60 s at most. Raises ExitError with the exit's
-        reason, CircuitError or DirectoryError.
+        `flags` say which of a name's addresses may be used. Waits for circuits and for the exit,
+        60 s at most. Raises ExitError with the exit's reason, CircuitError or DirectoryError.
+        """
+        use = partial(self._connect, address=address, early=early, flags=flags)
+        return await self._try_exits(isolation, address, use, _ELSEWHERE)
+
+    async def resolve(self, subject: Address, isolation: Hashable) -> Resolved:
+        """Return the addresses of the name `subject`, or the name of the address; its port is 0.
+
+        Waits and raises like ``open_stream``; NotFound when two exits know of none.
+        """
+        use = partial(self._ask, subject=subject)
+        return await self._try_exits(isolation, None, use, _ASK_ELSEWHERE)
+
+    async def _try_exits(
+        self,
+        isolation: Hashable,
+        address: Address | None,
+        use: Callable[[Slot], Awaitable[T]],
+        elsewhere: Collection[EndReason],
+    ) -> T:
+        """Return what `use` makes of a circuit to `address`, or of another one where that failed.
+
+        After one of the reasons `elsewhere` the exit is another one. Raises like ``open_stream``.
         """
         failure: Exception = CircuitError("no circuit reached the target in time")
         avoid: set[PeerId] = set()
@@ -127,10 +165,10 @@ class Client:
                 if slot is None:
                     with trio.fail_at(end):
                         slot = await self._slot_for(isolation, address, avoid)
-                stream = await self._connect(slot, address, early)
+                result = await use(slot)
                 if choice_of(isolation).keeps_exit:
                     self._sessions.worked(isolation, slot.exit_id)
-                return stream
+                return result
             except DirectoryError:
                 if not avoid:
                     raise
@@ -138,7 +176,7 @@ class Client:
                 await trio.sleep(ASK_AGAIN_SECONDS)
                 continue
             except ExitError as error:
-                if error.reason not in _ELSEWHERE and error.reason is not EndReason.DESTROY:
+                if error.reason not in elsewhere and error.reason is not EndReason.DESTROY:
                     raise
                 failure = error
                 if error.reason is not EndReason.DESTROY:
@@ -158,11 +196,13 @@ class Client:
             raise ExitError(EndReason.TIMEOUT) from failure
         raise failure
 
-    async def _connect(self, slot: Slot, address: Address, early: bytes) -> CircuitStream:
+    async def _connect(
+        self, slot: Slot, address: Address, early: bytes, flags: BeginFlags
+    ) -> CircuitStream:
         """Begin a stream; raise ExitError when it is refused, TooSlowError without an answer."""
         circuit = slot.circuit
         assert isinstance(circuit, Circuit)
-        stream = circuit.open_stream(address)
+        stream = circuit.open_stream(address, flags)
         expiring = self._expiry.watch(stream.reset)
         try:
             if early:
@@ -187,6 +227,76 @@ class Client:
         self.opened += 1
         return stream
 
+    async def open_association(
+        self, address: Address | None, isolation: Hashable
+    ) -> tuple[CircuitAssociation, Callable[[Address], bool]]:
+        """Return an association that reaches `address`, and what tells where else it may go.
+
+        With None its exit is one that sends any datagrams. Waits and raises as ``open_stream``.
+        """
+        target = Datagrams(None if address in self._allow_targets else address)
+        failure: Exception = CircuitError("no circuit reached an exit in time")
+        avoid: set[PeerId] = set()
+        refusals = 0
+        for _ in range(MOST_ATTEMPTS):
+            slot: Slot | None = None
+            with trio.move_on_after(REQUEST_SECONDS / MOST_ATTEMPTS):
+                try:
+                    slot = await self._slot_for(isolation, target, avoid)
+                    association = await self._associate(slot)
+                except DirectoryError as error:
+                    raise (failure if avoid else error) from None
+                except CircuitError as error:
+                    failure = error
+                except ExitError as error:
+                    failure = error
+                    if error.reason is not EndReason.DESTROY:
+                        assert slot is not None
+                        self._not_served(isolation, slot, avoid)
+                        refusals += 1
+                else:
+                    if choice_of(isolation).keeps_exit:
+                        self._sessions.worked(isolation, slot.exit_id)
+                    return association, partial(self._sends_to, slot)
+            self.retried += 1
+            if refusals >= MOST_REFUSALS:
+                break
+        raise failure
+
+    def _sends_to(self, slot: Slot, address: Address) -> bool:
+        """Tell whether the exit of `slot` sends datagrams to `address`."""
+        return address in self._allow_targets or slot.allows(Datagrams(address))
+
+    async def _associate(self, slot: Slot) -> CircuitAssociation:
+        """Begin an association; raise ExitError when it is refused, also for want of an answer."""
+        assert isinstance(slot.circuit, Circuit)
+        association = slot.circuit.open_association()
+        expiring = self._expiry.watch(association.end)
+        try:
+            await association.wait_connected()
+        except BaseException:
+            association.end()
+            raise
+        finally:
+            expiring.is_over = True
+        self.opened += 1
+        return association
+
+    async def _ask(self, slot: Slot, subject: Address) -> Resolved:
+        """Ask the exit of `slot`; raise ExitError when it knows nothing, TooSlowError as above."""
+        circuit = slot.circuit
+        assert isinstance(circuit, Circuit)
+        with trio.fail_after(CONNECT_SECONDS):
+            answer = await circuit.resolve(subject)
+        self.resolved += 1
+        exempt = {target.host for target in self._allow_targets}
+        for ip in (address.ip for address in answer.addresses):
+            if ip is not None and denied_reason(ip) is not None and str(ip) not in exempt:
+                # EXT-14 holds for what a name stands for as well.
+                raise ExitError(EndReason.EXIT_POLICY, "the exit names an internal address")
+        ttl = min(max(answer.ttl, SHORTEST_TTL), LONGEST_TTL)
+        return Resolved(answer.addresses, ttl)
+
     def _not_served(self, isolation: Hashable, slot: Slot, avoid: set[PeerId]) -> None:
         """Note that the slot's exit did not serve a stream; `avoid` it if another one may."""
         if not choice_of(isolation).binds_exit:
@@ -204,7 +314,7 @@ class Client:
         return choice
 
     def _pick(
-        self, isolation: Hashable, address: Address, avoid: Collection[PeerId]
+        self, isolation: Hashable, address: Target | None, avoid: Collection[PeerId]
     ) -> Slot | None:
         """Return a circuit that there is for the stream, or None."""
         now = trio.current_time()
@@ -219,7 +329,7 @@ class Client:
         return slot
 
     async def _slot_for(
-        self, isolation: Hashable, address: Address, avoid: Collection[PeerId]
+        self, isolation: Hashable, address: Target | None, avoid: Collection[PeerId]
     ) -> Slot:
         """Return a circuit for the stream; build one when none fits.
 
@@ -248,7 +358,7 @@ class Client:
 
     async def _build(
         self,
-        target: Address | None,
+        target: Target | None,
         avoid: Collection[PeerId] = (),
         isolation: Hashable | None = None,
     ) -> Slot:
@@ -257,6 +367,7 @@ class Client:
         Its path is one that `isolation` asks for.
         """
         failure: Exception | None = None
+        hop: int | None = None
         attempts = 0
         while attempts < MOST_BUILDS:
             try:
@@ -264,6 +375,7 @@ class Client:
             except (CircuitError, LinkError) as error:
                 self.failed += 1
                 failure = error
+                hop = error.hop if isinstance(error, CircuitError) else 0
                 logger.debug("! circuit", error=str(error))
                 if isinstance(error, LinkError) and error.is_local:
                     await self._pause(OUTAGE_SECONDS)  # the caller's deadline says for how long
@@ -275,10 +387,10 @@ class Client:
             self._pool.add(slot)
             self.is_usable.set()
             return slot
-        raise CircuitError(f"no circuit could be built: {failure}")
+        raise CircuitError(f"no circuit could be built: {failure}", hop=hop)
 
     async def _build_once(
-        self, target: Address | None, avoid: Collection[PeerId], isolation: Hashable | None
+        self, target: Target | None, avoid: Collection[PeerId], isolation: Hashable | None
     ) -> Slot:
         consensus = await self._directory.wait_for_consensus()
         wish = self._wish_from(consensus, isolation)
@@ -300,8 +412,15 @@ class Client:
             if error.hop == len(path) - 1:
                 self._sessions.missed(isolation, path[-1].peer_id)
             raise
-        policy = read_policy(path[-1].policy) or ExitPolicy(())
-        slot = Slot(circuit, path, policy, trio.current_time(), next(self._numbers), hops)
+        slot = Slot(
+            circuit,
+            path,
+            read_policy(path[-1].policy) or _NO_POLICY,
+            trio.current_time(),
+            next(self._numbers),
+            hops,
+            udp_policy=read_policy(path[-1].udp_policy) or _NO_POLICY,
+        )
         circuit.on_closed = lambda _: self._lost(slot)
         return slot
 
@@ -335,7 +454,7 @@ class Client:
     def _choose_path(
         self,
         consensus: Consensus,
-        target: Address | None,
+        target: Target | None,
         avoid: Collection[PeerId],
         wish: Choice,
         hops: int,
@@ -450,6 +569,7 @@ class Client:
             "built": self.built,
             "failed": self.failed,
             "opened": self.opened,
+            "resolved": self.resolved,
             "retried": self.retried,
             "given_up": self._watch.given_up,
             "sessions": len(self._sessions),

@@ -11,6 +11,7 @@ import trio
 
 from warren.addresses import IPAddress
 from warren.network.byte_streams import ByteStream
+from warren.protocol.front import TOO_SLOW, Failure
 from warren.protocol.http_proxy import HttpRequest
 from warren.protocol.socks import SocksRequest
 from warren.roles.listener_rules import PLAIN, ListenerRules
@@ -21,7 +22,8 @@ class Visit:
     """Own one connection of an application, from accept to its end.
 
     ``scope`` holds its deadline, which moves on as the visit does. ``request`` is set while an
-    answer is owed, ``is_attached`` while bytes of a target are on their way to the application.
+    answer is owed, ``is_attached`` while bytes of a target are on their way to the application,
+    and ``lateness`` is what it is told when its time is over.
     """
 
     listener: str
@@ -30,6 +32,7 @@ class Visit:
     buffer: bytearray = field(default_factory=bytearray)
     request: SocksRequest | HttpRequest | None = None
     is_attached: bool = False
+    lateness: Failure = TOO_SLOW
     rules: ListenerRules = PLAIN
 
     @property

@@ -29,6 +29,8 @@ from warren.network.splice import splice
 from warren.network.streams import CircuitStream
 from warren.protocol.circuit import RelayCircuit
 from warren.protocol.messages import Begin, BeginFlags, Connected
+from warren.protocol.resolution import Resolved
+from warren.roles.exit_names import ExitNames
 from warren.roles.relay import PassingCircuit
 
 #: Addresses of one name that are tried (EXT-10).
@@ -108,6 +110,7 @@ class Exit:
         self._network_places = network_places
         self._allow_targets = frozenset(allow_targets)
         self._limits = limits or ExitLimits()
+        self._names = ExitNames(resolver, own.contains, self._allow_targets)
         self._nat64: Sequence[IPv6Network] = ()
         self._connecting: Counter[int] = Counter()
         self._waiting: dict[int, trio.Event] = {}  # circuits with more to connect than may be
@@ -115,7 +118,7 @@ class Exit:
         self._open: dict[CircuitStream, _Open] = {}
         self._targets: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
-        self.connected = 0
+        self.connected = self.resolved = 0
 
     async def serve(self, circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> None:
         """Connect `stream` to what `begin` names and carry its bytes until it is over.
@@ -123,17 +126,10 @@ class Exit:
         Raises ExitError with the reason when it is refused.
         """
         machine = circuit.machine
-        previous = circuit.previous_link.protocol.peer_id
-        if previous is None or not self._is_relay(previous):
-            self._refusals["single hop"] += 1
-            if previous is None:
-                stream.reset(EndReason.EXIT_POLICY)
-            # EXT-8: an exit of one hop would be a plain proxy. A relay that is only too new for
-            # our consensus costs the circuit: a reason would count against every exit.
-            machine.destroy()
+        if not self.admits(circuit, stream.reset):
             return
         try:
-            self._count_begin(machine)
+            self.count_begin(machine)
             connection, ttl = await self._reach(id(machine), stream, begin)
         except ExitError as error:
             self._refusals[error.reason.name.lower()] += 1
@@ -155,6 +151,37 @@ class Exit:
             if not self._targets[host]:
                 del self._targets[host]
 
+    async def resolve(self, circuit: PassingCircuit, subject: Address) -> Resolved:
+        """Answer a RESOLVE for the name or address `subject`; see ``ExitNames.resolve``."""
+        machine = circuit.machine
+        if not self.admits(circuit, _say_nothing):
+            raise ExitError(EndReason.EXIT_POLICY)
+        try:
+            self.count_begin(machine)
+            # Questions have turns of their own, so that no stream waits behind them.
+            answer = await self._names.resolve(subject, ("names", id(machine)), self._nat64)
+        except ExitError as error:
+            self._refusals[error.reason.name.lower()] += 1
+            raise
+        self.resolved += 1
+        return answer
+
+    def admits(self, circuit: PassingCircuit, end: Callable[[EndReason], None]) -> bool:
+        """Tell whether `circuit` may ask for anything; if not it is destroyed.
+
+        `end` tells the origin first, where that is due.
+        """
+        previous = circuit.previous_link.protocol.peer_id
+        if previous is not None and self._is_relay(previous):
+            return True
+        self._refusals["single hop"] += 1
+        if previous is None:
+            end(EndReason.EXIT_POLICY)
+        # EXT-8: an exit of one hop would be a plain proxy. A relay that is only too new for
+        # our consensus costs the circuit: a reason would count against every exit.
+        circuit.machine.destroy()
+        return False
+
     async def watch(self) -> None:
         """Reset streams on which nothing has moved for long (EXT-10); runs for ever."""
         with contextlib.suppress(ExitError):  # without a NAT64 the name does not exist (EXT-5)
@@ -169,7 +196,7 @@ class Exit:
                 elif now - known.since > self._limits.idle_seconds:
                     stream.reset(EndReason.TIMEOUT)
 
-    def _count_begin(self, machine: RelayCircuit) -> None:
+    def count_begin(self, machine: RelayCircuit) -> None:
         """Raise ExitError when a circuit begins more, or faster, than it may (EXT-11)."""
         limits, now = self._limits, trio.current_time()
         bucket = self._buckets.get(machine)
@@ -177,7 +204,7 @@ class Exit:
             bucket = _Bucket(limits.begins_per_second, limits.begin_burst, now)
             self._buckets[machine] = bucket
         streams = machine.streams
-        is_full = streams is not None and len(streams.streams) > limits.streams_per_circuit
+        is_full = streams is not None and streams.count > limits.streams_per_circuit
         if is_full or not bucket.take(now):
             raise ExitError(EndReason.RESOURCE_LIMIT)
 
@@ -187,8 +214,8 @@ class Exit:
         """Resolve, check and connect; return the connection and the name's time to live."""
         await self._wait_turn(circuit, stream)
         try:
-            addresses, ttl = await self._resolve(circuit, begin.address)
-            allowed = self._allowed(addresses, begin)
+            addresses, ttl = await self.look_up(circuit, begin.address, self._policy)
+            allowed = self.allowed(addresses, begin, self._policy)
             _expect_wanted(stream)
             return await self._connect(allowed, begin.address.port), ttl
         finally:
@@ -216,19 +243,27 @@ class Exit:
         if circuit in self._waiting:
             self._waiting.pop(circuit).set()
 
-    async def _resolve(self, circuit: int, address: Address) -> tuple[tuple[IPAddress, ...], int]:
+    async def look_up(
+        self, circuit: int, address: Address, policy: ExitPolicy
+    ) -> tuple[tuple[IPAddress, ...], int]:
+        """Return what `address` stands for, and for how many seconds (0: it is a literal).
+
+        Raises ExitError when it is not to be asked for under `policy`, or has no address.
+        """
         if address.ip is not None:
             return (address.ip,), 0
         reason = forbidden_name(address.host)
         if reason is not None:
             raise ExitError(EndReason.EXIT_POLICY, reason)  # EXT-2
-        if not self._policy.opens(address.port) and not self._allow_targets:
+        if not policy.opens(address.port) and not self._allow_targets:
             raise ExitError(EndReason.EXIT_POLICY)
         answer = await self._resolver.resolve(address.host, circuit)
         return answer.addresses, answer.ttl
 
-    def _allowed(self, addresses: Iterable[IPAddress], begin: Begin) -> list[IPAddress]:
-        """Return the addresses we may connect to, in the order to try them.
+    def allowed(
+        self, addresses: Iterable[IPAddress], begin: Begin, policy: ExitPolicy
+    ) -> list[IPAddress]:
+        """Return the addresses that `policy` and all else allow, in the order to try them.
 
         Raises ExitError with the reason of the last refusal when there is none.
         """
@@ -243,7 +278,7 @@ class Exit:
                 # EXT-9: back into the network. PROTOCOL is not retried elsewhere.
                 raise ExitError(EndReason.PROTOCOL, "the target is a relay of this network")
             reason = check_target(
-                ip, port, self._policy, self._own.contains, self._allow_targets, self._nat64
+                ip, port, policy, self._own.contains, self._allow_targets, self._nat64
             )
             if reason is None:
                 allowed.append(ip)
@@ -313,11 +348,16 @@ class Exit:
         """Return counters; no target is named."""
         return {
             "connected": self.connected,
+            "resolved": self.resolved,
             "open": self._targets.total(),
             "connecting": self._connecting.total(),
             "refused": dict(self._refusals),
             "names": asdict(self._resolver.statistics()),
         }
+
+
+def _say_nothing(reason: EndReason) -> None:
+    """Leave an origin without a reason: a question has no end of its own."""
 
 
 def _expect_wanted(stream: CircuitStream) -> None:

@@ -14,12 +14,14 @@ from warren.network.streams import CircuitStream
 from warren.protocol import front
 from warren.protocol.front import Failure
 from warren.protocol.http_proxy import HttpRequest
-from warren.protocol.http_relay import HttpRelay
+from warren.protocol.http_relay import BadMessage, HttpRelay
 from warren.roles.doorstep import Visit
 
 OpenStream = Callable[[bytes], Awaitable[CircuitStream | Failure]]
 
 _CHUNK = 64 * 1024
+#: What is wrong with an answer, by h11's hint.
+_BAD_ANSWERS = {431: front.LONG_HEAD, 501: front.UNKNOWN_CODING}
 
 
 async def carry(
@@ -38,6 +40,7 @@ async def carry(
     target = await open_stream(start)
     if isinstance(target, Failure):
         return target
+    visit.lateness = front.NO_RESPONSE
     carrier = _Carrier(visit, relay, target, idle_seconds)
     try:
         await carrier.run()
@@ -88,8 +91,10 @@ class _Carrier:
                 self._visit.is_attached = self._relay.has_answered
                 await self._visit.stream.send_all(output)
             self._visit.is_attached = False
-        except ProtocolError:
-            self._fail(front.BAD_RESPONSE if data else front.CUT_RESPONSE)
+        except ProtocolError as error:
+            hint = error.hint if isinstance(error, BadMessage) else 0
+            bad = _BAD_ANSWERS.get(hint, front.BAD_RESPONSE)
+            self._fail(bad if data else front.CUT_RESPONSE)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._fail(front.BY_REASON[self._target.reason or EndReason.MISC])
         except LinkError:  # the application is gone

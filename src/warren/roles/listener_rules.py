@@ -46,6 +46,11 @@ class ListenerRules:
     isolate: tuple[str, ...] = ("client_address",)
     safe_socks: bool = False
 
+    @property
+    def keeps_targets_apart(self) -> bool:
+        """Tell whether streams to different targets never share a circuit."""
+        return not {"destination_host", "destination_port"}.isdisjoint(self.isolate)
+
     def isolation_of(self, listener: str, stream: ByteStream, request: Request) -> Isolation:
         """Return the isolation of `request`, which came to `listener` over `stream`."""
         apart = tuple([KEPT_APART[name](stream, request) for name in self.isolate])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from warren.addresses import Address
+from warren.directory.exit_index import Datagrams, Target, fits
 from warren.directory.exit_policy import ExitPolicy
 from warren.directory.relays import RelayEntry
 from warren.identity import PeerId
@@ -22,6 +22,9 @@ DIRTY_SECONDS = 600.0
 #: Seconds a circuit without streams is kept: one nobody used, and one somebody did.
 SPARE_SECONDS = 1800.0
 IDLE_SECONDS = 300.0
+
+
+_NO_POLICY = ExitPolicy(())
 
 
 class Carrier(Protocol):
@@ -53,17 +56,18 @@ class Slot:
     isolation: Hashable | None = None
     first_used: float | None = None
     last_used: float = 0.0
+    udp_policy: ExitPolicy = _NO_POLICY
 
     @property
     def exit_id(self) -> PeerId:
         """Return the id of the last hop."""
         return self.path[-1].peer_id
 
-    def allows(self, address: Address) -> bool:
-        """Tell whether the exit's policy lets `address` through, or may, for a name."""
-        if address.ip is None:
-            return self.policy.might_allow(address.port)
-        return self.policy.allows(address.ip, address.port)
+    def allows(self, target: Target) -> bool:
+        """Tell whether the exit's policy lets `target` through, or may, for a name."""
+        if isinstance(target, Datagrams):
+            return fits(self.udp_policy, target.address)
+        return fits(self.policy, target)
 
     def serves(self, choice: Choice) -> bool:
         """Tell whether the path is one that `choice` asks for."""
@@ -102,7 +106,7 @@ class Pool:
     `exempt` tells of a target that no policy is asked about (EXT-16).
     """
 
-    exempt: Callable[[Address], bool]
+    exempt: Callable[[Target], bool]
     _slots: list[Slot] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Slot]:
@@ -123,14 +127,15 @@ class Pool:
     def pick(
         self,
         isolation: Hashable,
-        address: Address,
+        target: Target | None,
         now: float,
         avoid: Collection[PeerId] = (),
         choice: Choice | None = None,
     ) -> Slot | None:
         """Return the circuit for a stream: its isolation's own first, then a spare, or None.
 
-        The slot counts as used by `isolation` from then on. Without a `choice` any path will do.
+        The slot counts as used by `isolation` from then on. Without a `choice` any path will do;
+        without an `address` any exit that is one: the question is for itself.
         """
         spare = None
         for slot in self._slots:
@@ -138,7 +143,7 @@ class Pool:
                 continue
             if slot.exit_id in avoid or not slot.takes_streams(now):
                 continue
-            if not (slot.allows(address) or self.exempt(address)):
+            if not (target is None or slot.allows(target) or self.exempt(target)):
                 continue
             if choice is not None and not slot.serves(choice):
                 continue

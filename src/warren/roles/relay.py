@@ -11,17 +11,19 @@ import structlog
 import trio
 
 from warren.addresses import Address
-from warren.errors import EndReason, ExitError, LinkError, ProtocolError
+from warren.errors import EndReason, ExitError, LinkError, NotFound, ProtocolError
 from warren.identity import Hop, PeerId
+from warren.network.associations import CircuitAssociation
 from warren.network.expiry import Expiry
 from warren.network.link import Link, LinkSettings
 from warren.network.links import Links
 from warren.network.streams import CircuitStream
 from warren.network.turn import Turn
-from warren.protocol.circuit import Closed, ExtendRequested, RelayCircuit
+from warren.protocol.circuit import Closed, ExtendRequested, NameAsked, RelayCircuit
 from warren.protocol.handshake import answer_circuit
 from warren.protocol.link import CreateRequested, Leg
-from warren.protocol.messages import Begin, Connected, Extend, ExtendStatus
+from warren.protocol.messages import Begin, BeginFlags, Connected, Extend, ExtendStatus
+from warren.protocol.resolution import NOT_FOUND_TTL, Question, Resolved
 
 logger = structlog.get_logger()
 
@@ -35,11 +37,25 @@ _HERE = Connected(Address("0.0.0.0", 0))
 FindHops = Callable[[PeerId], Iterable[Hop]]
 ServeDirectory = Callable[[CircuitStream], Awaitable[None]]
 ServeExit = Callable[["PassingCircuit", CircuitStream, Begin], Awaitable[None]]
+ServeDatagrams = Callable[["PassingCircuit", CircuitAssociation, BeginFlags], Awaitable[None]]
+ServeNames = Callable[["PassingCircuit", Address], Awaitable[Resolved]]
 
 
 async def refuse_streams(circuit: "PassingCircuit", stream: CircuitStream, begin: Begin) -> None:
     """Refuse every stream: what a relay does that is no exit."""
     stream.reset(EndReason.EXIT_POLICY)
+
+
+async def refuse_datagrams(
+    circuit: "PassingCircuit", association: CircuitAssociation, flags: BeginFlags
+) -> None:
+    """Refuse every association: what a relay does that sends no datagrams for others."""
+    association.end(EndReason.EXIT_POLICY)
+
+
+async def refuse_names(circuit: "PassingCircuit", subject: Address) -> Resolved:
+    """Resolve nothing: what a relay does that is no exit."""
+    raise ExitError(EndReason.EXIT_POLICY)
 
 
 class PassingCircuit:
@@ -62,6 +78,8 @@ class PassingCircuit:
             event = machine.events.popleft()
             if isinstance(event, ExtendRequested):
                 self._relay.extend(self, event.extend)
+            elif isinstance(event, NameAsked):
+                self._relay.start(self._relay.serve_question, self, event.question)
             elif isinstance(event, Closed):
                 self._relay.forget(self)
         streams = machine.streams
@@ -70,6 +88,11 @@ class PassingCircuit:
             for protocol, begin in opened:
                 stream = CircuitStream(protocol, self.previous_link.turn)
                 self._relay.start(self._relay.serve_stream, self, stream, begin)
+        if streams is not None and streams.associated:
+            associated, streams.associated = streams.associated, []
+            for each, flags in associated:
+                association = CircuitAssociation(each, self.previous_link.turn)
+                self._relay.start(self._relay.serve_association, self, association, flags)
 
 
 class _Extension:
@@ -126,6 +149,8 @@ class Relay:
         find_hops: FindHops,
         serve_directory: ServeDirectory,
         serve_exit: ServeExit = refuse_streams,
+        serve_datagrams: ServeDatagrams = refuse_datagrams,
+        serve_names: ServeNames = refuse_names,
     ) -> None:
         assert settings.relay is not None
         self.turn = turn
@@ -134,6 +159,8 @@ class Relay:
         self._find_hops = find_hops
         self._serve_directory = serve_directory
         self._serve_exit = serve_exit
+        self._serve_datagrams = serve_datagrams
+        self._serve_names = serve_names
         self._circuits: set[PassingCircuit] = set()
         self.expiry = Expiry(turn.nursery, EXTEND_SECONDS)
         self._cells_forward = self._cells_backward = 0
@@ -264,6 +291,46 @@ class Relay:
         except BaseException:
             stream.reset(EndReason.INTERNAL)
             raise
+
+    async def serve_association(
+        self, circuit: PassingCircuit, association: CircuitAssociation, flags: BeginFlags
+    ) -> None:
+        """Serve an association that ends here, until it is over; never on one hop (EXT-8)."""
+        if circuit.machine.depth == 0:
+            association.end(EndReason.EXIT_POLICY)
+            circuit.machine.destroy()
+            return
+        try:
+            await self._serve_datagrams(circuit, association, flags)
+        except ExitError as error:
+            association.end(error.reason)
+        except BaseException:
+            association.end(EndReason.INTERNAL)
+            raise
+
+    async def serve_question(self, circuit: PassingCircuit, question: Question) -> None:
+        """Answer a question that ends here; on a circuit of one hop there is no answer (EXT-8).
+
+        Nothing is looked up any more for a circuit that is gone.
+        """
+        machine = circuit.machine
+        if machine.depth == 0:
+            machine.destroy()
+            return
+        if question.outcome is not None:
+            return
+        outcome: Resolved | EndReason = EndReason.INTERNAL
+        try:
+            with trio.CancelScope() as scope:
+                question.on_answer = scope.cancel
+                outcome = await self._serve_names(circuit, question.subject)
+        except NotFound:
+            outcome = Resolved((), NOT_FOUND_TTL)
+        except ExitError as error:
+            outcome = error.reason
+        finally:
+            if machine.streams is not None:
+                machine.streams.questions.answer(question, outcome)
 
     @staticmethod
     def _connect_directory(circuit: PassingCircuit, stream: CircuitStream) -> None:

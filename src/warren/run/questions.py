@@ -53,7 +53,7 @@ class Questions(DnsServer):
                 stream = maker.listen(address, may_be_left=True)
                 stream.setblocking(False)
                 listener = trio.SocketListener(trio.socket.from_stdlib_socket(stream))
-                nursery.start_soon(trio.serve_listeners, self._serve_tcp, [listener])
+                nursery.start_soon(trio.serve_listeners, self.serve_connection, [listener])
             task_status.started()
 
     async def _serve_datagrams(self, made: socket.socket) -> None:

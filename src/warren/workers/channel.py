@@ -64,8 +64,9 @@ class NewConsensus(Message, frozen=True):
 class Assignment(Message, frozen=True):
     """Begin: this is the relay you are, and your share of its limits.
 
-    Addresses are in their text form; ``policy``, ``resolvers`` and ``allow_targets`` are those of
-    ``ExitConfig``. The windows of circuits may grow by ``cells`` in all.
+    Addresses are in their text form; ``policy``, ``udp_policy``, ``resolvers`` and
+    ``allow_targets`` are those of ``ExitConfig``. The windows of circuits may grow by ``cells``
+    in all.
     """
 
     network: str
@@ -73,6 +74,7 @@ class Assignment(Message, frozen=True):
     cells: int
     limits: RelayLimits
     policy: str | tuple[str, ...]
+    udp_policy: str | tuple[str, ...] | None
     resolvers: tuple[str, ...]
     allow_targets: tuple[str, ...]
     seed: bytes

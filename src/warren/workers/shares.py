@@ -32,6 +32,7 @@ def make_assignment(
         cells=divide(cells, wanted.workers),
         limits=divide_limits(wanted.limits, wanted.workers),
         policy=config.exit.policy,
+        udp_policy=config.exit.udp_policy,
         resolvers=tuple(map(str, config.exit.resolvers)),
         allow_targets=tuple(map(str, config.exit.allow_targets)),
         seed=keys.identity.seed,
@@ -54,6 +55,7 @@ def divide_limits(limits: RelayLimits, workers: int) -> RelayLimits:
     """
     pending = divide(limits.pending_connects, workers)
     lookups = divide(limits.lookups, workers)
+    associations = divide(limits.associations, workers)
     return msgspec.structs.replace(
         limits,
         pending_connects=pending,
@@ -61,6 +63,8 @@ def divide_limits(limits: RelayLimits, workers: int) -> RelayLimits:
         lookups=lookups,
         lookups_per_circuit=min(limits.lookups_per_circuit, lookups),
         streams_per_address=divide(limits.streams_per_address, workers),
+        associations=associations,
+        associations_per_circuit=min(limits.associations_per_circuit, associations),
     )
 
 

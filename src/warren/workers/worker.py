@@ -129,6 +129,7 @@ def _learn(archive: Archive, document: bytes) -> None:
 def _exits_of(assignment: Assignment) -> ExitConfig:
     return ExitConfig(
         policy=assignment.policy,
+        udp_policy=assignment.udp_policy,
         resolvers=tuple(map(Address.parse, assignment.resolvers)),
         allow_targets=tuple(map(Address.parse, assignment.allow_targets)),
     )

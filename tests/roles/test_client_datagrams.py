@@ -1,0 +1,220 @@
+"""The client's associations: which exit they are had from, and what happens when it will not."""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from random import Random
+from typing import cast
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.support.imagined import consensus
+from tests.support.small_network import Origin, RelayPeer, SmallNetwork, small_network
+from warren.addresses import Address
+from warren.directory.consensus import Consensus
+from warren.directory.relays import Flag, RelayEntry
+from warren.errors import DirectoryError, EndReason, ExitError
+from warren.identity import PeerId
+from warren.network.associations import CircuitAssociation
+from warren.protocol.messages import BeginFlags
+from warren.roles.client import CONNECT_SECONDS, Client
+from warren.roles.guard_keeper import GuardKeeper
+from warren.roles.mirror import Directory
+from warren.roles.relay import PassingCircuit
+
+SITE, VOICE = Address("site.example", 443), Address("stun.example", 3478)
+EXEMPT = Address("127.0.0.1", 5300)
+
+
+@dataclass
+class FarEnd:
+    """Be what an exit does with associations, and count them."""
+
+    refusal: EndReason | None = None
+    is_silent: bool = False
+    asked: int = 0
+
+    async def serve(
+        self, circuit: PassingCircuit, association: CircuitAssociation, flags: BeginFlags
+    ) -> None:
+        self.asked += 1
+        if self.refusal is not None:
+            raise ExitError(self.refusal)
+        if not self.is_silent:
+            assert circuit.machine.streams is not None
+            circuit.machine.streams.associate_here(association.protocol)
+            association.turn.run()
+        await association.wait_ended()
+
+
+@dataclass
+class KnownGuards:
+    """Be guards that are what they are."""
+
+    guards: list[PeerId]
+
+    def candidates(self, _: Consensus) -> list[PeerId]:
+        return self.guards
+
+    def contacted(self, _: PeerId) -> None:
+        return
+
+    failed = succeeded = contacted
+
+
+@dataclass
+class KnownDirectory:
+    """Be a directory that has its consensus."""
+
+    consensus: Consensus
+
+    async def wait_for_consensus(self) -> Consensus:
+        return self.consensus
+
+
+@dataclass
+class Scene:
+    """Hold a client and its exits, by the policies they have for datagrams."""
+
+    net: SmallNetwork
+    origin: Origin
+    client: Client
+    ends: dict[str, FarEnd] = field(default_factory=dict)
+
+    async def associate(self, address: Address | None, isolation: str = "me") -> CircuitAssociation:
+        association, _ = await self.client.open_association(address, isolation)
+        return association
+
+    @property
+    def asked(self) -> dict[str, int]:
+        return {policy: end.asked for policy, end in self.ends.items() if end.asked}
+
+
+@asynccontextmanager
+async def client_scene(*policies: str) -> AsyncIterator[Scene]:
+    """Run a guard, a middle and an exit for each of `policies`; an empty one sends none."""
+    async with small_network(relays=2) as net:
+        ends = {f"{policy}#{n}": FarEnd() for n, policy in enumerate(policies)}
+        entries = [_entry(peer) for peer in net.relays]
+        for name, end in ends.items():
+            peer = await net.add_relay(serve_datagrams=end.serve)
+            rule = name.partition("#")[0]
+            entries.append(_entry(peer, udp_policy=(rule,) if rule else ()))
+        origin = await net.add_origin()
+        client = Client(
+            origin.links,
+            cast(Directory, KnownDirectory(consensus(entries, subnet_v4_prefix=24))),
+            cast(GuardKeeper, KnownGuards([net.relays[0].peer_id])),
+            allow_targets=(EXEMPT,),
+            rng=Random(1),
+        )
+        yield Scene(net, origin, client, ends)
+        client.close()
+
+
+def _entry(peer: RelayPeer, udp_policy: Iterable[str] | None = None) -> RelayEntry:
+    flags = {Flag.RUNNING, Flag.GUARD} if udp_policy is None else {Flag.RUNNING, Flag.EXIT}
+    return RelayEntry(
+        peer.hop,
+        frozenset(flags),
+        weight=100,
+        policy=() if udp_policy is None else ("accept *:*",),
+        udp_policy=tuple(udp_policy or ()),
+    )
+
+
+WEB, CALLS = "accept *:443", "accept *:443,3478"
+
+
+async def test_the_exit_is_one_that_sends_there(autojump_clock: MockClock) -> None:
+    async with client_scene("", WEB, CALLS) as scene:
+        for _ in range(3):
+            await scene.associate(VOICE)
+
+        assert scene.asked == {f"{CALLS}#2": 3}
+
+
+async def test_associations_of_one_isolation_share_a_circuit(autojump_clock: MockClock) -> None:
+    async with client_scene(CALLS) as scene:
+        for address in (None, SITE, VOICE):
+            await scene.associate(address)
+        await scene.associate(SITE, "you")
+
+        assert scene.client.built == 2
+
+
+async def test_what_else_an_exit_sends_to_is_told(autojump_clock: MockClock) -> None:
+    async with client_scene(WEB) as scene:
+        _, fits = await scene.client.open_association(None, "me")
+
+        assert [fits(address) for address in (SITE, VOICE, EXEMPT)] == [True, False, True]
+
+
+async def test_an_exempt_target_needs_an_exit_that_sends_anything(
+    autojump_clock: MockClock,
+) -> None:
+    """EXT-16."""
+    async with client_scene("", WEB) as scene:
+        await scene.associate(EXEMPT)
+
+        assert scene.asked == {f"{WEB}#1": 1}
+
+
+@pytest.mark.parametrize("address", [SITE, None])
+async def test_without_an_exit_that_sends_there_nothing_is_built(
+    address: Address | None, autojump_clock: MockClock
+) -> None:
+    async with client_scene("", "") as scene:
+        with pytest.raises(DirectoryError, match="no exit allows datagrams"):
+            await scene.associate(address)
+
+        assert scene.client.built == 0
+
+
+async def test_an_exit_that_refuses_is_followed_by_another(autojump_clock: MockClock) -> None:
+    async with client_scene(WEB, WEB) as scene:
+        for end in scene.ends.values():
+            end.refusal = EndReason.RESOURCE_LIMIT
+
+        with pytest.raises(ExitError) as caught:
+            await scene.associate(SITE)
+        both = dict(scene.asked)
+        scene.ends[f"{WEB}#1"].refusal = None
+        await scene.associate(SITE)
+
+        assert caught.value.reason is EndReason.RESOURCE_LIMIT
+        assert both == {f"{WEB}#0": 1, f"{WEB}#1": 1}
+
+
+async def test_an_exit_that_says_nothing_is_followed_by_another(autojump_clock: MockClock) -> None:
+    async with client_scene(WEB, WEB) as scene:
+        for end in scene.ends.values():
+            end.is_silent = True
+        before = trio.current_time()
+
+        with pytest.raises(ExitError):
+            await scene.associate(SITE)
+
+        assert list(scene.asked.values()) == [1, 1]
+        assert trio.current_time() - before == pytest.approx(2 * CONNECT_SECONDS, abs=1)
+
+
+async def test_with_its_circuit_an_association_is_over_and_the_next_is_had_anew(
+    autojump_clock: MockClock,
+) -> None:
+    async with client_scene("", WEB) as scene:
+        first = await scene.associate(SITE)
+        middle = next(
+            peer
+            for peer in scene.net.relays[1:-1]
+            if str(peer.peer_id) in str(scene.client.statistics()["circuits"])
+        )
+
+        middle.crash()
+        await first.wait_ended()
+        second = await scene.associate(SITE)
+
+        assert first.reason is EndReason.DESTROY
+        assert not second.is_ended
