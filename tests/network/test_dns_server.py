@@ -83,7 +83,7 @@ def test_an_address_has_the_names_that_have_it(ip: ipaddress.IPv4Address, names:
     response = ask(ip.reverse_pointer, "PTR")
 
     found = [record.to_text() for record in response.answer[0]]
-    assert found == ["site.example.", "four.example."][:names]
+    assert sorted(found) == sorted(["site.example.", "four.example."][:names])
 
 
 @pytest.mark.parametrize("name", ["1.2.3.4.in-addr.arpa", "5.in-addr.arpa", "site.example"])

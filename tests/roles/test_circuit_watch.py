@@ -80,20 +80,6 @@ async def test_the_next_circuit_avoids_who_may_have_been_silent(
     assert not {hop.peer_id for hop in circuit.hops[1:]} & {hop.peer_id for hop in after.hops}
 
 
-async def test_a_question_does_not_move_to_the_next_circuit(
-    network: ClientNetwork, autojump_clock: MockClock
-) -> None:
-    stream, circuit = await open_stream(network, network.net.echo())
-    silence(network, circuit)
-    await stream.send_all(b"hello")
-    await stream.receive_some()
-
-    await trio.sleep(30)
-
-    counts = [slot.circuit.stream_count for slot in network.client._pool]
-    assert sum(counts) == 1
-
-
 async def test_a_target_that_thinks_for_an_hour_is_waited_for(
     network: ClientNetwork, autojump_clock: MockClock
 ) -> None:

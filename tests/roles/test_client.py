@@ -198,11 +198,11 @@ async def test_a_blackholed_middle_costs_less_than_half_a_minute(
 
     network.net.memory.stall(network.relay(slot.path[1].peer_id).host)
     await stream.send_all(b"hello")
-    with pytest.raises(trio.BrokenResourceError):
-        await stream.receive_some()
+    answer = await stream.receive_some()  # over another circuit
     declared_dead = trio.current_time() - start
     await get(network, 8)
 
+    assert answer == b"hello"
     assert declared_dead <= 25
     assert trio.current_time() - start <= 30
 

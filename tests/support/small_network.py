@@ -283,7 +283,7 @@ class OpenExit:
             connection = await self._network.dial(begin.address)
         except LinkError as error:
             raise ExitError(EndReason.CONNECT_REFUSED) from error
-        if circuit.machine.is_closed or stream.is_ended:
+        if stream.is_ended:  # its circuit may be another one by now
             connection.close()
             return
         connect(circuit, stream, begin.address)

@@ -136,14 +136,14 @@ class Circuit:
         machine = self.machine
         if machine.is_closed or self._is_closing:
             return
-        if self.stream_count:
+        if self._has_ends_to_come:
             streams = machine.streams
             for stream in tuple(streams.streams.values()):
                 stream.end(EndReason.MISC)
             for association in tuple(streams.associations.values()):
                 association.end(EndReason.MISC)
             self.turn.run()
-        if self.stream_count and len(self.hops) > 1:
+        if self._has_ends_to_come and len(self.hops) > 1:
             # A DESTROY overtakes what waits on its way, and an exit that has not heard of the end
             # of a stream would hold it.
             self._is_closing = True
@@ -151,11 +151,19 @@ class Circuit:
         else:
             self._destroy()
 
+    @property
+    def _has_ends_to_come(self) -> bool:
+        """Tell whether a stream or association has not come to both its ENDs."""
+        if not self.machine.hops:
+            return False
+        streams = self.machine.streams
+        return bool(streams.streams or streams.associations)
+
     async def _destroy_soon(self) -> None:
         try:
             with trio.move_on_after(CLOSING_SECONDS):
                 # Nobody is told when the last stream is gone, and nobody is in a hurry here.
-                while self.stream_count and not self.machine.is_closed:  # noqa: ASYNC110
+                while self._has_ends_to_come and not self.machine.is_closed:  # noqa: ASYNC110
                     await trio.sleep(_GLANCE_SECONDS)
         finally:
             self._destroy()

@@ -49,11 +49,6 @@ class _Watched:
             self._ask(now)
         return True
 
-    def leave(self) -> None:
-        """Take a question back: streams outlive their circuit, and nobody waits for this one."""
-        if self._question is not None and not self._question.is_ended:
-            self._question.reset()
-
     def _ask(self, now: float) -> None:
         circuit = self.circuit
         if not circuit.stream_count or circuit.cells_moved == self._answered:
@@ -107,5 +102,3 @@ class CircuitWatch:
                 self.given_up += 1
                 logger.debug("x circuit", circuit=repr(circuit), error="its far end is silent")
                 self._give_up(circuit)
-        for circuit in before.keys() - self._watched.keys():
-            before[circuit].leave()

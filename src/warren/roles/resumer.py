@@ -245,6 +245,10 @@ class Resumer:
         """Yield the guards to try: the one there was, as long as it answers, comes first."""
         candidates = self._guards.candidates(consensus)
         kept = slot.path[0].peer_id
+        assert isinstance(slot.circuit, Circuit)
+        if slot.circuit.link.fell_silent:  # to dial it would take as long as all else together
+            yield from candidates
+            return
         if kept in candidates:
             yield kept
         yield from (guard for guard in candidates if guard != kept)
