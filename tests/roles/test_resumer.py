@@ -198,6 +198,25 @@ async def test_an_exit_that_has_forgotten_means_a_reset(
             await receive(application)
 
 
+async def test_an_exit_that_heard_of_the_middle_late_holds_its_streams_all_the_same(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with client_scene(tmp_path) as scene:
+        knows = False
+        for peer in scene.net.relays:
+            peer.relay._is_relay = lambda _: knows
+        for slot in tuple(scene.client._pool):
+            slot.circuit.close()  # type: ignore[attr-defined]
+        await trio.sleep(10)
+        knows = True
+        application = await scene.browse(scene.net.echo())
+
+        scene.cut(scene.path[1])
+        await application.send_all(b"still there?")
+
+        assert await receive(application, 12) == b"still there?"
+
+
 async def test_after_sixty_seconds_both_ends_are_reset(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

@@ -111,6 +111,10 @@ def _nothing() -> None:
     return
 
 
+def _always() -> bool:
+    return True
+
+
 class CircuitEnd:
     """Be an end of a circuit: layers and streams behind one leg, sealing only what leaves now."""
 
@@ -375,6 +379,7 @@ class RelayCircuit(_Circuit):
         self.cells_forward = 0
         self._cells_passed_back = 0
         self.holdings: Holdings | None = None  # of an exit: what outlives this circuit
+        self.may_hold: Callable[[], bool] = _always  # asked late: who is before us may be new
         self._ticket: Ticket | None = None
         self._parts: Parts | None = None
         self._has_resumed = False
@@ -481,7 +486,8 @@ class RelayCircuit(_Circuit):
         for number, stream, data in others:
             expect(number == Message.RESUME, f"message {number} to the last hop")
             self._receive_resume(end, stream, data)
-        if end.streams.opened and self.holdings is not None and self._ticket is None:
+        is_first = bool(end.streams.opened) and self._ticket is None
+        if is_first and self.holdings is not None and self.may_hold():
             self.holdings.register(self)
         if end.streams.opened or end.streams.associated:
             self.wake()
@@ -509,7 +515,7 @@ class RelayCircuit(_Circuit):
     def _receive_resume(self, end: CircuitEnd, stream: int, data: memoryview) -> None:
         """Take a part of a RESUME; with the last one the streams it claims go on here."""
         holdings = self.holdings
-        if holdings is None or self.secrets is None:
+        if holdings is None or self.secrets is None or not self.may_hold():
             refuse("a RESUME to a relay that is no exit, or without a relay in between")
         if self._has_resumed or end.streams.first_unused != 1:
             refuse("a RESUME on a circuit that is not fresh")

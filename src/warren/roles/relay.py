@@ -6,6 +6,7 @@ goes to the exit, if this relay is one, or to the directory mirror.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 import structlog
 import trio
@@ -223,8 +224,9 @@ class Relay:
         previous = link.protocol.peer_id
         barred = [self._keys.identity.peer_id, *([previous] if previous is not None else [])]
         machine = RelayCircuit(request.leg, request.depth, secrets, barred=barred)
-        if request.depth and previous is not None and self._is_relay(previous):
+        if request.depth and previous is not None:
             machine.holdings = self._holdings
+            machine.may_hold = partial(self._is_relay, previous)
         self._circuits.add(PassingCircuit(self, link, machine))
 
     def forget(self, circuit: PassingCircuit) -> None:
