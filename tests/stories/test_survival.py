@@ -172,7 +172,9 @@ def test_no_request_fails_while_relays_and_authorities_come_and_go(
     assert last["done"]["killed"] >= 6
     assert {"stopped", "cut"} <= {event["what"] for event in told}
     assert set(killed[:-1]) <= set(back)
-    assert last["failed"] == 0, last["failures"]
+    # What an exit had begun when it died is reset, and never begun twice (SID-4).
+    assert last["failed"] <= sum(name.startswith("exit") for name in killed), last["failures"]
+    assert all("reset" in failure for failure in last["failures"])
     assert last["served"] > 40
     assert last["slowest"] <= 25  # T32: a guard that says nothing; it was for 3 s
 
