@@ -4,6 +4,7 @@ import pytest
 from trio.testing import MockClock
 
 from tests.support.memory_network import Line, MemoryNetwork, connected_pair
+from warren.network.byte_streams import NOTSENT_BYTES
 from warren.network.send_queue import LEAST_QUEUE, MOST_QUEUE, QUEUE_SECONDS, SendQueue
 
 
@@ -23,16 +24,18 @@ class PacedSocket:
 
 
 def fill(queue: SendQueue, sock: PacedSocket, begin: float, seconds: float) -> float:
-    """Keep the socket full for `seconds`; return the time then."""
+    """Send whenever the socket says that it takes something; return the time at the end."""
     now = begin
     while now < begin + seconds:
-        size = int(queue.size - sock.waiting)
-        if size > 0:
-            sock.waiting += size
-            queue.sent(size)
+        sock.waiting += queue.size
+        queue.sent(queue.size)
         queue.blocked(now)
-        now += 0.001
-        sock.waiting = max(0.0, sock.waiting - sock.rate * 0.001)
+        least = sock.asked[-1] if sock.asked else NOTSENT_BYTES
+        while True:
+            now += 0.0001
+            sock.waiting = max(0.0, sock.waiting - sock.rate * 0.0001)
+            if sock.waiting < least:
+                break
         queue.writable(now)
     return now
 
@@ -68,6 +71,24 @@ def test_a_line_that_becomes_fast_is_given_more_again() -> None:
 
     assert queue.size == MOST_QUEUE
     assert sock.asked[-1] == 128 * 1024
+
+
+def test_a_fast_line_is_given_more_though_it_is_never_full_for_long() -> None:
+    sock = PacedSocket(1e5)
+    queue = SendQueue(sock)
+    now = fill(queue, sock, 0.0, 1.0)
+    narrow = queue.size
+
+    for _ in range(10):  # a little to send now and then, gone at once
+        queue.sent(queue.size)
+        queue.blocked(now)
+        now += 0.0001
+        queue.writable(now)
+        queue.has_idled()
+        now += 0.01
+
+    assert narrow == LEAST_QUEUE
+    assert queue.size == MOST_QUEUE
 
 
 def test_a_pause_for_want_of_data_is_no_measure_of_the_line() -> None:

@@ -35,6 +35,7 @@ class SendQueue:
         self.size = MOST_QUEUE
         self._stream = stream
         self._since = -1.0  # negative: nothing is measured
+        self._blocked_at = 0.0
         self._bytes = 0
         self._set = NOTSENT_BYTES
 
@@ -48,19 +49,28 @@ class SendQueue:
 
     def blocked(self, now: float) -> None:
         """Note that there is more to send than the socket should take."""
+        self._blocked_at = now
         if self._since < 0:
             self._begin(now, self._stream.unsent())
 
     def writable(self, now: float) -> None:
-        """Note that the socket takes more; measure, when enough time has passed."""
+        """Note that the socket takes more; measure, when enough time has passed.
+
+        A line that takes all in far less time is given more at once: on a fast one there may never
+        be something to send for long enough to be measured, just because so little is sent at once.
+        """
+        if now - self._blocked_at < QUEUE_SECONDS / 4:
+            self._set_size(2 * self.size)
         elapsed = now - self._since
         if self._since < 0 or elapsed < QUEUE_SECONDS:
             return
         unsent = self._stream.unsent()
         taken = self._bytes - unsent  # what was unsent at the beginning is counted in
         self._begin(now, unsent)
-        wanted = int(taken / elapsed * QUEUE_SECONDS)
-        self.size = min(max(wanted, LEAST_QUEUE), MOST_QUEUE)
+        self._set_size(int(taken / elapsed * QUEUE_SECONDS))
+
+    def _set_size(self, size: int) -> None:
+        self.size = min(max(size, LEAST_QUEUE), MOST_QUEUE)
         most = min(self.size, NOTSENT_BYTES)
         if not self._set / 2 <= most <= 2 * self._set:
             self._set = most

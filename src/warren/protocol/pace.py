@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 #: The queue, in seconds, that a stream may build when it has company; a quarter of the least round
 #: trip where that is more.
-QUEUE_SECONDS = 0.0003
+QUEUE_SECONDS = 0.0002
 #: How long a stream that sent a little counts as company.
 COMPANY_SECONDS = 1.0
 #: Bytes in a second from which on a stream is no company but one of those that wait for it.
