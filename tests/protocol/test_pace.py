@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.protocol.test_stream import REACHED
+from warren.errors import EndReason
 from warren.protocol.pace import COMPANY_SECONDS, QUEUE_SECONDS, Pace
 from warren.protocol.stream import FIRST_WINDOW, LEAST_WINDOW, MOST_WINDOW, StreamProtocol
 
@@ -133,6 +134,34 @@ def test_little_at_a_time_is_company_and_little_of_much_is_not() -> None:
         typed.receive_data(memoryview(bytes(10)))
         typed.note_little()
     assert pace.has_company(2)
+
+
+def test_one_answer_however_late_is_no_talk() -> None:
+    now = 0.0
+    pace = Pace(lambda: now)
+    stream = StreamProtocol(1, pace, is_origin=False)
+
+    now = 5.0
+    stream.receive_data(memoryview(b"an answer"))
+    stream.note_little()
+
+    assert not pace.has_company(2)
+
+
+def test_a_stream_that_is_over_is_no_company_any_more() -> None:
+    now = 0.0
+    pace = Pace(lambda: now)
+    stream = StreamProtocol(1, pace, is_origin=False)
+    for _ in range(2):
+        now += 1
+        stream.receive_data(memoryview(b"key"))
+        stream.note_little()
+    before = pace.has_company(2)
+
+    stream.lose(EndReason.DESTROY)
+
+    assert before
+    assert not pace.has_company(2)
 
 
 @pytest.mark.parametrize("round_trip", [0.0, 1e-9, 1e-3])

@@ -18,7 +18,7 @@ COMPANY_SECONDS = 1.0
 #: Bytes in a second from which on a stream is no company but one of those that wait for it.
 MUCH = 512 * 1024
 #: Seconds over which that is measured.
-MEASURED_SECONDS = 0.1
+MEASURED_SECONDS = 0.05
 #: Seconds after which an older round trip is forgotten, twice over: paths change.
 _EPOCH_SECONDS = 60.0
 
@@ -46,6 +46,11 @@ class Pace:
         """Note that stream `number` had a little to send."""
         self._company = number
         self._company_until = self.clock() + COMPANY_SECONDS
+
+    def forget_company(self, number: int) -> None:
+        """Note that stream `number` is over: nobody waits for it any more."""
+        if self._company == number:
+            self._company_until = float("-inf")
 
     def begin(self, round_trip: float) -> None:
         """Note how long the circuit took to come round, in seconds, while nothing was on it."""

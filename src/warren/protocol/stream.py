@@ -35,6 +35,7 @@ _SMALL = 3900
 #: Bytes waiting here from which on whole cells are copied too, for the same reason.
 _LONG_WAIT = 256 * 1024
 _NEVER = 1 << 64
+_NOT_YET = float("-inf")
 _FROM_A_CLIENT = frozenset((EndReason.DONE, EndReason.MISC))
 
 
@@ -112,7 +113,7 @@ class StreamProtocol:
         self._mark = _NEVER  # the limit before the last one was granted
         self._marked_at = 0.0
         self._is_quiet = self._was_too_wide = False
-        self._measured_at, self._measured_from = pace.clock(), 0
+        self._measured_at, self._measured_from = _NOT_YET, 0
         self.eof_received = self.end_received = False
 
     def __repr__(self) -> str:
@@ -218,7 +219,9 @@ class StreamProtocol:
         now = pace.clock()
         elapsed = now - self._measured_at
         if elapsed >= MEASURED_SECONDS:
-            self._is_quiet = self.received - self._measured_from < MUCH * elapsed
+            # One answer, however late, is no talk.
+            is_first = self._measured_at == _NOT_YET
+            self._is_quiet = not is_first and self.received - self._measured_from < MUCH * elapsed
             self._measured_at, self._measured_from = now, self.received
         if self._is_quiet:
             pace.note_company(self.number)
@@ -311,6 +314,7 @@ class StreamProtocol:
         self.end_sent = True
         self.reason = self.reason or reason
         self.state = StreamState.ENDED
+        self.pace.forget_company(self.number)
         self._drop_buffers()
 
     # ---- for the multiplexer, receiving
@@ -378,6 +382,7 @@ class StreamProtocol:
             expect(through, "an END for DONE in the middle of a stream")
         self.reason = self.reason or reason
         self.state = StreamState.ENDED
+        self.pace.forget_company(self.number)
         self.on_send()
         self.on_news()
 
@@ -386,6 +391,7 @@ class StreamProtocol:
         if self.state is not StreamState.ENDED:
             self.reason = self.reason or reason
             self.state = StreamState.ENDED
+            self.pace.forget_company(self.number)
             self._drop_buffers()
             self.on_news()
 
