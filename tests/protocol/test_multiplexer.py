@@ -92,7 +92,7 @@ class Pair:
         ((far, begin),) = self.far.opened
         assert begin == Begin(TARGET)
         self.far.opened.clear()
-        self.far.connected(far, REACHED)
+        far.accept(REACHED)
         self.settle()
         return near, far
 
@@ -352,7 +352,7 @@ def test_credit_and_connected_go_ahead_of_data() -> None:
     say(pair.lanes[1])
 
     read_all(far)
-    pair.far.connected(pair.far.streams[opening.number], REACHED)
+    pair.far.streams[opening.number].accept(REACHED)
 
     assert commands(pair.lanes[1]) == [Message.CONNECTED, Message.CREDIT, Message.DATA]
 
@@ -380,7 +380,7 @@ def test_a_credit_never_overtakes_the_connected_of_its_stream(size: int) -> None
     reached = Connected(Address("2001:db8::1", 80))  # longer than a CREDIT
     for _ in range(9):
         pair.far.push(encode_message(Message.CONNECTED, 99, reached.encode()))
-    pair.far.connected(far, reached)
+    far.accept(reached)
     read_all(far)
 
     said: list[int] = []
@@ -591,7 +591,7 @@ def test_a_stream_that_ended_meanwhile_is_not_connected() -> None:
 
     near.end(EndReason.TIMEOUT)
     pair.settle()
-    pair.far.connected(far, REACHED)
+    far.accept(REACHED)
 
     assert not pair.far.has_something
     assert far.reason is EndReason.MISC

@@ -356,7 +356,7 @@ class PaperNetwork:
         assert streams is not None
         ((far, _),) = streams.opened
         streams.opened.clear()
-        streams.connected(far, REACHED)
+        far.accept(REACHED)
         self.settle()
         return near, far
 

@@ -6,9 +6,9 @@ rules tell apart, so asking it costs a look-up and a rule or two. The grammar of
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from ipaddress import IPv6Network
 from itertools import pairwise
 
@@ -249,19 +249,7 @@ def configured_policy(policy: str | Iterable[str]) -> ExitPolicy:
     Port 25 stays rejected unless a rule that accepts names it by itself (EXT-7). Raises
     ConfigError.
     """
-    if isinstance(policy, str):
-        if policy not in PROFILES:
-            raise ConfigError(
-                f"{policy!r} is no exit policy: expected one of {', '.join(PROFILES)}"
-            )
-        return ExitPolicy(PROFILES[policy])
-    try:
-        parsed = ExitPolicy.parse(policy)
-        if any(rule.accepts and rule.names_port(_SMTP) for rule in parsed.parsed):
-            return parsed
-        return ExitPolicy((f"reject *:{_SMTP}", *parsed.rules))
-    except ValueError as error:
-        raise ConfigError(f"exit policy: {error}") from error
+    return _configured("exit policy", policy, PROFILES, partial(_not_named, (_SMTP,)))
 
 
 def configured_udp_policy(
@@ -274,21 +262,44 @@ def configured_udp_policy(
     """
     if policy is None:
         policy = tcp_policy if isinstance(tcp_policy, str) else "none"
+    # Of a policy that accepts nothing there is nothing to close: it stays as short as it is.
+    return _configured(
+        "exit policy for datagrams",
+        policy,
+        UDP_PROFILES,
+        lambda accepting: _not_named(REFLECTING_PORTS, accepting) if accepting else [],
+    )
+
+
+def _not_named(ports: Iterable[int], accepting: Sequence[ExitRule]) -> list[int]:
+    """Return those of `ports` that no rule in `accepting` names by itself."""
+    return [port for port in ports if not any(rule.names_port(port) for rule in accepting)]
+
+
+def _configured(
+    what: str,
+    policy: str | Iterable[str],
+    profiles: Mapping[str, tuple[str, ...]],
+    to_close: Callable[[Sequence[ExitRule]], Sequence[int]],
+) -> ExitPolicy:
+    """Return the profile that is named, or the rules, behind one that rejects some ports.
+
+    `to_close` tells which, given the rules that accept. Raises ConfigError, which names `what`.
+    """
     if isinstance(policy, str):
-        if policy not in UDP_PROFILES:
+        if policy not in profiles:
             raise ConfigError(
-                f"{policy!r} is no exit policy: expected one of {', '.join(UDP_PROFILES)}"
+                f"{policy!r} is no exit policy: expected one of {', '.join(profiles)}"
             )
-        return ExitPolicy(UDP_PROFILES[policy])
+        return ExitPolicy(profiles[policy])
     try:
         parsed = ExitPolicy.parse(policy)
-        accepting = [rule for rule in parsed.parsed if rule.accepts]
-        closed = [p for p in REFLECTING_PORTS if not any(r.names_port(p) for r in accepting)]
-        if not (accepting and closed):
+        closed = to_close([rule for rule in parsed.parsed if rule.accepts])
+        if not closed:
             return parsed
         return ExitPolicy((f"reject *:{','.join(map(str, closed))}", *parsed.rules))
     except ValueError as error:
-        raise ConfigError(f"exit policy for datagrams: {error}") from error
+        raise ConfigError(f"{what}: {error}") from error
 
 
 def check_target(

@@ -45,7 +45,6 @@ URGENT_SECONDS = 1.0
 _FIRST_PINGS = 4
 _CERTIFICATE_SECONDS = 30 * 24 * 3600
 
-
 # Read into and sealed in one step each, so one pair of buffers serves all links of the process.
 _RECEIVE = memoryview(bytearray(256 * 1024 + MOST_RECORD))
 _SEND = memoryview(bytearray(4 * MOST_RECORD))
@@ -349,7 +348,7 @@ class Link:
 
     def _wait_writable(self) -> None:
         self._is_blocked = True
-        self._queue.blocked(trio.current_time())
+        self._queue.blocked(self.protocol.now)
         self._stream.write_with(self._writable, self.turn.nursery)
 
     def _writable(self) -> None:

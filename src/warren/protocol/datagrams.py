@@ -25,7 +25,7 @@ from warren.protocol.messages import (
     Connected,
     Message,
 )
-from warren.protocol.pace import MEASURED_SECONDS, MUCH, Pace
+from warren.protocol.pace import Pace, Talk
 
 #: Bytes of one datagram: what an Ethernet frame carries of UDP over IPv4 (EXT-15).
 MOST_DATAGRAM = 1472
@@ -110,9 +110,9 @@ class Association:
     """
 
     __slots__ = (
-        "_incoming", "_is_quiet", "_measured", "_measured_at", "_outgoing", "_pace", "connected",
-        "end_due", "end_received", "end_sent", "is_origin", "number", "on_news", "on_send",
-        "queued", "reason", "received", "sent",
+        "_bytes", "_incoming", "_outgoing", "_pace", "_talk", "connected", "end_due",
+        "end_received", "end_sent", "is_origin", "number", "on_news", "on_send", "queued",
+        "reason", "received", "sent",
     )  # fmt: skip
 
     #: What the multiplexer asks of a stream and an association never has.
@@ -122,8 +122,8 @@ class Association:
     def __init__(self, number: int, pace: Pace, *, is_origin: bool) -> None:
         self.number, self.is_origin = number, is_origin
         self._pace = pace
-        self._is_quiet = False  # a call rather than a flood: streams beside it are kept narrow
-        self._measured, self._measured_at = 0, pace.clock()
+        self._talk = Talk()  # a call rather than a flood: streams beside it are kept narrow
+        self._bytes = 0  # that came
         self.on_send: Callable[[], None] = _nothing
         self.on_news: Callable[[], None] = _nothing
         self.connected: Connected | None = None
@@ -233,20 +233,10 @@ class Association:
         if self.is_ended:
             return  # in order for as long as the other side has not seen our END (SID-2)
         self.received += 1
-        self._note_company(len(data))
+        self._bytes += len(data)
+        self._talk.note(self._pace, self.number, self._bytes)
         self._incoming.add((address, content), len(content))
         self.on_news()
-
-    def _note_company(self, size: int) -> None:
-        pace = self._pace
-        now = pace.clock()
-        elapsed = now - self._measured_at
-        if elapsed >= MEASURED_SECONDS:
-            self._is_quiet = self._measured < MUCH * elapsed
-            self._measured, self._measured_at = 0, now
-        self._measured += size
-        if self._is_quiet:
-            pace.note_company(self.number)
 
     def receive_end(self, reason: EndReason) -> None:
         """Take the END; a second one, or one for a reason of streams, is a ProtocolError."""

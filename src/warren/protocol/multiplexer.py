@@ -117,10 +117,6 @@ class Multiplexer:
             association.connected = NO_PLACE
             self.push(encode_message(Message.CONNECTED, association.number, NO_PLACE.encode()))
 
-    def connected(self, stream: StreamProtocol, connected: Connected) -> None:
-        """Tell the origin that `stream` reached its target (the last hop's verb)."""
-        stream.accept(connected)
-
     def resolve(self, subject: Address, on_answer: Callable[[], None]) -> Question:
         """Ask for the addresses, or the name, of `subject` at port 0 (the origin's verb)."""
         assert self.is_origin

@@ -16,11 +16,12 @@ QUEUE_SECONDS = 0.0002
 #: How long a stream that sent a little counts as company.
 COMPANY_SECONDS = 1.0
 #: Bytes in a second from which on a stream is no company but one of those that wait for it.
-MUCH = 512 * 1024
+_MUCH = 512 * 1024
 #: Seconds over which that is measured.
-MEASURED_SECONDS = 0.05
+_MEASURED_SECONDS = 0.05
 #: Seconds after which an older round trip is forgotten, twice over: paths change.
 _EPOCH_SECONDS = 60.0
+_NOT_YET = float("-inf")
 
 
 class Pace:
@@ -65,3 +66,28 @@ class Pace:
             self._least = round_trip
         least = min(self._least, self._before)
         return (least + max(QUEUE_SECONDS, least / 4)) / max(round_trip, 1e-6)
+
+
+class Talk:
+    """Own what was measured of one stream or association: whether it sends a little at a time.
+
+    It goes with the stream from circuit to circuit, and is told to the pace of the present one.
+    """
+
+    __slots__ = ("_bytes", "_since", "is_quiet")
+
+    def __init__(self) -> None:
+        self.is_quiet = False
+        self._since = _NOT_YET
+        self._bytes = 0  # that had come by then
+
+    def note(self, pace: Pace, number: int, received: int) -> None:
+        """Note that a little came on stream `number`, `received` bytes in all by now."""
+        now = pace.clock()
+        elapsed = now - self._since
+        if elapsed >= _MEASURED_SECONDS:
+            is_first = self._since == _NOT_YET  # one answer, however late, is no talk
+            self.is_quiet = not is_first and received - self._bytes < _MUCH * elapsed
+            self._since, self._bytes = now, received
+        if self.is_quiet:
+            pace.note_company(number)

@@ -16,7 +16,7 @@ from enum import Enum
 
 from warren.errors import EndReason, expect, refuse
 from warren.protocol.messages import Connected, Message, Standing, StandingFlags, encode_message
-from warren.protocol.pace import MEASURED_SECONDS, MUCH, Pace
+from warren.protocol.pace import Pace, Talk
 
 FIRST_WINDOW = 64 * 1024
 MOST_WINDOW = 4 * 1024 * 1024
@@ -35,7 +35,6 @@ _SMALL = 3900
 #: Bytes waiting here from which on whole cells are copied too, for the same reason.
 _LONG_WAIT = 256 * 1024
 _NEVER = 1 << 64
-_NOT_YET = float("-inf")
 _FROM_A_CLIENT = frozenset((EndReason.DONE, EndReason.MISC))
 
 
@@ -72,9 +71,8 @@ class StreamProtocol:
     """
 
     __slots__ = (
-        "_base", "_credited", "_head", "_is_quiet", "_late_credits", "_mark", "_marked_at",
-        "_measured_at", "_measured_from", "_retained", "_unsent", "_was_too_wide",
-        "_widened_at",
+        "_base", "_credited", "_head", "_late_credits", "_mark", "_marked_at", "_retained",
+        "_talk", "_unsent", "_was_too_wide", "_widened_at",
         "acknowledged", "allowed", "connected", "consumed", "credit_queued", "end_due",
         "end_received", "end_sent", "eof_due", "eof_received", "eof_sent", "incoming",
         "is_origin", "limit", "number", "on_news", "on_send", "pace", "push", "queued", "reason",
@@ -112,8 +110,8 @@ class StreamProtocol:
         self._widened_at = 0
         self._mark = _NEVER  # the limit before the last one was granted
         self._marked_at = 0.0
-        self._is_quiet = self._was_too_wide = False
-        self._measured_at, self._measured_from = _NOT_YET, 0
+        self._was_too_wide = False
+        self._talk = Talk()
         self.eof_received = self.end_received = False
 
     def __repr__(self) -> str:
@@ -193,7 +191,7 @@ class StreamProtocol:
     @property
     def _has_company(self) -> bool:
         """Tell whether another stream of the circuit suffers from the queue of this one."""
-        return not self._is_quiet and self.pace.has_company(self.number)
+        return not self._talk.is_quiet and self.pace.has_company(self.number)
 
     def _come_round(self) -> None:
         """Learn how long it took until what was granted last was being used."""
@@ -215,16 +213,7 @@ class StreamProtocol:
 
     def note_little(self) -> None:
         """Note that less than a cell full came: see whether it is all that comes for now."""
-        pace = self.pace
-        now = pace.clock()
-        elapsed = now - self._measured_at
-        if elapsed >= MEASURED_SECONDS:
-            # One answer, however late, is no talk.
-            is_first = self._measured_at == _NOT_YET
-            self._is_quiet = not is_first and self.received - self._measured_from < MUCH * elapsed
-            self._measured_at, self._measured_from = now, self.received
-        if self._is_quiet:
-            pace.note_company(self.number)
+        self._talk.note(self.pace, self.number, self.received)
 
     @property
     def is_finished(self) -> bool:

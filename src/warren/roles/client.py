@@ -21,7 +21,7 @@ import trio
 from warren.addresses import Address
 from warren.directory.consensus import Consensus
 from warren.directory.exit_index import Datagrams, Target
-from warren.directory.exit_policy import ExitPolicy, denied_reason
+from warren.directory.exit_policy import denied_reason
 from warren.directory.path import choose_path, read_policy
 from warren.directory.relays import Flag, RelayEntry
 from warren.errors import CircuitError, DirectoryError, EndReason, ExitError, LinkError
@@ -41,7 +41,7 @@ from warren.roles.backoff import Backoff
 from warren.roles.circuit_watch import CircuitWatch
 from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.mirror import Directory
-from warren.roles.pool import Pool, Slot
+from warren.roles.pool import NO_POLICY, Pool, Slot
 from warren.roles.resumer import Resumer, Ways
 from warren.roles.sessions import Sessions
 
@@ -64,7 +64,6 @@ AVOID_SECONDS = 300.0
 OUTAGE_SECONDS = 1.0
 _UPKEEP_SECONDS = 10.0
 
-_NO_POLICY = ExitPolicy(())
 _ELSEWHERE = frozenset(
     (
         EndReason.MISC,
@@ -171,8 +170,7 @@ class Client:
                     with trio.fail_at(end):
                         slot = await self._slot_for(isolation, address, avoid)
                 result = await use(slot)
-                if choice_of(isolation).keeps_exit:
-                    self._sessions.worked(isolation, slot.exit_id)
+                self._served(isolation, slot)
                 return result
             except DirectoryError:
                 if not avoid:
@@ -260,8 +258,7 @@ class Client:
                         self._not_served(isolation, slot, avoid)
                         refusals += 1
                 else:
-                    if choice_of(isolation).keeps_exit:
-                        self._sessions.worked(isolation, slot.exit_id)
+                    self._served(isolation, slot)
                     return association, partial(self._sends_to, slot)
             self.retried += 1
             if refusals >= MOST_REFUSALS:
@@ -301,6 +298,11 @@ class Client:
                 raise ExitError(EndReason.EXIT_POLICY, "the exit names an internal address")
         ttl = min(max(answer.ttl, SHORTEST_TTL), LONGEST_TTL)
         return Resolved(answer.addresses, ttl)
+
+    def _served(self, isolation: Hashable, slot: Slot) -> None:
+        """Note that the slot's exit did what was asked: a session stays with it."""
+        if choice_of(isolation).keeps_exit:
+            self._sessions.worked(isolation, slot.exit_id)
 
     def _not_served(self, isolation: Hashable, slot: Slot, avoid: set[PeerId]) -> None:
         """Note that the slot's exit did not serve a stream; `avoid` it if another one may."""
@@ -423,11 +425,11 @@ class Client:
         slot = Slot(
             circuit,
             path,
-            read_policy(path[-1].policy) or _NO_POLICY,
+            read_policy(path[-1].policy) or NO_POLICY,
             trio.current_time(),
             next(self._numbers),
             hops,
-            udp_policy=read_policy(path[-1].udp_policy) or _NO_POLICY,
+            udp_policy=read_policy(path[-1].udp_policy) or NO_POLICY,
         )
         circuit.machine.keeps_streams = True
         circuit.on_closed = lambda _: self._lost(slot)
@@ -510,9 +512,9 @@ class Client:
 
     def _give_up(self, circuit: Circuit) -> None:
         """Destroy a circuit that is silent, and avoid those behind the guard: one of them is it."""
-        until = trio.current_time() + AVOID_SECONDS
         suspects = {hop.peer_id for hop in circuit.hops[1:]}
-        self._avoided.update((peer_id, until) for peer_id in suspects)
+        for suspect in suspects:
+            self._avoid(suspect)
         for slot in self._pool:
             if slot.first_used is None and not suspects.isdisjoint(e.peer_id for e in slot.path):
                 assert isinstance(slot.circuit, Circuit)
@@ -526,7 +528,6 @@ class Client:
             # To dial it would take long, and most likely be in vain.
             self._guards.failed(slot.path[0].peer_id)
         self._needs_spares.set()
-        assert isinstance(slot.circuit, Circuit)
         orphans = slot.circuit.machine.orphans
         if orphans is not None:
             self._background.start(self._resumer.resume, slot, orphans)

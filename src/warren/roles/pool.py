@@ -23,8 +23,7 @@ DIRTY_SECONDS = 600.0
 SPARE_SECONDS = 1800.0
 IDLE_SECONDS = 300.0
 
-
-_NO_POLICY = ExitPolicy(())
+NO_POLICY = ExitPolicy(())
 
 
 class Carrier(Protocol):
@@ -56,7 +55,7 @@ class Slot:
     isolation: Hashable | None = None
     first_used: float | None = None
     last_used: float = 0.0
-    udp_policy: ExitPolicy = _NO_POLICY
+    udp_policy: ExitPolicy = NO_POLICY
     #: When each stream, by its number, moved here or to a circuit before this one (RES-1).
     moves: dict[int, list[float]] = field(default_factory=dict)
 
@@ -137,7 +136,7 @@ class Pool:
         """Return the circuit for a stream: its isolation's own first, then a spare, or None.
 
         The slot counts as used by `isolation` from then on. Without a `choice` any path will do;
-        without an `address` any exit that is one: the question is for itself.
+        without a `target` any exit that is one: the question is for itself.
         """
         spare = None
         for slot in self._slots:

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 import structlog
 import trio
 
-from warren.addresses import Address, IPAddress
+from warren.addresses import Address
 from warren.errors import ConfigError, LinkError, ProtocolError, WarrenError
 from warren.network.byte_streams import ByteStream, Listener
 from warren.network.local_programs import program_at
@@ -32,7 +32,7 @@ from warren.protocol.resolution import Resolved
 from warren.protocol.socks import SocksRequest
 from warren.roles.datagram_desk import AssociationOpener, DatagramDesk
 from warren.roles.doorstep import Doorstep, Visit
-from warren.roles.gate import Gate, IPNetwork
+from warren.roles.gate import Gate, IPNetwork, lets_in
 from warren.roles.http_carrier import carry
 from warren.roles.leak_watch import UNKNOWN_PROGRAM, LeakWatch
 from warren.roles.listener_rules import PLAIN, ListenerRules
@@ -194,17 +194,13 @@ class Proxy:
         peer = visit.peer
         if peer is None:
             return False
-        if not (peer.is_loopback or self._is_allowed(peer, visit.rules)):
+        # A login takes the place of a list (FE-1).
+        by_login = not self._allow_clients and visit.rules.login is not None
+        if not (by_login or lets_in(peer, self._allow_clients)):
             return False
         if self._open >= self._limits.connections and not self._doorstep.close_oldest():
             return False
         return self._doorstep.enter(visit)
-
-    def _is_allowed(self, peer: IPAddress, rules: ListenerRules) -> bool:
-        """Tell whether another machine may come in; a login takes the place of a list (FE-1)."""
-        if not self._allow_clients:
-            return rules.login is not None
-        return any(peer in network for network in self._allow_clients)
 
     async def _receive(self, visit: Visit) -> None:
         """Serve requests, one after the other where refused CONNECTs keep the connection."""

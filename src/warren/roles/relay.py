@@ -365,7 +365,7 @@ class Relay:
     @staticmethod
     def _connect_directory(circuit: PassingCircuit, stream: CircuitStream) -> None:
         if circuit.machine.streams is not None:
-            circuit.machine.streams.connected(stream.protocol, _HERE)
+            stream.protocol.accept(_HERE)
 
     def statistics(self) -> dict[str, object]:
         """Return counters; cells count those that passed or ended here on circuits."""
