@@ -45,8 +45,9 @@ from warren.roles.client import Client
 from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.listener_rules import ListenerRules
 from warren.roles.mirror import Directory
-from warren.roles.proxy import Proxy, ProxyLimits
+from warren.roles.proxy import Proxy
 from warren.roles.relay import Relay
+from warren.roles.requests import ProxyLimits
 from warren.service import Announcer, LogStyle
 from warren.serving import Serving, answer_directory, relay_keys
 from warren.status.control import serve_control

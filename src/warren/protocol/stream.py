@@ -231,10 +231,16 @@ class StreamProtocol:
         """Tell whether a CREDIT is worth its bytes now."""
         if self.end_due is not None or self.state is StreamState.ENDED:
             return False
-        if self.eof_received:
-            return self.consumed == self.received and self._credited < self.consumed
+        # The last acknowledgement goes with our own EOF or behind it: nobody needs it before.
+        if self.eof_received and self.eof_sent and self.consumed == self.received:
+            return self.owes_credit
         step = min(self.window // 4, _MOST_BETWEEN_CREDITS)
         return self.consumed + self.window - self.allowed >= step
+
+    @property
+    def owes_credit(self) -> bool:
+        """Tell whether something was consumed of which the other side was not told."""
+        return self._credited < self.consumed
 
     def take_credit(self) -> tuple[int, int]:
         """Return the offset and limit of the CREDIT to send now."""
