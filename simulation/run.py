@@ -29,6 +29,7 @@ from simulation.nodes import (
 )
 from simulation.probes import probing, replaced
 from simulation.scenario import Fault, Scenario
+from simulation.shared import sharing
 from simulation.targets import TARGET_PORT, Target, target_names
 from simulation.traffic import Applications, Visit, plan_visits
 from simulation.wire import Wire
@@ -95,6 +96,7 @@ def simulate(scenario: Scenario, *, most_violations: int = 1) -> Outcome:
     started = time.process_time()
     with (
         _rarely_collecting(),
+        sharing(),
         _repeatable(scenario.seed, clock),
         probing(simulation.complain) as ledger,
     ):
