@@ -129,9 +129,10 @@ def _rarely_collecting() -> Iterator[None]:
 def _repeatable(seed: int, clock: SimulatedClock) -> Iterator[None]:
     """Let trio run tasks in an order that follows from the seed; it has a switch for that.
 
-    Who sleeps is woken by an event of the clock.
+    Who sleeps is woken by an event of the clock, and who asks for the time asks the clock.
     """
     with (
+        replaced(trio, "current_time", clock.current_time),
         replaced(trio, "sleep", clock.sleep),
         replaced(trio, "sleep_until", clock.sleep_until),
         replaced(trio_loop, "_ALLOW_DETERMINISTIC_SCHEDULING", True),
