@@ -224,6 +224,8 @@ class Resumer:
         unwanted = [relay.peer_id for relay in slot.path[1:-1]]
         everyone = frozenset(entry.peer_id for entry in consensus.relays)
         for allowed in self._middles.choices(exit_id, consensus, unwanted, trio.current_time()):
+            if not allowed and length > 2:
+                continue
             for guard in self._guards_for(consensus, slot):
                 with contextlib.suppress(DirectoryError):
                     *others, _ = choose_path(
