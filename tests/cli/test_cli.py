@@ -72,6 +72,7 @@ def test_an_error_of_ours_is_one_line_and_code_2(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["warren", "proxy"])
+    monkeypatch.setitem(sys.modules, "rich", None)  # other tests of this process may want it
 
     with pytest.raises(SystemExit) as ended:
         command_line.main()

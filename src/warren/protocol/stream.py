@@ -182,7 +182,7 @@ class StreamProtocol:
             self._come_round()
         used = self.consumed - self._widened_at >= self.window - _GRAIN
         if used and self._keeps_up and not self._has_company:
-            self._set_window(2 * self.window)
+            self._set_window(min(2 * self.window, self.pace.most_window(self.number)))
         if self.credit_is_due:
             self.on_send()
 
@@ -307,7 +307,7 @@ class StreamProtocol:
         self.end_sent = True
         self.reason = self.reason or reason
         self.state = StreamState.ENDED
-        self.pace.forget_company(self.number)
+        self.pace.forget(self.number)
         self._drop_buffers()
 
     # ---- for the multiplexer, receiving
@@ -342,7 +342,7 @@ class StreamProtocol:
         expect(not self.eof_received and not self.end_received, "a second EOF")
         expect(self.connected is not None or not self.is_origin, "an EOF before CONNECTED")
         self.eof_received = True
-        self.pace.forget_company(self.number)
+        self.pace.forget(self.number)
         if self.state is not StreamState.ENDED:
             self.on_news()
             self.on_send()  # the last acknowledgement, or our END
@@ -376,7 +376,7 @@ class StreamProtocol:
             expect(through, "an END for DONE in the middle of a stream")
         self.reason = self.reason or reason
         self.state = StreamState.ENDED
-        self.pace.forget_company(self.number)
+        self.pace.forget(self.number)
         self.on_send()
         self.on_news()
 
@@ -385,7 +385,7 @@ class StreamProtocol:
         if self.state is not StreamState.ENDED:
             self.reason = self.reason or reason
             self.state = StreamState.ENDED
-            self.pace.forget_company(self.number)
+            self.pace.forget(self.number)
             self._drop_buffers()
             self.on_news()
 
