@@ -75,7 +75,7 @@ class StreamProtocol:
 
     __slots__ = (
         "_base", "_credited", "_head", "_late_credits", "_mark", "_marked_at", "_retained",
-        "_talk", "_unsent", "_was_too_wide", "_widened_at",
+        "_step", "_talk", "_unsent", "_was_too_wide", "_widened_at",
         "acknowledged", "allowed", "connected", "consumed", "credit_queued", "end_due",
         "end_received", "end_sent", "eof_due", "eof_received", "eof_sent", "incoming",
         "is_origin", "limit", "number", "on_news", "on_send", "pace", "push", "queued", "reason",
@@ -109,6 +109,7 @@ class StreamProtocol:
         self.incoming: deque[memoryview] = deque()
         self.received = self.consumed = 0
         self.window = self.allowed = FIRST_WINDOW
+        self._step = FIRST_WINDOW // 4  # how far the limit rises before it is worth a CREDIT
         self._credited = 0  # the consumed offset last told
         self._widened_at = 0
         self._mark = _NEVER  # the limit before the last one was granted
@@ -182,7 +183,9 @@ class StreamProtocol:
             self._come_round()
         used = self.consumed - self._widened_at >= self.window - _GRAIN
         if used and self._keeps_up and not self._has_company:
-            self._set_window(min(2 * self.window, self.pace.most_window(self.number)))
+            most = self.pace.most_window(self.number)
+            # While a shared window is not granted again, the others fill the circuit.
+            self._set_window(min(2 * self.window, most), 4 if most >= MOST_WINDOW else 2)
         if self.credit_is_due:
             self.on_send()
 
@@ -210,8 +213,10 @@ class StreamProtocol:
             share = min(share, 1.1) if self._was_too_wide else 2.0
         self._set_window(max(int(self.window * share), LEAST_WINDOW))
 
-    def _set_window(self, size: int) -> None:
+    def _set_window(self, size: int, parts: int = 4) -> None:
+        """Grant `size` bytes at once from now on, and again when one of `parts` is used up."""
         self.window = min(size, MOST_WINDOW)
+        self._step = min(self.window // parts, _MOST_BETWEEN_CREDITS)
         self._widened_at = self.consumed
 
     def note_little(self) -> None:
@@ -233,8 +238,7 @@ class StreamProtocol:
             return False
         if self.eof_received:
             return self.consumed == self.received and self._credited < self.consumed
-        step = min(self.window // 4, _MOST_BETWEEN_CREDITS)
-        return self.consumed + self.window - self.allowed >= step
+        return self.consumed + self.window - self.allowed >= self._step
 
     def take_credit(self) -> tuple[int, int]:
         """Return the offset and limit of the CREDIT to send now."""
