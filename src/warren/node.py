@@ -277,7 +277,9 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
                 await trio.sleep_forever()
 
 
-def _begin_anew(what: Interruption, *, directory: Directory, client: "Client | None" = None) -> None:
+def _begin_anew(
+    what: Interruption, *, directory: Directory, client: "Client | None" = None
+) -> None:
     """Let nothing go on waiting for what an interruption has made worthless."""
     directory.look_again()
     if client is not None and what.breaks_links:
