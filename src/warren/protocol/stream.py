@@ -184,8 +184,8 @@ class StreamProtocol:
         used = self.consumed - self._widened_at >= self.window - _GRAIN
         if used and self._keeps_up and not self._has_company:
             most = self.pace.most_window(self.number)
-            # While a shared window is not granted again, the others fill the circuit.
-            self._set_window(min(2 * self.window, most), 4 if most >= MOST_WINDOW else 2)
+            # While most of a shared window is not granted again, the others fill the circuit.
+            self._set_window(min(2 * self.window, most), 1 if most >= MOST_WINDOW else 3)
         if self.credit_is_due:
             self.on_send()
 
@@ -213,10 +213,10 @@ class StreamProtocol:
             share = min(share, 1.1) if self._was_too_wide else 2.0
         self._set_window(max(int(self.window * share), LEAST_WINDOW))
 
-    def _set_window(self, size: int, parts: int = 4) -> None:
-        """Grant `size` bytes at once from now on, and again when one of `parts` is used up."""
+    def _set_window(self, size: int, quarters: int = 1) -> None:
+        """Let the window be `size` bytes, granted again when so many `quarters` were used up."""
         self.window = min(size, MOST_WINDOW)
-        self._step = min(self.window // parts, _MOST_BETWEEN_CREDITS)
+        self._step = min(self.window // 4 * quarters, _MOST_BETWEEN_CREDITS)
         self._widened_at = self.consumed
 
     def note_little(self) -> None:
