@@ -37,8 +37,9 @@ from warren.identity import Hop, SystemKeys
 from warren.key_files import KeyFiles
 from warren.network.byte_streams import SocketListener, listening_socket
 from warren.network.interruptions import Interruption
+from warren.network.keys_ahead import KeysAhead
 from warren.network.link import RelayKeys
-from warren.peer import running_peer
+from warren.peer import World, running_peer
 from warren.protocol.front import Login
 from warren.roles.archive import Archive
 from warren.roles.client import Client
@@ -73,8 +74,9 @@ async def run_proxy(
     ``announcer.usable`` once the first circuit is there.
     """
     wanted = config.proxy
+    keys = KeysAhead(SystemKeys())
     with holding_state(config, "proxy") as folder:
-        async with running_peer(network, folder) as peer:
+        async with running_peer(network, folder, world=World(keys=keys)) as peer:
             directory = Directory(peer.archive, peer.fetch, now=time.time, rng=SystemRandom())
             guards = GuardKeeper(folder)
             client = Client(
@@ -119,6 +121,7 @@ async def run_proxy(
             async with _answering(folder.path, statistics):
                 nursery.start_soon(directory.run)
                 nursery.start_soon(client.run)
+                nursery.start_soon(keys.run)
                 for listener, rules in listeners:
                     nursery.start_soon(proxy.serve, listener, nursery, "", rules)
                 for port in ports:
