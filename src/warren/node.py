@@ -38,7 +38,7 @@ from warren.key_files import KeyFiles
 from warren.network.byte_streams import SocketListener, listening_socket
 from warren.network.interruptions import Interruption
 from warren.network.link import RelayKeys
-from warren.peer import running_peer
+from warren.peer import World, running_peer
 from warren.roles.archive import Archive
 from warren.roles.mirror import Directory
 from warren.roles.relay import Relay
@@ -70,14 +70,16 @@ async def run_proxy(
 
     ``announcer.usable`` once the first circuit is there.
     """
+    from warren.network.keys_ahead import KeysAhead
     from warren.roles.client import Client
     from warren.roles.guard_keeper import GuardKeeper
     from warren.roles.proxy import Proxy
     from warren.roles.requests import ProxyLimits
 
     wanted = config.proxy
+    keys = KeysAhead(SystemKeys())
     with holding_state(config, "proxy") as folder:
-        async with running_peer(network, folder) as peer:
+        async with running_peer(network, folder, world=World(keys=keys)) as peer:
             directory = Directory(peer.archive, peer.fetch, now=time.time, rng=SystemRandom())
             guards = GuardKeeper(folder)
             client = Client(
@@ -122,6 +124,7 @@ async def run_proxy(
             async with _answering(folder.path, statistics):
                 nursery.start_soon(directory.run)
                 nursery.start_soon(client.run)
+                nursery.start_soon(keys.run)
                 for listener, rules in listeners:
                     nursery.start_soon(proxy.serve, listener, nursery, "", rules)
                 for port in ports:

@@ -254,8 +254,8 @@ def test_who_moves_nothing_any_more_has_no_share(silence: float) -> None:
     stays, *_ = busy_streams(pace, 50)
     narrow = stays.window
 
-    for _ in range(1024):
-        now += silence / 1024
+    for _ in range(2048):
+        now += silence / 2048
         take(stays, 16 * 1024)
 
     assert narrow < MOST_WINDOW

@@ -215,6 +215,29 @@ async def test_a_create_for_other_keys_is_destroyed_and_nothing_else(
     assert (relay.relay.created, relay.relay.refused) == (1, 1)
 
 
+async def test_a_link_that_breaks_under_the_answer_to_a_create_leaves_no_circuit(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_then_create(relay: Relay) -> OnCreate:
+        def on_create(link: Link, request: CreateRequested) -> None:
+            def send_now(data: object) -> int:
+                raise LinkError("the connection broke")
+
+            monkeypatch.setattr(link._stream, "send_now", send_now)
+            relay.create(link, request)
+
+        return on_create
+
+    async with small_network(relays=0) as net:
+        peer = await net.add_relay(on_create=cut_then_create)
+        three = Three(net, await net.add_origin())
+
+        await three.fail(net.hops)
+
+        assert peer.relay.created == 1
+        assert peer.circuits == []
+
+
 async def test_a_lost_link_takes_its_circuits_with_it(
     three: Three, autojump_clock: MockClock
 ) -> None:

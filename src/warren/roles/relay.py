@@ -223,6 +223,9 @@ class Relay:
             return
         self.created += 1
         link.protocol.send_created(request.leg, message)
+        link.flush()  # the origin waits for it alone: what else there is to do needs it not
+        if link.is_closed:
+            return
         previous = link.protocol.peer_id
         barred = [self._keys.identity.peer_id, *([previous] if previous is not None else [])]
         machine = RelayCircuit(request.leg, request.depth, secrets, barred=barred)
