@@ -141,6 +141,7 @@ class Link:
         self.is_ready = trio.Event()
         self.error: LinkError | ProtocolError | None = None
         self.is_closed = self.fell_silent = False
+        self.on_silence: Callable[[Link], None] | None = None  # before its circuits are told
         self.last_heard = self.last_used = trio.current_time()
         self._stream = stream
         self._on_ready, self._on_create = on_ready, on_create
@@ -214,6 +215,8 @@ class Link:
 
     def _give_up(self, why: str) -> None:
         self.fell_silent = True
+        if self.on_silence is not None:
+            self.on_silence(self)
         self.close(LinkError(why))
 
     def pardon(self) -> None:

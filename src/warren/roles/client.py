@@ -513,7 +513,18 @@ class Client:
                     self._guards.failed(guard.peer_id)
                 raise
             self._guards.succeeded(guard.peer_id)
+        link.on_silence = self._guard_fell_silent
         return link
+
+    def _guard_fell_silent(self, link: Link) -> None:
+        """Neither dial it next nor go through it: that takes long, and is most likely in vain.
+
+        There may be no circuit on the link, but one that is being built.
+        """
+        peer_id = link.protocol.peer_id
+        if peer_id is not None and not self._is_offline():
+            self._guards.failed(peer_id)
+            self._avoid(peer_id)
 
     def _wish_from(self, consensus: Consensus, isolation: Hashable | None) -> Choice:
         """Return what `isolation` asks of a path, which may be its session's exit if that lives."""
@@ -580,9 +591,6 @@ class Client:
     def _lost(self, slot: Slot) -> None:
         self._pool.remove(slot)
         assert isinstance(slot.circuit, Circuit)
-        if slot.circuit.link.fell_silent and not self._is_offline():
-            # To dial it would take long, and most likely be in vain.
-            self._guards.failed(slot.path[0].peer_id)
         self._needs_spares.set()
         orphans = slot.circuit.machine.orphans
         if orphans is not None:
