@@ -46,6 +46,24 @@ def sample_on_disk(tmp_path: Path) -> list[str]:
     return [guard["peer"] for guard in json.loads((tmp_path / "guards.json").read_text())["guards"]]
 
 
+# ---- spares
+
+
+async def test_a_spare_is_replaced_only_once_the_stream_that_took_it_is_open(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:
+    await trio.sleep(1)
+    built, address = network.client.built, network.net.echo()
+
+    stream = await network.client.open_stream(address, "somebody new")
+    at_once = network.client.built
+    await trio.sleep(1)
+
+    assert at_once == built >= 2
+    assert network.client.built == built + 1
+    await stream.aclose()
+
+
 # ---- T43: the network goes and comes
 
 

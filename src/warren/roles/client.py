@@ -63,6 +63,8 @@ AVOID_SECONDS = 300.0
 #: Before another try while this machine has no network.
 OUTAGE_SECONDS = 1.0
 _UPKEEP_SECONDS = 10.0
+#: Before a spare replaces one that was taken: the stream that took it is opened first.
+_SPARE_PAUSE_SECONDS = 0.02
 
 _ELSEWHERE = frozenset(
     (
@@ -625,6 +627,7 @@ class Client:
             while True:
                 await self._keep_spares()
                 await self._needs_spares.wait()
+                await trio.sleep(_SPARE_PAUSE_SECONDS)
                 self._needs_spares = trio.Event()
 
     async def _keep_spares(self) -> None:
