@@ -24,7 +24,14 @@ from warren.directory.exit_index import Datagrams, Target
 from warren.directory.exit_policy import denied_reason
 from warren.directory.path import choose_path, read_policy
 from warren.directory.relays import Flag, RelayEntry
-from warren.errors import CircuitError, DirectoryError, EndReason, ExitError, LinkError
+from warren.errors import (
+    CircuitError,
+    DirectoryError,
+    EndReason,
+    ExitError,
+    LinkError,
+    NoConsensus,
+)
 from warren.identity import PeerId
 from warren.network.associations import CircuitAssociation
 from warren.network.circuits import Circuit, build_circuit
@@ -195,6 +202,8 @@ class Client:
             self.retried += 1
             if refusals >= MOST_REFUSALS or trio.current_time() >= end:
                 break
+        if self._directory.current is None and not isinstance(failure, ExitError):
+            raise NoConsensus from failure
         if isinstance(failure, trio.TooSlowError):
             raise ExitError(EndReason.TIMEOUT) from failure
         raise failure
@@ -263,6 +272,8 @@ class Client:
             self.retried += 1
             if refusals >= MOST_REFUSALS:
                 break
+        if self._directory.current is None and not isinstance(failure, ExitError):
+            raise NoConsensus from failure
         raise failure
 
     def _sends_to(self, slot: Slot, address: Address) -> bool:
