@@ -14,6 +14,7 @@ from tests.support.memory_network import Line
 from tests.support.small_network import tasks_in
 from warren.addresses import Address
 from warren.errors import ExitError, WarrenError
+from warren.network.circuits import Circuit
 from warren.roles.client import AVOID_SECONDS, REQUEST_SECONDS
 
 
@@ -223,6 +224,29 @@ async def test_an_exit_that_died_is_not_chosen_for_five_minutes(
         assert slot.exit_id not in {each.exit_id for each in network.client._pool}
 
     assert built > 50
+
+
+async def test_everybody_goes_on_at_once_when_all_circuits_die(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:  # REL-2
+    address = network.net.echo()
+    users = [f"user {number}" for number in range(3)]
+    for user in users:
+        (await network.client.open_stream(address, user)).reset()
+    await trio.sleep(10)
+    used = [slot for slot in network.client._pool if slot.isolation is not None]
+    spares = [slot for slot in network.client._pool if slot.isolation is None]
+    built = network.client.built
+
+    for slot in used:
+        assert isinstance(slot.circuit, Circuit)
+        slot.circuit.give_up()
+    for user in users:
+        (await network.client.open_stream(address, user)).reset()
+        assert network.client.built == built  # nobody had to wait for one
+
+    assert len(spares) == 2 * len(users)
+    assert len({slot.path[1].peer_id for slot in spares}) > len(spares) // 2
 
 
 async def test_when_no_exit_is_left_an_error_says_so_and_their_return_is_noticed(

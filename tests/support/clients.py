@@ -35,6 +35,10 @@ class _KnownDirectory:
     def __init__(self, consensus: Consensus) -> None:
         self._consensus = consensus
 
+    @property
+    def current(self) -> Consensus:
+        return self._consensus
+
     async def wait_for_consensus(self) -> Consensus:
         await trio.lowlevel.checkpoint()
         return self._consensus

@@ -48,7 +48,7 @@ from warren.roles.backoff import Backoff
 from warren.roles.circuit_watch import CircuitWatch
 from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.mirror import Directory
-from warren.roles.pool import NO_POLICY, Pool, Slot
+from warren.roles.pool import NO_POLICY, Pool, Slot, Wisher
 from warren.roles.resumer import Resumer, Ways
 from warren.roles.sessions import Sessions
 
@@ -576,24 +576,31 @@ class Client:
 
     async def _keep_spares(self) -> None:
         backoff = Backoff(self._rng, first=0.1, most=60.0)
-        while self._pool.spares_missing(trio.current_time()):
+        failures = 0
+        while missing := self._pool.spares_missing(trio.current_time()):
             try:
-                await self._build_spare()
+                await self._build_spare(missing[failures % len(missing)])
                 backoff.reset()
+                failures = 0
             except (CircuitError, DirectoryError) as error:
+                failures += 1  # what one asks for there may be none of; the others want theirs
                 logger.info("no circuit yet", error=str(error))
                 await self._pause(backoff.next_wait())
 
-    async def _build_spare(self) -> None:
-        """Build a spare, through other middles than those there are if the network has such."""
+    async def _build_spare(self, wisher: Wisher) -> None:
+        """Build a spare as `wisher` asks, through other middles than those of the others, if any.
+
+        In a small network there are no others.
+        """
         spares = [slot for slot in self._pool if slot.isolation is None]
         middles = frozenset(relay.peer_id for slot in spares for relay in slot.path[1:-1])  # REL-2
         try:
-            await self._build(None, middles)
+            slot = await self._build(None, middles, wisher)
         except DirectoryError:
             if not middles:
                 raise
-            await self._build(None)
+            slot = await self._build(None, isolation=wisher)
+        slot.wish = choice_of(wisher)
 
     async def _close_old(self) -> None:
         while True:
