@@ -13,9 +13,12 @@ from tests.support.client_network import ClientNetwork, client_network
 from tests.support.memory_network import Line
 from tests.support.small_network import tasks_in
 from warren.addresses import Address
-from warren.errors import ExitError, WarrenError
+from warren.errors import EndReason, ExitError, WarrenError
 from warren.network.circuits import Circuit
+from warren.network.streams import CircuitStream
+from warren.protocol.messages import Begin
 from warren.roles.client import AVOID_SECONDS, REQUEST_SECONDS
+from warren.roles.relay import PassingCircuit
 
 
 @pytest.fixture
@@ -247,6 +250,29 @@ async def test_everybody_goes_on_at_once_when_all_circuits_die(
 
     assert len(spares) == 2 * len(users)
     assert len({slot.path[1].peer_id for slot in spares}) > len(spares) // 2
+
+
+async def test_an_exit_that_is_about_to_end_is_asked_once(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:  # security F, SIGTERM
+    address = network.net.echo()
+    going_on = await network.client.open_stream(address, "somebody")
+    [slot] = [slot for slot in network.client._pool if slot.circuit.stream_count]
+    asked = 0
+
+    async def refuse(circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> None:
+        nonlocal asked
+        asked += 1
+        raise ExitError(EndReason.HIBERNATING)
+
+    network.relay(slot.exit_id).relay._serve_exit = refuse
+    for number in range(20):
+        (await network.client.open_stream(address, "somebody")).reset()
+        (await network.client.open_stream(address, number)).reset()
+    await going_on.send_all(b"still here")
+
+    assert asked == 1
+    assert await going_on.receive_some() == b"still here"
 
 
 async def test_when_no_exit_is_left_an_error_says_so_and_their_return_is_noticed(

@@ -192,7 +192,7 @@ class Client:
                 if error.reason is not EndReason.DESTROY:
                     assert slot is not None
                     self._not_served(isolation, slot, avoid)
-                    refusals += 1
+                    refusals += not self._is_leaving(slot, error)
             except (CircuitError, trio.TooSlowError) as error:
                 if isinstance(error, trio.TooSlowError) and slot is not None:
                     self._not_served(isolation, slot, avoid)
@@ -321,6 +321,16 @@ class Client:
             avoid.add(slot.exit_id)
         elif self._sessions.refused(isolation, slot.exit_id):
             slot.retire()
+
+    def _is_leaving(self, slot: Slot, error: ExitError) -> bool:
+        """Tell whether the exit of `slot` takes no streams because it ends soon; avoid it then."""
+        if error.reason is not EndReason.HIBERNATING:
+            return False
+        for each in self._pool:
+            if each.exit_id == slot.exit_id:
+                each.retire()
+        self._avoid(slot.exit_id)
+        return True
 
     def _wish(self, isolation: Hashable) -> Choice | None:
         """Return what `isolation` asks of a path now, None for nothing."""

@@ -119,6 +119,8 @@ class Exit:
         self._targets: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
         self.connected = self.resolved = 0
+        #: Whether it opens nothing more: what is open may come to its end before the exit does.
+        self.is_leaving = False
 
     async def serve(self, circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> None:
         """Connect `stream` to what `begin` names and carry its bytes until it is over.
@@ -129,6 +131,8 @@ class Exit:
         if not self.admits(circuit, stream.reset):
             return
         try:
+            if self.is_leaving:
+                raise ExitError(EndReason.HIBERNATING)
             self.count_begin(machine)
             connection, ttl = await self._reach(id(machine), stream, begin)
         except ExitError as error:
