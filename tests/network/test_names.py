@@ -227,10 +227,10 @@ async def test_when_the_first_who_asked_gives_up_the_next_one_asks(nursery: trio
     assert len(server.queries) == 4
 
 
-@pytest.mark.usefixtures("quick")
 async def test_a_circuit_has_four_lookups_at_a_time_and_all_have_thirty_two(  # EXT-11
-    nursery: trio.Nursery,
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(names, "TOTAL_SECONDS", 1.0)
     resolver, (server,) = await resolver_for(nursery, silence)
 
     async def look_up(name: str, key: int) -> None:

@@ -1,5 +1,6 @@
 """Pace: a stream is wide alone, narrow in company, and wide again when the company is gone."""
 
+from collections import deque
 from dataclasses import dataclass, field
 
 import pytest
@@ -134,6 +135,30 @@ def test_little_at_a_time_is_company_and_little_of_much_is_not() -> None:
         typed.receive_data(memoryview(bytes(10)))
         typed.note_little()
     assert pace.has_company(2)
+
+
+def test_who_is_cut_short_by_a_window_is_no_company_however_slow() -> None:
+    now = 0.0
+    pace = Pace(lambda: now)
+    slow = StreamProtocol(1, pace, is_origin=False)
+    limits = deque([slow.allowed])  # what the sender learns, some of it long after it was said
+    noted = []
+
+    for _ in range(10):
+        now += 0.1
+        limit = limits.popleft()
+        while slow.received < limit:
+            size = min(4000, limit - slow.received)
+            slow.receive_data(memoryview(bytes(size)))
+            slow.incoming.clear()
+            slow.consume(size)
+            if slow.credit_is_due:
+                limits.append(slow.take_credit()[1])
+        slow.note_little()
+        noted.append(pace.has_company(2))
+
+    assert len(limits) > 1
+    assert not any(noted)
 
 
 def test_one_answer_however_late_is_no_talk() -> None:

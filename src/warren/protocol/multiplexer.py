@@ -379,7 +379,9 @@ class Multiplexer:
     def receive(self, payload: memoryview) -> list[tuple[int, int, memoryview]]:
         """Hand one payload's messages to their streams, as ``receive_payloads`` does."""
         others: list[tuple[int, int, memoryview]] = []
+        left = len(payload)
         for command, number, data in read_messages(payload):
+            left -= MESSAGE_HEADER_LENGTH + len(data)
             if command in _OPENING:
                 self._receive_begin(command, number, bytes(data))
             elif command in _STREAM:
@@ -388,6 +390,8 @@ class Multiplexer:
                     self._receive_for_association(number, command, bytes(data))
                 else:
                     self._receive_for(stream, command, data)
+                    if command == _DATA and left:  # not cut off by the end of the cell
+                        stream.note_little()
             elif command == Message.DATAGRAM:
                 self._receive_for_association(number, command, bytes(data))
             elif command == Message.RESOLVE:
@@ -407,7 +411,6 @@ class Multiplexer:
     def _receive_for(self, stream: StreamProtocol, command: int, data: memoryview) -> None:
         if command == _DATA:
             stream.receive_data(data)
-            stream.note_little()
         elif command == Message.CREDIT:
             stream.receive_credit(*decode_stream_credit(bytes(data)))
         elif command == Message.EOF:

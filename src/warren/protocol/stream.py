@@ -34,6 +34,9 @@ _MOST_LATE_CREDITS = 16
 _SMALL = 3900
 #: Bytes waiting here from which on whole cells are copied too, for the same reason.
 _LONG_WAIT = 256 * 1024
+#: Every limit that is told, the first window apart, is one short of a multiple of this: bytes that
+#: end there were cut off by a limit, and are not all that there was to send.
+_GRAIN = 1024
 _NEVER = 1 << 64
 _FROM_A_CLIENT = frozenset((EndReason.DONE, EndReason.MISC))
 
@@ -177,7 +180,7 @@ class StreamProtocol:
         assert self.consumed <= self.received
         if self.received > self._mark:
             self._come_round()
-        used = self.consumed - self._widened_at >= self.window
+        used = self.consumed - self._widened_at >= self.window - _GRAIN
         if used and self._keeps_up and not self._has_company:
             self._set_window(2 * self.window)
         if self.credit_is_due:
@@ -212,8 +215,9 @@ class StreamProtocol:
         self._widened_at = self.consumed
 
     def note_little(self) -> None:
-        """Note that less than a cell full came: see whether it is all that comes for now."""
-        self._talk.note(self.pace, self.number, self.received)
+        """Note that less came than there was room for: see whether it is all that comes for now."""
+        if (self.received + 1) % _GRAIN and self.received != FIRST_WINDOW:
+            self._talk.note(self.pace, self.number, self.received)
 
     @property
     def is_finished(self) -> bool:
@@ -234,7 +238,7 @@ class StreamProtocol:
 
     def take_credit(self) -> tuple[int, int]:
         """Return the offset and limit of the CREDIT to send now."""
-        allowed = self.consumed + self.window
+        allowed = (self.consumed + self.window - _GRAIN) | (_GRAIN - 1)
         if allowed > self.allowed:
             if self._mark == _NEVER:
                 self._mark, self._marked_at = self.allowed, self.pace.clock()
@@ -338,6 +342,7 @@ class StreamProtocol:
         expect(not self.eof_received and not self.end_received, "a second EOF")
         expect(self.connected is not None or not self.is_origin, "an EOF before CONNECTED")
         self.eof_received = True
+        self.pace.forget_company(self.number)
         if self.state is not StreamState.ENDED:
             self.on_news()
             self.on_send()  # the last acknowledgement, or our END
