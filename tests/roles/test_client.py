@@ -170,6 +170,20 @@ async def test_a_guard_that_flaps_for_an_hour_costs_three_guards_at_most(
     assert network.guard is first
 
 
+async def test_when_the_guard_dies_the_next_page_comes_within_three_seconds(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:  # T31
+    going_on = await network.client.open_stream(network.net.echo(), "somebody")
+    first = network.guard
+
+    first.crash()
+    await going_on.send_all(b"still here")
+
+    assert await get(network, 8) <= 3
+    assert await going_on.receive_some() == b"still here"
+    assert network.guard is not first
+
+
 async def test_the_death_of_the_guard_blames_nobody_behind_it(
     network: ClientNetwork, autojump_clock: MockClock
 ) -> None:
