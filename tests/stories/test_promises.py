@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from python_socks import ProxyError
@@ -72,7 +73,7 @@ def network(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             for name in PROXIES:
                 network.add_proxy(name, LATER if name == "later3" else WARREN)
             for name in (*RELAYS, *EXITS, *PROXIES):
-                wait_until(lambda name=name: is_up(network, name), 60, f"{name} with a consensus")
+                wait_until(partial(is_up, network, name), 60, f"{name} with a consensus")
             yield network
         finally:
             network.close()

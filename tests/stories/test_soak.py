@@ -42,6 +42,10 @@ def wait_for_summary(lab: RunningLab, seconds: float) -> dict[str, Any]:
             return event
 
 
+def wait_for_files(name: str, pid: int, most: int) -> None:
+    wait_until(lambda: files_of(pid) <= most, CLOSING_SECONDS, f"{name} with {most} files at most")
+
+
 @pytest.mark.parametrize(
     ("warm", "seconds", "chaos"),
     [
@@ -72,16 +76,11 @@ def test_nothing_grows_while_relays_come_and_go(warm: int, seconds: int, chaos: 
         wait_for_summary(lab, warm)
         memory = {name: memory_of(pid) for name, pid in pids.items()}
         files = {name: files_of(pid) for name, pid in pids.items()}
-        most_files = {name: count + MOST_FILES for name, count in files.items()}
 
         last = wait_for_summary(lab, seconds)
         grown = {name: memory_of(pid) - memory[name] for name, pid in pids.items()}
         for name, pid in pids.items():
-            wait_until(
-                lambda name=name, pid=pid: files_of(pid) <= most_files[name],
-                CLOSING_SECONDS,
-                f"no more than {most_files[name]} open files of {name}",
-            )
+            wait_for_files(name, pid, files[name] + MOST_FILES)
         check_logs(Path(lab.ready["dir"]))
 
     sys.stdout.write(f"T83: {last['served']} served, grown by {grown}\n")

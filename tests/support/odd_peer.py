@@ -35,7 +35,7 @@ def be_of_a_later_release(versions: tuple[int, ...]) -> None:
     def say_ready(self: LinkSettings, *arguments: object, **options: object) -> Ready:
         return replace(ready(self, *arguments, **options), versions=versions)  # type: ignore[arg-type]
 
-    LinkSettings.ready = say_ready  # type: ignore[assignment, method-assign]
+    LinkSettings.ready = say_ready  # type: ignore[method-assign]
     node._describe = lambda *arguments: replace(
         describe(*arguments), links=versions, version=LATER_VERSION
     )

@@ -70,6 +70,8 @@ AVOID_SECONDS = 300.0
 #: Before another try while this machine has no network.
 OUTAGE_SECONDS = 1.0
 _UPKEEP_SECONDS = 10.0
+#: Spares that the next one shares no middle with.
+_UNLIKE = 3
 
 _ELSEWHERE = frozenset(
     (
@@ -598,11 +600,11 @@ class Client:
                 await self._pause(backoff.next_wait())
 
     async def _build_spare(self, wisher: Wisher) -> None:
-        """Build a spare as `wisher` asks, through other middles than those of the others, if any.
+        """Build a spare as `wisher` asks, through other middles than the last ones, if any.
 
-        In a small network there are no others.
+        In a small network there are no others; of all of them, exits would have to be middles.
         """
-        spares = [slot for slot in self._pool if slot.isolation is None]
+        spares = [slot for slot in self._pool if slot.isolation is None][-_UNLIKE:]
         middles = frozenset(relay.peer_id for slot in spares for relay in slot.path[1:-1])  # REL-2
         try:
             slot = await self._build(None, middles, wisher)
