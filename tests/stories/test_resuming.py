@@ -30,7 +30,7 @@ def any_relay(town: Town) -> str:
     """Return a relay that is a middle now, and nobody's exit: streams do not outlive that."""
     paths = [circuit["path"] for circuit in town.circuits()]
     exits = {path[2] for path in paths}
-    return random.choice([path[1] for path in paths if path[1] not in exits] or ["relay1"])
+    return str(random.choice([path[1] for path in paths if path[1] not in exits] or ["relay1"]))
 
 
 def test_transfers_and_talks_outlive_middles_and_a_cut_guard(town: Town) -> None:
