@@ -26,8 +26,8 @@ ANSWER_SECONDS = 60.0
 _READY_SECONDS = 120.0
 _ORIGIN_SECONDS = 20.0
 _POLL_SECONDS = 0.02
-#: In which the proxy has built what replaces the circuit that was just taken.
-_BUILD_PAUSE_SECONDS = 0.1
+#: Between two circuits: nothing moves meanwhile, and what has to be built behind one is built.
+BUILD_PAUSE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class System(abc.ABC):
         self.processes.stop()
 
     def build_circuits(self, count: int) -> list[float] | None:
-        """Build `count` circuits one after the other; return the seconds each took."""
+        """Build `count` circuits, each after a pause; return the seconds each took."""
         del count
         return None
 
@@ -212,7 +212,7 @@ class WarrenLab(System):
         """
         waited = []
         for _ in range(count):
-            time.sleep(_BUILD_PAUSE_SECONDS)  # one at a time, as the others'
+            time.sleep(BUILD_PAUSE_SECONDS)
             begun = now()
             self.route.alone().open().close()
             waited.append(now() - begun)

@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks.client import wait_for_answer
 from benchmarks.processes import ProcessError, free_port
 from benchmarks.route import Route
-from benchmarks.systems import ANSWER_SECONDS, Origin, System
+from benchmarks.systems import ANSWER_SECONDS, BUILD_PAUSE_SECONDS, Origin, System
 from benchmarks.tor_control import Controller
 
 AUTHORITIES, RELAYS, EXITS = 3, 4, 3
@@ -125,7 +125,12 @@ class TorNetwork(System):
 
     def build_circuits(self, count: int) -> list[float] | None:
         with Controller(self._control) as controller:
-            return [controller.build_circuit() for _ in range(count)]
+            return [self._build(controller) for _ in range(count)]
+
+    @staticmethod
+    def _build(controller: Controller) -> float:
+        time.sleep(BUILD_PAUSE_SECONDS)
+        return controller.build_circuit()
 
     def time_client_start(self) -> tuple[float, float] | None:
         """Start a client with an empty folder, then one that finds the consensus in it."""

@@ -15,6 +15,7 @@ with the same seed, and a fault can be tried at the most awkward moment a thousa
     targets       the machines that clients ask, and what they answer
     traffic       the applications, and what they expect
     faults        what goes wrong, as text and as deeds
+    shared        what all peers work out alike, worked out once
     probes        what is looked at while it happens: nonces, paths, logged bugs
     invariants    what must hold all along, and at the end
     run           one simulation from the beginning to the end

@@ -9,6 +9,7 @@ the code alone is noticed too.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 import trio
 
@@ -59,15 +60,20 @@ class Audit:
                 continue
             grown = 0
             for link in node.peer.links:
-                legs = link.protocol.legs.values()
+                legs = link.protocol.legs
+                other = ends.setdefault(link.protocol.handshake_hash, link)
                 if len(legs) > MOST_CIRCUITS:
                     self._complain("window", f"{node.name}: {len(legs)} circuits on one link")
-                for leg in legs:
+                for leg in legs.values():
                     grown += leg.window.size - FIRST_CELLS
-                    self._say(node, leg, wrong_window(leg))
-                    for streams in streams_of(leg):
+                    wrong = wrong_window(leg)
+                    if wrong is not None:
+                        self._say(node, leg, wrong)
+                    streams = streams_of(leg)
+                    if streams is not None and streams.streams:
                         self._look_at_streams(node, streams)
-                self._look_at_both(node, link, ends)
+                if other is not link:
+                    self._look_at_both(node, link, other)
             left = node.peer.settings.budget.left
             if not 0 <= left <= CELLS - grown:
                 what = f"{left} cells left of {CELLS}, with {grown} taken"
@@ -77,19 +83,20 @@ class Audit:
         if len(streams.streams) > MOST_STREAMS:
             self._complain("quota", f"{node.name}: {len(streams.streams)} streams on one circuit")
         for stream in streams.streams.values():
-            self._say(node, stream, wrong_stream(stream))
+            wrong = wrong_stream(stream)
+            if wrong is not None:
+                self._say(node, stream, wrong)
 
-    def _look_at_both(self, node: Node, link: Link, ends: dict[bytes, Link]) -> None:
+    def _look_at_both(self, node: Node, link: Link, other: Link) -> None:
         """Compare the two ends of a link: no more credit than the other side has given."""
-        other = ends.setdefault(link.protocol.handshake_hash, link)
-        if other is not link:
-            for one, two in _pairs(link, other):
-                if one.credit > two.window.outstanding and not two.destroy_sent:
-                    self._complain("window", f"{node.name}: {one!r} has credit nobody gave")
+        for one, two in _pairs(link, other):
+            if one.credit > two.window.outstanding and not two.destroy_sent:
+                self._say(node, one, "it has credit nobody gave")
+            if two.credit > one.window.outstanding and not one.destroy_sent:
+                self._say(node, two, "it has credit nobody gave")
 
-    def _say(self, node: Node, what: object, wrong: str | None) -> None:
-        if wrong is not None:
-            self._complain("window", f"{node.name}: {what!r}: {wrong}")
+    def _say(self, node: Node, what: object, wrong: str) -> None:
+        self._complain("window", f"{node.name}: {what!r}: {wrong}")
 
 
 class GuardWatch:
@@ -119,11 +126,12 @@ class GuardWatch:
 def wrong_window(leg: Leg) -> str | None:
     """Return what is wrong with the credit of a leg, or None (protocol §6)."""
     window = leg.window
-    counted = window.outstanding + window.held + window.owed
-    if counted != window.size and not leg.destroy_sent:
-        return f"credit is lost: {counted} of {window.size} cells are accounted for"
-    if min(window.outstanding, window.held, window.owed) < 0 or window.size > MOST_CELLS:
-        return f"a window of {window.size}: {window.outstanding}, {window.held}, {window.owed}"
+    outstanding, held, owed, size = window.outstanding, window.held, window.owed, window.size
+    counted = outstanding + held + owed
+    if counted != size and not leg.destroy_sent:
+        return f"credit is lost: {counted} of {size} cells are accounted for"
+    if outstanding < 0 or held < 0 or owed < 0 or size > MOST_CELLS:
+        return f"a window of {size}: {outstanding}, {held}, {owed}"
     if not 0 <= leg.credit <= MOST_CREDIT:
         return f"credit for {leg.credit} cells"
     if leg.feeder is not None and leg.queued - leg.own > leg.feeder.window.held:
@@ -147,23 +155,21 @@ def wrong_stream(stream: StreamProtocol) -> str | None:
     return None
 
 
-def streams_of(leg: Leg) -> Iterator[Multiplexer]:
-    """Yield the streams that end where this leg does."""
+def streams_of(leg: Leg) -> Multiplexer | None:
+    """Return the streams that end where this leg does."""
     user = leg.user
     if isinstance(user, OriginCircuit):
-        streams = user.streams if user.hops else None
-    else:
-        streams = user.streams if isinstance(user, RelayCircuit) and leg is user.previous else None
-    if streams is not None:
-        yield streams
+        return user.streams if user.hops else None
+    return user.streams if isinstance(user, RelayCircuit) and leg is user.previous else None
 
 
 def _pairs(one: Link, other: Link) -> Iterator[tuple[Leg, Leg]]:
+    """Yield the two ends of each circuit on a link."""
     theirs = other.protocol.legs
-    for number, leg in one.protocol.legs.items():
-        if number in theirs:
-            yield leg, theirs[number]
-            yield theirs[number], leg
+    if theirs:
+        for number, leg in one.protocol.legs.items():
+            if number in theirs:
+                yield leg, theirs[number]
 
 
 # ---- what is left at the end
@@ -198,16 +204,17 @@ async def what_is_left(
 
 def _left_on(link: Link) -> Iterator[str]:
     for leg in link.protocol.legs.values():
-        for streams in streams_of(leg):
-            for stream in streams.streams.values():
-                yield f"a stream is left: {stream!r}"
+        streams = streams_of(leg)
+        for stream in streams.streams.values() if streams is not None else ():
+            yield f"a stream is left: {stream!r}"
         if leg.queued:
             yield f"cells are left: {leg!r}"
 
 
 def _lost_between(one: Link, other: Link) -> Iterator[str]:
     """Yield the circuits of an idle link whose credit is not all there."""
-    for sender, receiver in _pairs(one, other):
+    pairs = _pairs(one, other)
+    for sender, receiver in chain.from_iterable(((a, b), (b, a)) for a, b in pairs):
         if sender.destroy_sent or receiver.destroy_sent:
             continue
         if sender.credit != receiver.window.outstanding:

@@ -6,6 +6,7 @@ again, every application must have come to its end, and when all links have sett
 be left of what they did. At last every node is ended, which must close all that it had open.
 """
 
+import gc
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from simulation.nodes import (
 )
 from simulation.probes import probing, replaced
 from simulation.scenario import Fault, Scenario
+from simulation.shared import sharing
 from simulation.targets import TARGET_PORT, Target, target_names
 from simulation.traffic import Applications, Visit, plan_visits
 from simulation.wire import Wire
@@ -92,7 +94,12 @@ def simulate(scenario: Scenario, *, most_violations: int = 1) -> Outcome:
     clock = SimulatedClock()
     simulation = Simulation(scenario, clock, most_violations)
     started = time.process_time()
-    with _repeatable(scenario.seed), probing(simulation.complain) as ledger:
+    with (
+        _rarely_collecting(),
+        sharing(),
+        _repeatable(scenario.seed, clock),
+        probing(simulation.complain) as ledger,
+    ):
         trio.run(simulation.run, clock=clock)
         simulation.outcome.cells = ledger.sealed
     outcome = simulation.outcome
@@ -105,9 +112,29 @@ def simulate(scenario: Scenario, *, most_violations: int = 1) -> Outcome:
 
 
 @contextmanager
-def _repeatable(seed: int) -> Iterator[None]:
-    """Let trio run tasks in an order that follows from the seed; it has a switch for that."""
+def _rarely_collecting() -> Iterator[None]:
+    """Look for garbage less often than Python does: a simulation has a lot that lives long."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+
+
+@contextmanager
+def _repeatable(seed: int, clock: SimulatedClock) -> Iterator[None]:
+    """Let trio run tasks in an order that follows from the seed; it has a switch for that.
+
+    Who sleeps is woken by an event of the clock, and who asks for the time asks the clock.
+    """
     with (
+        replaced(trio, "current_time", clock.current_time),
+        replaced(trio, "sleep", clock.sleep),
+        replaced(trio, "sleep_until", clock.sleep_until),
         replaced(trio_loop, "_ALLOW_DETERMINISTIC_SCHEDULING", True),
         replaced(trio_loop, "_r", dice(seed, "trio")),
     ):

@@ -7,13 +7,14 @@ change a byte. When and to whom that happens is decided in ``simulation.faults``
 """
 
 import math
-import struct
-import zlib
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from random import Random
+from struct import Struct
+from zlib import crc32
 
 import trio
 
@@ -22,7 +23,7 @@ from warren.addresses import Address
 from warren.errors import LinkError
 from warren.network import readiness
 from warren.network.byte_streams import Accept, Buffer, ByteStream, Listener, Network
-from warren.network.readiness import Act
+from warren.network.readiness import Act, Readiness
 
 LOOPBACK = "127.0.0.1"
 #: Bytes of one direction that were sent and not read; and those of them that have not left.
@@ -31,6 +32,8 @@ QUEUE = 128 * 1024
 _LOOPBACK_SECONDS = 0.0001
 #: What it is for a host to be slow; still, what is in its queues leaves within two minutes or so.
 _SLOWER, _SLOWEST, _FURTHER_SECONDS = 50, 20_000.0, 0.3
+#: When, at which end, how much.
+_DELIVERY = Struct("!dqq").pack
 _END, _RESET = b"end", b"reset"  # what arrives besides bytes, told apart by identity
 
 
@@ -92,15 +95,18 @@ class WireStream(ByteStream):
     def receive_into(self, buffer: bytearray | memoryview) -> int | None:
         if self.is_closed:
             raise LinkError("the connection broke: Bad file descriptor")
-        view, taken, incoming = memoryview(buffer), 0, self._incoming
-        while incoming and taken < len(view):
-            part = incoming[0][: len(view) - taken]
-            view[taken : taken + len(part)] = part
-            taken += len(part)
-            if len(part) < len(incoming[0]):
-                incoming[0] = incoming[0][len(part) :]
-            else:
-                incoming.popleft()
+        incoming, taken = self._incoming, 0
+        if incoming:
+            view, room = memoryview(buffer), len(buffer)
+            while incoming and taken < room:
+                part = incoming.popleft()
+                size = len(part)
+                if size > room - taken:
+                    incoming.appendleft(part[room - taken :])
+                    part = part[: room - taken]
+                    size = room - taken
+                view[taken : taken + size] = part
+                taken += size
         if taken:
             self._unread -= taken
             self.other._there_is_room()
@@ -112,11 +118,12 @@ class WireStream(ByteStream):
     def send_now(self, data: Buffer) -> int:
         if self.is_closed or self._is_broken or self._sent_eof:
             raise LinkError("the connection broke: Broken pipe")
-        part = memoryview(data)[: max(0, self._room)]
-        if part:
-            self.other._unread += len(part)
-            self._send(memoryview(bytes(part)), len(part))
-        return len(part)
+        size = min(len(data), self._room)
+        if size <= 0:
+            return 0
+        self.other._unread += size
+        self._send(memoryview(bytes(data[:size])), size)
+        return size
 
     def send_parts_now(self, parts: Sequence[Buffer]) -> int:
         return self.send_now(b"".join(parts))
@@ -144,13 +151,12 @@ class WireStream(ByteStream):
     @property
     def _room(self) -> int:
         free = CAPACITY - self.other._unread
-        if not self.is_local:
-            free = min(free, QUEUE - int(self._unsent))
-        return free
+        return free if self.is_local else min(free, QUEUE - int(self._unsent))
 
     @property
     def _unsent(self) -> float:
-        return max(0.0, self._leaves_at - self._wire.clock.now) * self.host.rate
+        seconds = self._leaves_at - self._wire.clock.now
+        return seconds * self.host.rate if seconds > 0 else 0.0
 
     def _send(self, what: memoryview | bytes, size: int) -> None:
         """Let `what` arrive at the other end behind everything that was sent before."""
@@ -162,20 +168,27 @@ class WireStream(ByteStream):
             arrives_at = self._leaves_at + wire.seconds_between(host, self.other.host)
         self._arrives_at = max(arrives_at, self._arrives_at)
         other = self.other
-        wire.clock.at(self._arrives_at, lambda: other._arrive(what))
+        wire.clock.at(self._arrives_at, partial(other._arrive, what))
 
     # ---- what arrives
 
     def _arrive(self, what: memoryview | bytes) -> None:
-        if self._held or self._wire.is_blocked(self.host, self.other.host, is_local=self.is_local):
-            if not self._held:
-                self._wire.hold(self)
-            self._held.append(what)
-        else:
+        wire = self._wire
+        if not self._held and not (wire.trouble and self._is_blocked):
             self._deliver(what)
+            return
+        if not self._held:
+            wire.hold(self)
+        self._held.append(what)
+
+    @property
+    def _is_blocked(self) -> bool:
+        return self._wire.is_blocked(self.host, self.other.host, is_local=self.is_local)
 
     def _deliver(self, what: memoryview | bytes) -> None:
-        self._wire.note(self.number, len(what))
+        wire = self._wire
+        packed = _DELIVERY(wire.clock.now, self.number, len(what))
+        wire.fingerprint = crc32(packed, wire.fingerprint)
         if self.is_closed:
             if isinstance(what, memoryview):
                 self.other.break_off()
@@ -186,7 +199,9 @@ class WireStream(ByteStream):
             self._is_broken = True
         else:
             assert isinstance(what, memoryview)
-            self._incoming.append(self._wire.tamper_with(self, what))
+            if self.host.corrupting:
+                what = wire.tamper_with(self, what)
+            self._incoming.append(what)
         self._tell()
         if self._is_broken:
             self._there_is_room()
@@ -212,7 +227,7 @@ class WireStream(ByteStream):
             self._wire.clock.at(self._wire.clock.now + self._patience, act)
 
     def _give_up(self) -> None:
-        if self._wire.is_blocked(self.host, self.other.host, is_local=self.is_local):
+        if self._is_blocked:
             self.break_off()
             self.other.break_off()  # which asks as often, or will be told when it says something
 
@@ -249,26 +264,28 @@ class WireStream(ByteStream):
 
     def _tell(self) -> None:
         """Call the reader, and again for as long as there is something, as a socket would."""
-        self._wake()
+        if self._news is not None:
+            self._wake()
         if self._reader is not None and not self._is_told:
             self._is_told = True
-            readiness.here().soon(self._call_reader)
+            self._wire.soon(self._call_reader)
 
     def _call_reader(self) -> None:
         self._is_told = False
-        if self._reader is not None and self._is_readable:
+        if self._reader is not None and (self._incoming or self._is_readable):
             self._reader()
-            if self._is_readable:
+            if self._incoming or self._is_readable:
                 self._tell()
 
     def _there_is_room(self) -> None:
         """Call the writer if something can be sent, or when it can."""
-        self._wake()
+        if self._news is not None:
+            self._wake()
         if self._writer is None:
             return
         if self._is_writable:
             act, self._writer = self._writer, None
-            readiness.here().soon(act)
+            self._wire.soon(act)
         elif 3 * (CAPACITY - self.other._unread) >= QUEUE and not self._is_due:
             self._is_due = True
             self._wire.clock.at(self._half_sent_at, self._half_is_sent)
@@ -367,10 +384,11 @@ class Wire:
         self._listeners: dict[tuple[str, Address], WireListener] = {}
         self._holding: dict[WireStream, None] = {}
         self._partitions: list[object] = []
-        self._trouble = 0  # how many reasons there are for something to be blocked
+        self.trouble = 0  # how many reasons there are for something to be blocked
         self._resumed = trio.Event()
         self._numbers = count(1)
         self._ports = count(30000)
+        self._readiness: Readiness | None = None
         self._rng = rng
 
     def add(self, address: str, *, latency: float, rate: float) -> None:
@@ -385,10 +403,11 @@ class Wire:
         """Return how long a byte takes from one host to another one."""
         return (one.latency + other.latency) / 2
 
-    def note(self, *numbers: int) -> None:
-        """Add to the fingerprint."""
-        packed = struct.pack(f"!d{len(numbers)}q", self.clock.now, *numbers)
-        self.fingerprint = zlib.crc32(packed, self.fingerprint)
+    def soon(self, act: Act) -> None:
+        """Call `act` in this moment, behind what happens in it already."""
+        if self._readiness is None:
+            self._readiness = readiness.here()
+        self._readiness.soon(act)
 
     # ---- connections
 
@@ -414,7 +433,7 @@ class Wire:
         near.other, far.other = far, near
         near.is_local = far.is_local = is_local
         self.streams[near] = self.streams[far] = None
-        self.note(number, 0)
+        self.fingerprint = crc32(_DELIVERY(self.clock.now, number, 0), self.fingerprint)
         listener.arrive(far)
         return near
 
@@ -454,7 +473,7 @@ class Wire:
 
     def is_blocked(self, one: Host, other: Host, *, is_local: bool) -> bool:
         """Tell whether nothing passes between two hosts now."""
-        if not self._trouble or is_local:
+        if not self.trouble or is_local:
             return False
         if one.stalled or other.stalled:
             return True
@@ -509,13 +528,13 @@ class Wire:
         self._holding[stream] = None
 
     def _blocked(self) -> None:
-        self._trouble += 1
+        self.trouble += 1
         for stream in self.streams:
             if self.is_blocked(stream.host, stream.other.host, is_local=stream.is_local):
                 stream.lose_patience()
 
     def _unblocked(self) -> None:
-        self._trouble -= 1
+        self.trouble -= 1
         resumed, self._resumed = self._resumed, trio.Event()
         resumed.set()
         for stream in list(self._holding):

@@ -3,8 +3,8 @@
 Each function runs until it is cancelled. It holds its state folder against a second process,
 announces where it listens, and answers at its control socket. The roles themselves know no
 configuration files, no folders of others and no command line; here they are put together, and
-this is where to look for who owns what. Publisher and authority are imported by those who are
-one, because a proxy should answer as soon as it is started.
+this is where to look for who owns what. What only one role needs is imported by those who are
+one: a proxy should answer as soon as it is started, and a relay keeps no proxy in its memory.
 """
 
 import contextlib
@@ -38,14 +38,9 @@ from warren.key_files import KeyFiles
 from warren.network.byte_streams import SocketListener, listening_socket
 from warren.network.interruptions import Interruption
 from warren.network.link import RelayKeys
-from warren.peer import running_peer
-from warren.protocol.front import Login
+from warren.peer import World, running_peer
 from warren.roles.archive import Archive
-from warren.roles.client import Client
-from warren.roles.guard_keeper import GuardKeeper
-from warren.roles.listener_rules import ListenerRules
 from warren.roles.mirror import Directory
-from warren.roles.proxy import Proxy, ProxyLimits
 from warren.roles.relay import Relay
 from warren.service import Announcer, LogStyle
 from warren.serving import Serving, answer_directory, relay_keys
@@ -57,7 +52,10 @@ from warren.workers.shares import make_assignment
 
 if TYPE_CHECKING:
     from warren.network.dns_port import DnsPort
+    from warren.roles.client import Client
     from warren.roles.dns_door import DnsDoor
+    from warren.roles.listener_rules import ListenerRules
+    from warren.roles.proxy import Proxy
     from warren.roles.publisher import Publisher
 
 Statistics = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -73,9 +71,16 @@ async def run_proxy(
 
     ``announcer.usable`` once the first circuit is there.
     """
+    from warren.network.keys_ahead import KeysAhead
+    from warren.roles.client import Client
+    from warren.roles.guard_keeper import GuardKeeper
+    from warren.roles.proxy import Proxy
+    from warren.roles.requests import ProxyLimits
+
     wanted = config.proxy
+    keys = KeysAhead(SystemKeys())
     with holding_state(config, "proxy") as folder:
-        async with running_peer(network, folder) as peer:
+        async with running_peer(network, folder, world=World(keys=keys)) as peer:
             directory = Directory(peer.archive, peer.fetch, now=time.time, rng=SystemRandom())
             guards = GuardKeeper(folder)
             client = Client(
@@ -120,6 +125,7 @@ async def run_proxy(
             async with _answering(folder.path, statistics):
                 nursery.start_soon(directory.run)
                 nursery.start_soon(client.run)
+                nursery.start_soon(keys.run)
                 for listener, rules in listeners:
                     nursery.start_soon(proxy.serve, listener, nursery, "", rules)
                 for port in ports:
@@ -135,7 +141,7 @@ async def run_proxy(
 
 
 def _open_dns_door(
-    config: Config, client: Client, proxy: Proxy
+    config: Config, client: "Client", proxy: "Proxy"
 ) -> tuple["DnsDoor | None", list["DnsPort"]]:
     """Bind the DNS ports that are configured; they serve once they are told to."""
     wanted = config.proxy
@@ -277,14 +283,19 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
                 await trio.sleep_forever()
 
 
-def _begin_anew(what: Interruption, *, directory: Directory, client: Client | None = None) -> None:
+def _begin_anew(
+    what: Interruption, *, directory: Directory, client: "Client | None" = None
+) -> None:
     """Let nothing go on waiting for what an interruption has made worthless."""
     directory.look_again()
     if client is not None and what.breaks_links:
         client.interrupted()
 
 
-def _rules_of(listener: ListenerConfig) -> ListenerRules:
+def _rules_of(listener: ListenerConfig) -> "ListenerRules":
+    from warren.protocol.front import Login
+    from warren.roles.listener_rules import ListenerRules
+
     login = None
     if listener.user is not None and listener.password is not None:
         login = Login.of(listener.user, listener.password)

@@ -56,6 +56,25 @@ def test_help_imports_nothing_slow() -> None:
     assert done.stderr == "set()\n"
 
 
+def test_a_relay_keeps_neither_a_proxy_nor_rich_in_its_memory() -> None:
+    program = (
+        "import sys; sys.argv = ['warren', 'relay']\n"
+        "from warren.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(*(name for name, module in sys.modules.items() if module))\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    loaded = set(done.stdout.split())
+    assert {"warren.serving", "warren.roles.relay", "structlog"} <= loaded
+    assert not {"warren.roles.client", "warren.roles.proxy", "warren.protocol.socks"} & loaded
+    assert not {"rich", "pygments", "httpx", "hypothesis"} & loaded
+
+
 def test_every_option_has_a_help_text() -> None:
     for path in all_commands(warren):
         command: click.Command = warren
@@ -72,6 +91,7 @@ def test_an_error_of_ours_is_one_line_and_code_2(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["warren", "proxy"])
+    monkeypatch.setitem(sys.modules, "rich", None)  # other tests of this process may want it
 
     with pytest.raises(SystemExit) as ended:
         command_line.main()

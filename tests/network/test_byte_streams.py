@@ -269,6 +269,89 @@ async def test_a_port_nobody_listens_at_refuses(world: World) -> None:
     assert cause.errno == errno.ECONNREFUSED
 
 
+async def test_what_is_dialled_at_once_is_there_or_comes(world: World) -> None:
+    listener = world.network.listen(world.address)
+    met: list[ByteStream] = []
+    has_met = trio.Event()
+
+    def meet(stream: ByteStream) -> None:
+        met.append(stream)
+        has_met.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listener.serve_with, meet, nursery)
+        near = await world.network.begin_dial(listener.local).wait()
+        near.send_now(b"hello")
+        await has_met.wait()
+        listener.close()
+
+    assert await receive(met[0], 5) == b"hello"
+    for stream in (near, *met):
+        stream.close()
+
+
+async def test_a_dial_that_is_given_up_leaves_no_socket() -> None:
+    network = SocketNetwork()
+    listener = network.listen(Address("127.0.0.1", 0))
+
+    dialling = network.begin_dial(listener.local)
+    dialling.close()
+
+    assert dialling.stream is not None
+    with pytest.raises(LinkError):
+        await dialling.stream.wait_readable()
+    listener.close()
+
+
+async def test_a_refusal_is_told_at_once_too() -> None:
+    network = SocketNetwork()
+    listener = network.listen(Address("127.0.0.1", 0))
+    listener.close()
+
+    with pytest.raises(LinkError) as caught:
+        network.begin_dial(listener.local)
+
+    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__cause__.errno == errno.ECONNREFUSED
+
+
+async def test_a_listener_without_descriptors_waits_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # DOS-8
+    listener = SocketNetwork().listen(Address("127.0.0.1", 0))
+    met: list[ByteStream] = []
+    accept, failures = listener._socket.accept, [errno.EMFILE, errno.ECONNABORTED, errno.ENFILE]
+
+    class Scarce:
+        """Be the listening socket of a process that is out of descriptors for a while."""
+
+        def accept(self) -> object:
+            if failures:
+                raise OSError(failures.pop(0), "no descriptors")
+            return accept()
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(inner, name)
+
+    def meet(stream: ByteStream) -> None:
+        met.append(stream)
+        has_met.set()
+
+    inner, has_met = listener._socket, trio.Event()
+    monkeypatch.setattr(listener, "_socket", Scarce())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listener.serve_with, meet, nursery)
+        near = await SocketNetwork().dial(listener.local)
+        with trio.fail_after(5):
+            await has_met.wait()
+        monkeypatch.undo()
+        listener.close()
+
+    assert not failures
+    for stream in (near, *met):
+        stream.close()
+
+
 async def test_a_port_can_be_listened_at_once(world: World) -> None:
     listener = world.network.listen(world.address)
 
@@ -278,7 +361,8 @@ async def test_a_port_can_be_listened_at_once(world: World) -> None:
     listener.close()
 
 
-async def test_a_listener_serves_until_it_is_closed(world: World) -> None:
+@pytest.mark.parametrize("with_tasks", [True, False])
+async def test_a_listener_serves_until_it_is_closed(world: World, with_tasks: bool) -> None:
     listener = world.network.listen(world.address)
     served: list[Address] = []
 
@@ -286,8 +370,15 @@ async def test_a_listener_serves_until_it_is_closed(world: World) -> None:
         served.append(stream.remote)
         stream.close()
 
+    def meet(stream: ByteStream) -> None:
+        served.append(stream.remote)
+        stream.close()
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(listener.serve, accept, nursery)
+        if with_tasks:
+            nursery.start_soon(listener.serve, accept, nursery)
+        else:
+            nursery.start_soon(listener.serve_with, meet, nursery)
         dialled = [await world.network.dial(listener.local) for _ in range(3)]
         for stream in dialled:
             assert await receive(stream) == b""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.support.paper import Side
 from warren.addresses import Address
 from warren.errors import EndReason, NoConsensus, ProtocolError
-from warren.protocol import front, http_answers, http_proxy, socks
+from warren.protocol import front, http_answers
 from warren.protocol.choice import Choice
 from warren.protocol.front import BY_REASON, Authentication, Credentials, Failure, Login
 from warren.protocol.http_answers import answer, malformed, options_answer, pac_answer
@@ -21,6 +21,7 @@ from warren.protocol.http_proxy import (
     read_authority,
 )
 from warren.protocol.messages import ANY_FAMILY, BeginFlags
+from warren.protocol.reception import Malformed, receive_request
 
 NAMES = st.from_regex(r"[a-z]{1,20}(\.[a-z]{1,20}){1,3}", fullmatch=True)
 PORTS = st.integers(1, 0xFFFF)
@@ -305,13 +306,11 @@ STRANGERS = st.one_of(
 @settings(max_examples=1000)
 @given(st.one_of(PAGES, STRANGERS))
 def test_no_other_protocol_ever_opens_a_stream(words: bytes) -> None:  # T45
-    first = Side(front.first_byte())
-    first.receive(words)
-    is_http = b"A" <= first.result <= b"Z"
-    exchange = http_proxy.accept() if is_http else socks.accept()
+    side = Side(receive_request())
 
-    with pytest.raises(ProtocolError):
-        Side(exchange).receive(words)
+    side.receive(words)
+
+    assert isinstance(side.result, Malformed)
 
 
 @given(HEADS)

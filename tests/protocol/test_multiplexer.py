@@ -304,6 +304,34 @@ def test_an_end_shares_its_cell_with_the_last_acknowledgement() -> None:
     assert commands(pair.lanes[0]) == [Message.CREDIT, Message.END]
 
 
+def test_a_stream_of_a_question_and_its_answer_ends_with_three_cells() -> None:
+    pair = Pair()
+    near, far = pair.open()
+    near.write(b"question")
+    pair.settle()
+    read_all(far)
+    far.write(b"answer")
+    pair.settle()
+    read_all(near)
+
+    said = []
+    for lane, end in ((0, near), (1, far), (0, None)):
+        if end is not None:
+            end.write_eof()
+        payload = memoryview(bytearray(PAYLOAD))
+        pair.lanes[lane].source.write_payload(payload)
+        said.append([command for command, _, _ in read_messages(payload)])
+        pair.lanes[1 - lane].source.receive(payload)
+
+    assert said == [
+        [Message.CREDIT, Message.EOF],
+        [Message.CREDIT, Message.EOF, Message.END],
+        [Message.END],
+    ]
+    assert not pair.near.streams
+    assert not pair.far.streams
+
+
 @pytest.mark.parametrize("size", range(27, 120))
 def test_no_data_overtakes_the_begin_of_its_stream(size: int) -> None:
     pair = Pair()

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from noise.connection import (  # type: ignore[import-untyped]  # it has no types
@@ -18,7 +20,17 @@ from tests.support.paper import FixedKeys
 from warren.errors import ProtocolError
 from warren.identity import KemKey, KeyPair, KeySource, Suite, SystemKeys
 from warren.protocol.ciphers import make_aead, nonce_maker
-from warren.protocol.noise import IK, IKHFS, NK, NKHFS, HandshakeState, Pattern, Split, rekey
+from warren.protocol.noise import (
+    IK,
+    IKHFS,
+    NK,
+    NKHFS,
+    HandshakeState,
+    Pattern,
+    Split,
+    _hkdf,
+    rekey,
+)
 
 PROLOGUE = b"a prologue"
 PAYLOAD = b"first payload"
@@ -584,3 +596,13 @@ def test_a_handshake_has_no_third_message() -> None:
         initiator.write_message()
     with pytest.raises(AssertionError, match="two messages"):
         responder.read_message(b"")
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(max_size=200), st.integers(1, 3))
+def test_keys_are_derived_as_the_library_derives_them(
+    chaining_key: bytes, material: bytes, count: int
+) -> None:
+    outputs = _hkdf(chaining_key, material, count)
+
+    assert b"".join(outputs) == HKDF(SHA256(), 32 * count, chaining_key, b"").derive(material)
+    assert len(outputs) == count

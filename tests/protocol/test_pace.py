@@ -7,7 +7,13 @@ import pytest
 
 from tests.protocol.test_stream import REACHED
 from warren.errors import EndReason
-from warren.protocol.pace import COMPANY_SECONDS, QUEUE_SECONDS, Pace
+from warren.protocol.pace import (
+    BUSY_SECONDS,
+    COMPANY_SECONDS,
+    QUEUE_SECONDS,
+    SHARED_BYTES,
+    Pace,
+)
 from warren.protocol.stream import FIRST_WINDOW, LEAST_WINDOW, MOST_WINDOW, StreamProtocol
 
 ROUND_TRIP = 0.1
@@ -196,3 +202,61 @@ def test_a_round_trip_of_nothing_is_no_trouble(round_trip: float) -> None:
     share = pace.share(round_trip)
 
     assert 1 < share < 1 + 2 * QUEUE_SECONDS / 1e-6
+
+
+def busy_streams(pace: Pace, count: int) -> list[StreamProtocol]:
+    """Return streams that took turns until each had moved 8 MiB."""
+    streams = [StreamProtocol(number, pace, is_origin=False) for number in range(1, count + 1)]
+    for _ in range(512):
+        for stream in streams:
+            take(stream, 16 * 1024)
+    return streams
+
+
+def take(stream: StreamProtocol, size: int) -> None:
+    """Let `size` bytes come and be consumed at once, and grant more as soon as it is due."""
+    stream.receive_data(memoryview(bytes(size)))
+    stream.incoming.clear()
+    stream.consume(size)
+    if stream.credit_is_due:
+        stream.take_credit()
+
+
+@pytest.mark.parametrize("count", [1, 2, 10, 50])
+def test_what_busy_streams_may_have_on_their_way_is_theirs_together(count: int) -> None:
+    pace = Pace(lambda: 0.0)
+
+    streams = busy_streams(pace, count)
+
+    on_their_way = sum(stream.allowed - stream.consumed for stream in streams)
+    assert on_their_way <= SHARED_BYTES
+    assert all(s.window == min(MOST_WINDOW, SHARED_BYTES // count) for s in streams)
+
+
+def test_who_is_over_leaves_its_share_to_the_others() -> None:
+    pace = Pace(lambda: 0.0)
+    stays, *others = busy_streams(pace, 50)
+    narrow = stays.window
+
+    for other in others:
+        other.lose(EndReason.DESTROY)
+    for _ in range(1024):
+        take(stays, 16 * 1024)
+
+    assert narrow < MOST_WINDOW
+    assert stays.window == MOST_WINDOW
+
+
+@pytest.mark.parametrize("silence", [3 * BUSY_SECONDS, 100 * BUSY_SECONDS])
+def test_who_moves_nothing_any_more_has_no_share(silence: float) -> None:
+    now = 0.0
+    pace = Pace(lambda: now)
+    stays, *_ = busy_streams(pace, 50)
+    narrow = stays.window
+
+    for _ in range(2048):
+        now += silence / 2048
+        take(stays, 16 * 1024)
+
+    assert narrow < MOST_WINDOW
+    assert stays.window == MOST_WINDOW

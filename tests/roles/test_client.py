@@ -274,7 +274,7 @@ async def test_an_exit_that_is_about_to_end_is_asked_once(
     [slot] = [slot for slot in network.client._pool if slot.circuit.stream_count]
     asked = 0
 
-    async def refuse(circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> None:
+    def refuse(circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> None:
         nonlocal asked
         asked += 1
         raise ExitError(EndReason.HIBERNATING)

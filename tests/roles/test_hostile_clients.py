@@ -17,6 +17,7 @@ from warren.network.byte_streams import SocketNetwork
 from warren.network.streams import CircuitStream
 from warren.protocol.messages import ANY_FAMILY, BeginFlags
 from warren.protocol.resolution import Resolved
+from warren.roles.client import Beginning
 from warren.roles.proxy import Proxy
 
 TRIES = 1000
@@ -67,9 +68,17 @@ class NoClient:
         isolation: Hashable,
         early: bytes = b"",
         flags: BeginFlags = ANY_FAMILY,
+        begun: Beginning | None = None,
     ) -> CircuitStream:
         self.asked.append(address)
         raise CircuitError("a stream was opened")
+
+    def begin_stream(self, address: Address, *_: object) -> Beginning | None:
+        self.asked.append(address)
+        return None
+
+    def connected(self, begun: Beginning) -> CircuitStream | None:
+        raise AssertionError("nothing was begun")
 
     async def resolve(self, subject: Address, isolation: Hashable) -> Resolved:
         self.asked.append(subject)

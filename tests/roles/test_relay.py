@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import trio
@@ -9,7 +10,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.support.hand_link import FIRST_NUMBER, HandLink, create_cell
 from tests.support.memory_network import receive
-from tests.support.small_network import Origin, SmallNetwork, small_network
+from tests.support.small_network import Origin, SmallNetwork, in_a_task, small_network
 from warren.addresses import Address
 from warren.errors import CircuitError, EndReason, ExitError, LinkError
 from warren.identity import Hop, PeerId
@@ -19,7 +20,7 @@ from warren.protocol.cells import Command, make_cell
 from warren.protocol.link import CreateRequested
 from warren.protocol.messages import Begin
 from warren.roles.client import BUILD_SECONDS
-from warren.roles.relay import PassingCircuit, Relay, refuse_streams
+from warren.roles.relay import PassingCircuit, Relay, Rest, refuse_streams
 
 TARGET = Address("5.6.0.1", 80)
 STRANGER = "5.5.66.6"
@@ -214,6 +215,29 @@ async def test_a_create_for_other_keys_is_destroyed_and_nothing_else(
     assert (relay.relay.created, relay.relay.refused) == (1, 1)
 
 
+async def test_a_link_that_breaks_under_the_answer_to_a_create_leaves_no_circuit(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_then_create(relay: Relay) -> OnCreate:
+        def on_create(link: Link, request: CreateRequested) -> None:
+            def send_now(data: object) -> int:
+                raise LinkError("the connection broke")
+
+            monkeypatch.setattr(link._stream, "send_now", send_now)
+            relay.create(link, request)
+
+        return on_create
+
+    async with small_network(relays=0) as net:
+        peer = await net.add_relay(on_create=cut_then_create)
+        three = Three(net, await net.add_origin())
+
+        await three.fail(net.hops)
+
+        assert peer.relay.created == 1
+        assert peer.circuits == []
+
+
 async def test_a_lost_link_takes_its_circuits_with_it(
     three: Three, autojump_clock: MockClock
 ) -> None:
@@ -282,7 +306,7 @@ async def test_what_goes_wrong_at_the_exit_becomes_a_reason(
     async def fail(circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> None:
         raise error
 
-    async with small_network(serve_exit=fail) as net:
+    async with small_network(serve_exit=in_a_task(fail)) as net:
         origin = await net.add_origin()
         circuit = await origin.build(net.hops)
 
@@ -293,13 +317,23 @@ async def test_what_goes_wrong_at_the_exit_becomes_a_reason(
         assert circuit.is_open
 
 
-async def test_a_bug_in_one_circuit_hurts_no_other(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("is_at_once", [False, True])
+async def test_a_bug_in_one_circuit_hurts_no_other(
+    is_at_once: bool, autojump_clock: MockClock
+) -> None:
     """DOS-1."""
 
-    async def fail_at_port_13(circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> None:
-        if begin.address.port == 13:
+    async def fail(circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> None:
+        raise RuntimeError("a bug")
+
+    def fail_at_port_13(
+        circuit: PassingCircuit, stream: CircuitStream, begin: Begin
+    ) -> Rest | None:
+        if begin.address.port != 13:
+            return exit_of_the_second(circuit, stream, begin)
+        if is_at_once:
             raise RuntimeError("a bug")
-        await exit_of_the_second(circuit, stream, begin)
+        return partial(fail, circuit, stream, begin)
 
     async with small_network(relays=2, serve_exit=fail_at_port_13) as net:
         exit_of_the_second = (await net.add_relay()).relay._serve_exit

@@ -180,38 +180,83 @@ def test_a_relay_runs_when_it_was_reached_and_is_looked_at_again_in_a_while() ->
     assert known(book, 1).check_at == NOW + 1200
 
 
-@pytest.mark.parametrize(
-    ("results", "is_running"),
-    [
-        ([False], False),
-        ([True, False], True),
-        ([True, False, True], True),
-        ([True, False, False], False),
-        ([True, False, False, True], True),
-        ([True, False, True, False], True),
-    ],
-)
-def test_a_relay_is_down_after_two_failures_in_a_row(results: list[bool], is_running: bool) -> None:
+def test_a_relay_runs_for_as_long_as_it_was_reached_within_45_minutes() -> None:
     book = book_of()
     book.upload(document_of(1), NOW)
+    check(book, 1, True)
 
-    check(book, 1, *results)
-
-    assert known(book, 1).is_running is is_running
-    assert opinions(book)[peer(1)].running is is_running
-
-
-def test_the_second_look_comes_soon_after_a_failure() -> None:
-    book = book_of()
-    book.upload(document_of(1), NOW)
-
-    waits = []
-    for _ in range(4):
-        began = known(book, 1).check_at
+    running = {}
+    while (at := known(book, 1).check_at) < NOW + HOUR:
         check(book, 1, False)
-        waits.append(known(book, 1).check_at - began)
+        running[at - NOW] = opinions(book)[peer(1)].running
 
-    assert waits == [120, 120, 1200, 1200]
+    assert {seconds for seconds, is_running in running.items() if is_running} == {
+        1200 + 120 * n for n in range(13)
+    }
+    assert not running[2760]
+
+
+def test_a_relay_that_was_reached_again_has_all_of_the_time_again() -> None:
+    book = book_of()
+    book.upload(document_of(1), NOW)
+
+    check(book, 1, True, *[False] * 12, True, *[False] * 12)
+
+    assert known(book, 1).check_at > NOW + 2700
+    assert known(book, 1).is_running
+
+
+def test_a_relay_that_was_never_reached_does_not_run() -> None:
+    book = book_of()
+    book.upload(document_of(1), NOW)
+
+    check(book, 1, False)
+
+    assert not known(book, 1).is_running
+
+
+def test_one_failure_is_no_proof_however_long_ago_the_relay_was_reached() -> None:
+    book = book_of()
+    book.upload(document_of(1), NOW)
+    check(book, 1, True)
+
+    check(book, 1, False, now=NOW + DAY)  # the authority slept meanwhile
+    after_one = known(book, 1).is_running
+    check(book, 1, False)
+
+    assert after_one
+    assert not known(book, 1).is_running
+
+
+def test_who_failed_twice_in_a_row_begins_anew_to_be_stable() -> None:
+    book = book_of()
+    for number in (1, 2, 3):
+        book.upload(document_of(number), NOW)
+        check(book, number, True)
+    check(book, 1, False, False, True)
+
+    found = opinions(book, NOW + 5000)
+
+    assert found[peer(1)].running
+    assert Flag.STABLE not in found[peer(1)].flags
+    assert Flag.STABLE in found[peer(2)].flags
+
+
+def test_the_next_look_comes_soon_after_a_failure_until_the_relay_is_down() -> None:
+    book = book_of()
+    for number in (1, 2):
+        book.upload(document_of(number), NOW)
+    check(book, 2, True)
+
+    waits: dict[int, list[float]] = {1: [], 2: []}
+    for number, count in ((1, 4), (2, 16)):
+        for _ in range(count):
+            began = known(book, number).check_at
+            check(book, number, False)
+            waits[number].append(known(book, number).check_at - began)
+
+    assert waits[1] == [120, 120, 1200, 1200]
+    assert waits[2] == [120] * 13 + [1200] * 3
 
 
 @pytest.mark.parametrize(
@@ -276,6 +321,17 @@ def test_relays_never_reached_are_forgotten_after_an_interval() -> None:
 
     assert kept == 3
     assert {relay.descriptor.peer_id for relay in book} == {peer(2), peer(3)}
+
+
+def test_a_relay_that_was_reached_once_is_looked_for_as_long_as_its_descriptor_holds() -> None:
+    book = book_of()
+    book.upload(document_of(1), NOW)
+    check(book, 1, True, *[False] * 30)
+    book.forget_stale(known(book, 1).check_at)
+
+    check(book, 1, True)
+
+    assert known(book, 1).is_running
 
 
 # ---- opinions

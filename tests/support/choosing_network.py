@@ -11,8 +11,6 @@ from pathlib import Path
 from random import Random
 from typing import cast
 
-import trio
-
 from tests.support.imagined import consensus
 from tests.support.memory_network import Signal
 from tests.support.small_network import (
@@ -42,9 +40,14 @@ UNKNOWN = "unknown.example"
 
 @dataclass
 class Exits:
-    """Serve all exits, and own what they saw: ``came_by`` has the circuit for each port."""
+    """Serve all exits, and own what they saw: circuit and stream for each port.
+
+    Ports of ``silent`` get no answer the first time.
+    """
 
     came_by: dict[int, PassingCircuit] = field(default_factory=dict)
+    streams: dict[int, CircuitStream] = field(default_factory=dict)
+    silent: set[int] = field(default_factory=set)
     _arrival: Signal = field(default_factory=Signal)
 
     async def wait_for(self, port: int) -> PassingCircuit:
@@ -53,13 +56,16 @@ class Exits:
             await self._arrival.wait()
         return self.came_by[port]
 
-    async def __call__(self, circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> None:
+    def __call__(self, circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> None:
         if begin.address.host.endswith(UNKNOWN):
             raise ExitError(EndReason.RESOLVE_FAILED)
-        self.came_by[begin.address.port] = circuit
+        port = begin.address.port
+        self.came_by[port], self.streams[port] = circuit, stream
         self._arrival.fire()
-        connect(circuit, stream, Address(HOST, begin.address.port))
-        await trio.sleep_forever()
+        if port in self.silent:
+            self.silent.remove(port)
+            return
+        connect(circuit, stream, Address(HOST, port))
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 
 from warren.identity import KEM_CIPHERTEXT_LENGTH, KemKey, KeyPair
-from warren.protocol.exchange import Exchange, Receive, ReceiveUntil, Send, take
+from warren.protocol.exchange import Exchange, Send, Wanted, take
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -26,7 +26,7 @@ class Side(Generic[T]):
 
     def __init__(self, exchange: Exchange[T]) -> None:
         self._exchange = exchange
-        self._wanted: Receive | ReceiveUntil | None = None
+        self._wanted: Wanted | None = None
         self._results: list[T] = []
         self.buffer = bytearray()
         self.sent = b""

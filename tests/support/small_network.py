@@ -8,6 +8,7 @@ inside, and at the end demands that no bug was logged and that no socket was lef
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 
 import structlog.testing
@@ -148,7 +149,7 @@ class SmallNetwork:
             settings,
             find_hops=self.find_hops,
             serve_directory=serve_directory or _serve_nothing,
-            serve_exit=serve_exit or OpenExit(network),
+            serve_exit=serve_exit or in_a_task(OpenExit(network)),
             serve_datagrams=serve_datagrams,
             serve_names=serve_names,
         )
@@ -272,6 +273,13 @@ class Origin(Peer):
         return await self.attach(await self.connect(circuit, address))
 
 
+def in_a_task(
+    serve: Callable[[PassingCircuit, CircuitStream, Begin], Awaitable[None]],
+) -> ServeExit:
+    """Return what serves every stream of an exit with a task from its first moment on."""
+    return lambda circuit, stream, begin: partial(serve, circuit, stream, begin)
+
+
 class OpenExit:
     """Be an exit that connects to every literal address at once."""
 
@@ -302,7 +310,7 @@ class FarEnds:
     def __init__(self) -> None:
         self._put, self._get = trio.open_memory_channel[CircuitStream](1000)
 
-    async def __call__(self, circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> None:
+    def __call__(self, circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> None:
         connect(circuit, stream, begin.address)
         self._put.send_nowait(stream)
 

@@ -58,6 +58,8 @@ def warren() -> None:
 
 def main() -> None:
     """Run the command line; a ConfigError is one line and exit code 2, no traceback."""
+    # Where rich is installed, structlog imports it for tracebacks that we do not print: 4 MiB.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
     try:
         warren()
     except ConfigError as error:

@@ -77,10 +77,15 @@ class Search:
         return None
 
     def positions(self, pools: Sequence[Pool]) -> Iterator[Position]:
-        """Yield what `pools` have: first some by lot, then everything."""
+        """Yield what `pools` have: first some by lot, then everything.
+
+        Of a pool with hardly more than would be drawn everything comes at once, in the same order
+        by lot, and nothing twice: behind each exit that is drawn lies a whole search.
+        """
         for pool in pools:
-            for _ in range(_DRAWS):
-                yield from self._around(pool.draw(self.rng))
+            if len(pool) > _DRAWS:
+                for _ in range(_DRAWS):
+                    yield from self._around(pool.draw(self.rng))
             for entry in pool.shuffled(self.rng):
                 yield from self._around(entry)
 

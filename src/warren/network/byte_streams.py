@@ -14,7 +14,7 @@ import struct
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import trio
@@ -27,12 +27,16 @@ from warren.protocol.exchange import Exchange, Send, T, take
 
 Buffer = bytes | bytearray | memoryview
 Accept = Callable[["ByteStream"], Awaitable[None]]
+Meet = Callable[["ByteStream"], None]
 
 #: Unsent bytes the kernel may hold before a socket counts as not writable.
 NOTSENT_BYTES = 128 * 1024
 _MOST_PARTS = 512  # below Linux's IOV_MAX of 1024
 _SIOCOUTQNSD = 0x894B  # linux/sockios.h: the bytes that were never sent, not even once
 _NO_LINGER = struct.pack("ii", 1, 0)
+_MOST_MET = 64  # connections accepted in one go
+#: How long to wait when the system is out of descriptors: what closes makes room (DOS-8).
+_FULL_SECONDS = 0.1
 
 
 class _Reading:
@@ -100,6 +104,10 @@ class ByteStream(ABC):
         """Call nobody any more when there is something to read."""
         if self._reading is not None:
             self._reading.scope.cancel()
+
+    def pause_reading(self, nursery: trio.Nursery) -> None:
+        """Stop reading; cheaper than ``stop_reading`` where ``read_with`` may follow soon."""
+        self.stop_reading()
 
     def write_with(self, act: Act, nursery: trio.Nursery) -> None:
         """Call `act` once, when ``send_now`` takes something or raises; not after ``close``."""
@@ -260,6 +268,12 @@ class SocketStream(ByteStream):
         else:
             super().read_with(act, nursery)
 
+    def pause_reading(self, nursery: trio.Nursery) -> None:
+        if readiness.here().is_working and self._socket.fileno() >= 0:
+            self.read_with(self.stop_reading, nursery)  # asks the system only if more comes
+        else:
+            self.stop_reading()
+
     def stop_reading(self) -> None:
         readiness.here().stop_reading(self._socket.fileno())
         super().stop_reading()
@@ -319,6 +333,17 @@ class Listener(ABC):
     async def serve(self, accept: Accept, nursery: trio.Nursery) -> None:
         """Start `accept` in `nursery` for every connection, until closed."""
 
+    async def serve_with(self, meet: Meet, nursery: trio.Nursery) -> None:
+        """Call `meet`, which must not wait or raise, for every connection, until closed.
+
+        `nursery` is for the tasks of a listener that needs them.
+        """
+
+        async def accept(stream: ByteStream) -> None:
+            meet(stream)
+
+        await self.serve(accept, nursery)
+
     @abstractmethod
     def close(self) -> None:
         """Stop listening."""
@@ -330,34 +355,100 @@ class SocketListener(Listener):
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._socket = sock
+        self._woken: trio.Event | None = None  # ends the wait of ``serve_with``
         self.local = _address_of(sock.getsockname())
 
     async def serve(self, accept: Accept, nursery: trio.Nursery) -> None:
+        while self._socket.fileno() >= 0:
+            try:
+                stream = self._accept()
+            except OSError:
+                await trio.sleep(_FULL_SECONDS)
+                continue
+            if stream is not None:
+                nursery.start_soon(accept, stream)
+                continue
+            try:
+                await trio.lowlevel.wait_readable(self._socket)
+            except (trio.ClosedResourceError, OSError, ValueError):
+                return
+
+    async def serve_with(self, meet: Meet, nursery: trio.Nursery) -> None:
+        watching = readiness.here()
+        if not watching.is_working:
+            await super().serve_with(meet, nursery)
+            return
+        try:
+            while self._socket.fileno() >= 0:
+                is_full = trio.Event()
+                self._meet(meet, is_full)
+                watching.read_with(self._socket.fileno(), partial(self._meet, meet, is_full))
+                self._woken = is_full
+                await is_full.wait()
+                self._stop_meeting()
+                await trio.sleep(_FULL_SECONDS)
+        finally:
+            self._stop_meeting()
+
+    def _meet(self, meet: Meet, is_full: trio.Event) -> None:
+        """Let `meet` have those who wait; set `is_full` when no more can be accepted now."""
+        try:
+            for _ in range(_MOST_MET):
+                stream = self._accept()
+                if stream is None:
+                    return
+                meet(stream)
+        except OSError:
+            is_full.set()
+
+    def _stop_meeting(self) -> None:
+        if self._socket.fileno() >= 0:
+            readiness.here().stop_reading(self._socket.fileno())
+
+    def _accept(self) -> SocketStream | None:
+        """Return one who waits, or None; raise OSError when the system has no room (DOS-8)."""
         while True:
             try:
                 sock, name = self._socket.accept()
+                return SocketStream(sock, _address_of(name))
             except BlockingIOError:
-                try:
-                    await trio.lowlevel.wait_readable(self._socket)
-                except (trio.ClosedResourceError, OSError, ValueError):
-                    return
-                continue
+                return None
+            except LinkError:
+                continue  # gone already
             except OSError as error:
                 if self._socket.fileno() < 0:
-                    return
+                    return None
                 if error.errno != errno.ECONNABORTED:
-                    await trio.sleep(0.1)  # DOS-8: out of descriptors; what closes makes room
-                continue
-            try:
-                stream = SocketStream(sock, _address_of(name))
-            except LinkError:
-                continue
-            nursery.start_soon(accept, stream)
+                    raise
 
     def close(self) -> None:
         if self._socket.fileno() >= 0:
+            self._stop_meeting()
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
+            if self._woken is not None:
+                self._woken.set()
+
+
+class Dialling:
+    """Be a connection that is wanted: to be waited for, or given up with ``close``.
+
+    ``stream`` is set at once where a neighbour has answered already. This one only waits to be
+    begun.
+    """
+
+    def __init__(self, dial: Callable[[], Awaitable[ByteStream]]) -> None:
+        self.stream: ByteStream | None = None
+        self._dial = dial
+
+    async def wait(self) -> ByteStream:
+        """Return the connection; raise LinkError if it fails."""
+        return self.stream or await self._dial()
+
+    def close(self) -> None:
+        """Give up; a connection that is there is closed."""
+        if self.stream is not None:
+            self.stream.close()
 
 
 class Network(ABC):
@@ -370,6 +461,10 @@ class Network(ABC):
         Waits as long as the system does: the caller sets a deadline.
         """
 
+    def begin_dial(self, address: Address) -> "Dialling":
+        """Begin to connect, without waiting, and raise as ``dial``."""
+        return Dialling(partial(self.dial, address))
+
     @abstractmethod
     def listen(self, address: Address) -> Listener:
         """Listen at `address` (port 0: a free one); raise LinkError if that is impossible."""
@@ -381,33 +476,66 @@ _OURS = frozenset(
 )
 
 
-class SocketNetwork(Network):
-    """Be the real network."""
+class _SocketDialling(Dialling):
+    """Own a socket that is being connected."""
 
-    async def dial(self, address: Address) -> SocketStream:
+    def __init__(self, address: Address) -> None:
         assert address.ip is not None, "names are resolved before dialling"
+        super().__init__(self._wait)
         family = socket.AF_INET if address.ip.version == 4 else socket.AF_INET6
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        self._address = address
+        self._socket: socket.socket | None = None
         try:
+            self._socket = sock = socket.socket(family, socket.SOCK_STREAM)
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             place = (address.host, address.port)
             code = sock.connect_ex(place)
             if code == errno.EINPROGRESS:
                 code = sock.connect_ex(place)  # a neighbour has answered by now
-            if code == errno.EALREADY:
-                await trio.lowlevel.wait_writable(sock)
-                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if code:
-                raise OSError(code, errno.errorcode.get(code, "connect failed"))
-            return SocketStream(sock, address)
+            if code != errno.EALREADY:
+                self._connected(code)
         except OSError as error:
-            sock.close()
-            message = f"{address} cannot be reached: {error.strerror}"
-            raise LinkError(message, is_local=error.errno in _OURS) from error
+            raise self._failed(error) from error
+
+    async def _wait(self) -> ByteStream:
+        sock = self._socket
+        assert sock is not None
+        try:
+            await trio.lowlevel.wait_writable(sock)
+            return self._connected(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+        except OSError as error:
+            raise self._failed(error) from error
         except BaseException:
-            sock.close()
+            self.close()
             raise
+
+    def _connected(self, code: int) -> ByteStream:
+        assert self._socket is not None
+        if code:
+            raise OSError(code, errno.errorcode.get(code, "connect failed"))
+        self.stream = SocketStream(self._socket, self._address)
+        return self.stream
+
+    def _failed(self, error: OSError) -> LinkError:
+        self.close()
+        message = f"{self._address} cannot be reached: {error.strerror}"
+        return LinkError(message, is_local=error.errno in _OURS)
+
+    def close(self) -> None:
+        super().close()
+        if self._socket is not None:
+            self._socket.close()
+
+
+class SocketNetwork(Network):
+    """Be the real network."""
+
+    async def dial(self, address: Address) -> ByteStream:
+        return await self.begin_dial(address).wait()
+
+    def begin_dial(self, address: Address) -> Dialling:
+        return _SocketDialling(address)
 
     def listen(self, address: Address) -> SocketListener:
         return SocketListener(listening_socket(address))

@@ -1,9 +1,11 @@
 """Circuits that start here: build them hop by hop, open streams on them.
 
 A ``Circuit`` has no task of its own. Cells move between the link and the streams inside the
-link's reading step; only the one who builds the circuit waits, for one answer at a time.
+link's reading step, and there a hop that has answered is asked for the next one at once; only the
+one who builds the circuit waits.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import trio
@@ -15,7 +17,14 @@ from warren.network.associations import CircuitAssociation
 from warren.network.link import Link
 from warren.network.streams import CircuitStream
 from warren.network.turn import Turn
-from warren.protocol.circuit import Closed, ExtendFailed, HopAdded, OriginCircuit, Resumed
+from warren.protocol.circuit import (
+    CircuitState,
+    Closed,
+    ExtendFailed,
+    HopAdded,
+    OriginCircuit,
+    Resumed,
+)
 from warren.protocol.handshake import CircuitInitiator
 from warren.protocol.messages import ANY_FAMILY, BeginFlags, ExtendStatus
 from warren.protocol.multiplexer import MOST_STREAMS
@@ -44,6 +53,7 @@ class Circuit:
         self.in_turn = False
         self.created_at = trio.current_time()
         self.on_closed: Callable[[Circuit], None] | None = None
+        self._ahead: deque[tuple[Hop, CircuitInitiator]] = deque()  # hops to be asked for
         self._failed: ExtendStatus | None = None
         self._has_resumed = self._is_closing = False
         self._changed = trio.Event()
@@ -86,10 +96,24 @@ class Circuit:
             if isinstance(event, ExtendFailed):
                 self._failed = event.status
             assert isinstance(event, HopAdded | ExtendFailed | Resumed | Closed)
+            if isinstance(event, HopAdded) and self._ahead and not self.machine.is_closed:
+                self._ask(*self._ahead.popleft())
             self._has_resumed |= isinstance(event, Resumed)
             self._changed.set()
             if isinstance(event, Closed) and self.on_closed is not None:
                 self.on_closed(self)
+
+    def extend(self, hops: Sequence[tuple[Hop, CircuitInitiator]]) -> None:
+        """Ask for `hops`, each as soon as the one before it is there; ``wait_hops`` tells.
+
+        Each comes with its message 1. The circuit carries no stream yet.
+        """
+        self._ahead.extend(hops)
+        if self.machine.state is CircuitState.OPEN:
+            self._ask(*self._ahead.popleft())
+
+    def _ask(self, hop: Hop, initiator: CircuitInitiator) -> None:
+        self.machine.extend(hop.peer_id, hop.suites[0], initiator)
 
     def open_stream(self, address: Address, flags: BeginFlags = ANY_FAMILY) -> CircuitStream:
         """Begin a stream to `address`; raise CircuitError when the circuit is gone or full."""
@@ -233,15 +257,11 @@ async def build_circuit(
         on_started(circuit)
     try:
         link.turn.run()
-        for depth, hop in enumerate(hops[1:], start=1):
-            # Made while the hop before it is at its own part of the work.
-            initiator = _initiate_next(link, hop, depth)
-            await circuit.wait_hops(depth)
-            if circuit.machine.is_closed:
-                raise CircuitError("the circuit was destroyed", hop=depth)
-            circuit.machine.extend(hop.peer_id, hop.suites[0], initiator)
-            link.turn.run()
-        await circuit.wait_hops(len(hops))
+        # Made while the first hop is at its own part of the work: no message needs an answer.
+        behind = enumerate(hops[1:], start=1)
+        circuit.extend([(hop, _initiate_next(link, hop, depth)) for depth, hop in behind])
+        for count in range(1, len(hops) + 1):
+            await circuit.wait_hops(count)
     except BaseException:
         circuit.machine.destroy()
         link.turn.run()
@@ -260,7 +280,7 @@ async def extend_circuit(circuit: Circuit, hop: Hop) -> None:
         if not circuit.is_open:
             raise CircuitError("the circuit is gone")
         circuit.hops = (*circuit.hops, hop)
-        circuit.machine.extend(hop.peer_id, hop.suites[0], initiator)
+        circuit.extend([(hop, initiator)])
         circuit.turn.run()
         await circuit.wait_hops(depth + 1)
     except BaseException:

@@ -106,8 +106,10 @@ class Links:
 
     def find(self, peer_id: PeerId, *, is_anonymous: bool = False) -> Link | None:
         """Return the newest authenticated link to `peer_id`, or None (LNK-6)."""
-        links = self._by_peer.get((peer_id, is_anonymous), ())
-        return next((link for link in reversed(links) if not link.is_closed), None)
+        for link in reversed(self._by_peer.get((peer_id, is_anonymous), ())):
+            if not link.is_closed:
+                return link
+        return None
 
     async def get(self, hop: Hop, *, is_anonymous: bool) -> Link:
         """Find or dial the link to `hop`; raise LinkError when it cannot be had.

@@ -139,9 +139,17 @@ class Readiness(trio.abc.Instrument):
             self._act_soon()
             if self._readers or self._writers:
                 self._dispatch(self._poll(0, _MOST_EVENTS))
-        elif not self.serve(timeout):
+        elif not self.serve(timeout) and not self._is_idle_awaited:
             self._token.run_sync_soon(_nothing, idempotent=True)
         self._has_served = False
+
+    @property
+    def _is_idle_awaited(self) -> bool:
+        """Tell whether `wait_all_tasks_blocked` waits and nothing is due: waking would be a task.
+
+        Trio then sleeps once more, for the moment that it was given.
+        """
+        return not self._trio_is_due and bool(trio_loop.GLOBAL_RUN_CONTEXT.runner.waiting_for_idle)
 
     def serve(self, seconds: float) -> float:
         """Serve sockets until trio has something to do; return how long it may still sleep.

@@ -5,6 +5,7 @@ read from the socket is sealed in the step it is read in. An end in one directio
 a half-close (SID-5); anything but a clean end resets both sides (SID-4).
 """
 
+from collections.abc import Callable
 from itertools import islice
 
 import trio
@@ -25,24 +26,45 @@ async def splice(byte_stream: ByteStream, stream: CircuitStream, early: bytes = 
 
     `early` was read from `byte_stream` already and goes first.
     """
-    joint = _Splice(byte_stream, stream)
+    is_over = trio.Event()
+    joint = Splice(byte_stream, stream, is_over.set)
     try:
         joint.start(early)
-        await joint.is_over.wait()
+        await is_over.wait()
     except BaseException:
         joint.give_up(EndReason.MISC)
         raise
 
 
-class _Splice:
+def begin_splice(
+    byte_stream: ByteStream,
+    stream: CircuitStream,
+    early: bytes = b"",
+    on_over: Callable[[], None] | None = None,
+) -> "Splice":
+    """Move bytes as ``splice`` does, without a task; `on_over` is called at the end."""
+    joint = Splice(byte_stream, stream, on_over)
+    joint.start(early)
+    return joint
+
+
+class Splice:
     """Own a socket while a stream is spliced to it."""
 
-    __slots__ = ("_has_sent_eof", "_is_blocked", "_is_reading", "_socket", "_stream", "is_over")
+    __slots__ = (
+        "_has_sent_eof", "_is_blocked", "_is_over", "_is_reading", "_on_over", "_socket", "_stream",
+    )  # fmt: skip
 
-    def __init__(self, byte_stream: ByteStream, stream: CircuitStream) -> None:
-        self.is_over = trio.Event()
+    def __init__(
+        self,
+        byte_stream: ByteStream,
+        stream: CircuitStream,
+        on_over: Callable[[], None] | None = None,
+    ) -> None:
         self._socket = byte_stream
         self._stream = stream
+        self._on_over = on_over
+        self._is_over = False
         self._is_reading = False
         self._is_blocked = False  # whether the socket must be writable before more is written
         self._has_sent_eof = False
@@ -110,7 +132,7 @@ class _Splice:
         else:
             turn.run()
         if protocol.room > 0:
-            return not self.is_over.is_set()
+            return not self._is_over
         protocol.waits_for_room = True
         return False
 
@@ -152,7 +174,7 @@ class _Splice:
 
     def _writable(self) -> None:
         self._is_blocked = False
-        if not self.is_over.is_set():
+        if not self._is_over:
             self._act()
         self._stream.turn.run()
 
@@ -160,10 +182,12 @@ class _Splice:
 
     def _finish(self) -> None:
         """Close the socket if the stream came to its clean end, and reset it otherwise."""
-        if not self.is_over.is_set():
+        if not self._is_over:
             self._stream.on_news = None
             if self._stream.protocol.reason is EndReason.DONE:
                 self._socket.close()
             else:
                 self._socket.reset()
-            self.is_over.set()
+            self._is_over = True
+            if self._on_over is not None:
+                self._on_over()

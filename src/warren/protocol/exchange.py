@@ -26,6 +26,13 @@ class Receive:
 
 
 @dataclass(frozen=True, slots=True)
+class Peek:
+    """Ask for the first ``count`` bytes, which stay to be received."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReceiveUntil:
     """Ask for the bytes up to and with ``end``, at most ``limit`` of them in all."""
 
@@ -40,10 +47,11 @@ class Send:
     data: bytes
 
 
-Exchange = Generator[Receive | ReceiveUntil | Send, bytes, T]
+Wanted = Receive | Peek | ReceiveUntil
+Exchange = Generator[Wanted | Send, bytes, T]
 
 
-def take(wanted: Receive | ReceiveUntil, buffer: bytearray) -> bytes | None:
+def take(wanted: Wanted, buffer: bytearray) -> bytes | None:
     """Cut what `wanted` asks for from the front of `buffer`; None when more must arrive.
 
     Raises ProtocolError when a ``ReceiveUntil`` passed its limit without its end.
@@ -52,6 +60,9 @@ def take(wanted: Receive | ReceiveUntil, buffer: bytearray) -> bytes | None:
         size = wanted.count
         if len(buffer) < size:
             return None
+    elif isinstance(wanted, Peek):
+        size = wanted.count
+        return bytes(buffer[:size]) if len(buffer) >= size else None
     else:
         found = buffer.find(wanted.end, 0, wanted.limit)
         if found < 0:

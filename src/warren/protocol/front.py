@@ -26,7 +26,6 @@ from warren.errors import (
     refuse,
 )
 from warren.protocol.choice import ANYTHING, Choice, read_choice
-from warren.protocol.exchange import Exchange, Receive
 
 
 class Command(Enum):
@@ -204,11 +203,6 @@ def read_wishes(user: bytes) -> tuple[Choice, Failure | None]:
 def choice_of(isolation: Hashable) -> Choice:
     """Return what the streams of `isolation` ask for."""
     return isolation.choice if isinstance(isolation, Isolation) else ANYTHING
-
-
-def first_byte() -> Exchange[bytes]:
-    """Read the one byte that tells the protocols of the port apart."""
-    return (yield Receive(1))
 
 
 def target_address(host: str, port: int) -> Address:

@@ -290,8 +290,7 @@ class Multiplexer:
             stream = credits_due.popleft()
             stream.credit_queued = False
             if stream.credit_is_due:
-                body = encode_stream_credit(*stream.take_credit())
-                at = _put(target, at, Message.CREDIT, stream.number, body)
+                at = _put_credit(target, at, stream)
                 self._queue(stream)  # the last acknowledgement may make its END due
         while size - at > MESSAGE_HEADER_LENGTH and not (urgent or credits_due):
             queue = self._fresh or self._busy
@@ -328,6 +327,8 @@ class Multiplexer:
             return self._write_datagrams(stream, target, at)
         size = len(target)
         if stream.eof_is_next and at + MESSAGE_HEADER_LENGTH <= size:
+            if stream.owes_credit and at + _CREDIT_ROOM + MESSAGE_HEADER_LENGTH <= size:
+                at = _put_credit(target, at, stream)  # the other side may then end at once
             at = _put(target, at, Message.EOF, stream.number, b"")
             stream.eof_sent = True
         reason = stream.end_is_next
@@ -485,3 +486,9 @@ def _put(target: memoryview, at: int, command: Message, stream: int, data: bytes
     end = start + len(data)
     target[start:end] = data
     return end
+
+
+def _put_credit(target: memoryview, at: int, stream: StreamProtocol) -> int:
+    """Write the CREDIT that `stream` has to send, as ``_put``."""
+    body = encode_stream_credit(*stream.take_credit())
+    return _put(target, at, Message.CREDIT, stream.number, body)

@@ -5,6 +5,9 @@ that everything behind it on the same circuit stands in. Alone, a stream may hav
 use. Beside a stream that sends little at a time, a terminal or a call, a queue is a delay: then
 a stream is given no more than fills the path, and a little to keep it full.
 
+Beside others that move as much as they can, a stream needs less of its own: what is on its way
+through the circuit is theirs together.
+
 Only the receiver decides, by what it grants; the sender need not know.
 """
 
@@ -21,16 +24,24 @@ _MUCH = 512 * 1024
 _MEASURED_SECONDS = 0.05
 #: Seconds after which an older round trip is forgotten, twice over: paths change.
 _EPOCH_SECONDS = 60.0
+#: Bytes that the windows of a circuit's busy streams have together: what one may have, twice over.
+SHARED_BYTES = 12 * 1024 * 1024
+#: For so long, and no more than twice, a stream that used up its window counts as a busy one.
+BUSY_SECONDS = 5.0
 _NOT_YET = float("-inf")
 
 
 class Pace:
-    """Own the least round trip of a circuit, and which stream was the last to send a little.
+    """Own the least round trip of a circuit, which stream was the last to send a little, and which
+    were busy lately.
 
     `clock` returns seconds; it may stand still while one batch of cells is read.
     """
 
-    __slots__ = ("_before", "_company", "_company_until", "_epoch", "_least", "clock")
+    __slots__ = (
+        "_before", "_busy", "_busy_before", "_busy_since", "_company", "_company_until", "_epoch",
+        "_least", "clock",
+    )  # fmt: skip
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -38,6 +49,9 @@ class Pace:
         self._company_until = float("-inf")
         self._epoch = float("-inf")
         self._least = self._before = float("inf")
+        self._busy: set[int] = set()
+        self._busy_before: set[int] = set()  # and not again since
+        self._busy_since = _NOT_YET
 
     def has_company(self, number: int) -> bool:
         """Tell whether another stream suffers from the queue of stream `number`."""
@@ -48,10 +62,25 @@ class Pace:
         self._company = number
         self._company_until = self.clock() + COMPANY_SECONDS
 
-    def forget_company(self, number: int) -> None:
-        """Note that stream `number` is over: nobody waits for it any more."""
+    def forget(self, number: int) -> None:
+        """Note that stream `number` is over: it waits no more, and has no share any more."""
+        self._busy.discard(number)
+        self._busy_before.discard(number)
         if self._company == number:
             self._company_until = float("-inf")
+
+    def most_window(self, number: int) -> int:
+        """Return how wide stream `number` may become, in bytes, now that it used up its window.
+
+        It and the others that did so lately have ``SHARED_BYTES`` together.
+        """
+        since = self.clock() - self._busy_since
+        if since > BUSY_SECONDS:
+            self._busy_before = self._busy if since <= 2 * BUSY_SECONDS else set()
+            self._busy, self._busy_since = set(), self.clock()
+        self._busy_before.discard(number)
+        self._busy.add(number)
+        return SHARED_BYTES // (len(self._busy) + len(self._busy_before))
 
     def begin(self, round_trip: float) -> None:
         """Note how long the circuit took to come round, in seconds, while nothing was on it."""

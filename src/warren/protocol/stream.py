@@ -27,6 +27,8 @@ MOST_UNACKNOWLEDGED = 4 * 1024 * 1024
 #: Bytes waiting to be sent beyond which nothing more is read from the application.
 ENOUGH_UNSENT = 128 * 1024
 _MOST_BETWEEN_CREDITS = 512 * 1024
+#: Bytes consumed behind an EOF that the sender should not keep until our own.
+_MUCH_OWED = 16 * 1024
 #: CREDITs in order behind our own END: what 4 MiB on their way can cause, twice over (SID-2).
 _MOST_LATE_CREDITS = 16
 #: Less than a cell full. Such pieces are copied and joined: one byte must not keep alive the
@@ -75,7 +77,7 @@ class StreamProtocol:
 
     __slots__ = (
         "_base", "_credited", "_head", "_late_credits", "_mark", "_marked_at", "_retained",
-        "_talk", "_unsent", "_was_too_wide", "_widened_at",
+        "_step", "_talk", "_unsent", "_was_too_wide", "_widened_at",
         "acknowledged", "allowed", "connected", "consumed", "credit_queued", "end_due",
         "end_received", "end_sent", "eof_due", "eof_received", "eof_sent", "incoming",
         "is_origin", "limit", "number", "on_news", "on_send", "pace", "push", "queued", "reason",
@@ -109,6 +111,7 @@ class StreamProtocol:
         self.incoming: deque[memoryview] = deque()
         self.received = self.consumed = 0
         self.window = self.allowed = FIRST_WINDOW
+        self._step = FIRST_WINDOW // 4  # how far the limit rises before it is worth a CREDIT
         self._credited = 0  # the consumed offset last told
         self._widened_at = 0
         self._mark = _NEVER  # the limit before the last one was granted
@@ -182,7 +185,9 @@ class StreamProtocol:
             self._come_round()
         used = self.consumed - self._widened_at >= self.window - _GRAIN
         if used and self._keeps_up and not self._has_company:
-            self._set_window(2 * self.window)
+            most = self.pace.most_window(self.number)
+            # While most of a shared window is not granted again, the others fill the circuit.
+            self._set_window(min(2 * self.window, most), 1 if most >= MOST_WINDOW else 3)
         if self.credit_is_due:
             self.on_send()
 
@@ -210,8 +215,10 @@ class StreamProtocol:
             share = min(share, 1.1) if self._was_too_wide else 2.0
         self._set_window(max(int(self.window * share), LEAST_WINDOW))
 
-    def _set_window(self, size: int) -> None:
+    def _set_window(self, size: int, quarters: int = 1) -> None:
+        """Let the window be `size` bytes, granted again when so many `quarters` were used up."""
         self.window = min(size, MOST_WINDOW)
+        self._step = min(self.window // 4 * quarters, _MOST_BETWEEN_CREDITS)
         self._widened_at = self.consumed
 
     def note_little(self) -> None:
@@ -231,10 +238,17 @@ class StreamProtocol:
         """Tell whether a CREDIT is worth its bytes now."""
         if self.end_due is not None or self.state is StreamState.ENDED:
             return False
-        if self.eof_received:
-            return self.consumed == self.received and self._credited < self.consumed
-        step = min(self.window // 4, _MOST_BETWEEN_CREDITS)
-        return self.consumed + self.window - self.allowed >= step
+        if self.eof_received and self.consumed == self.received:
+            # A little waits for our own EOF, which takes it along: nobody needs it before.
+            return self.owes_credit and (
+                self.eof_sent or self.consumed - self._credited >= _MUCH_OWED
+            )
+        return self.consumed + self.window - self.allowed >= self._step
+
+    @property
+    def owes_credit(self) -> bool:
+        """Tell whether something was consumed of which the other side was not told."""
+        return self._credited < self.consumed
 
     def take_credit(self) -> tuple[int, int]:
         """Return the offset and limit of the CREDIT to send now."""
@@ -307,7 +321,7 @@ class StreamProtocol:
         self.end_sent = True
         self.reason = self.reason or reason
         self.state = StreamState.ENDED
-        self.pace.forget_company(self.number)
+        self.pace.forget(self.number)
         self._drop_buffers()
 
     # ---- for the multiplexer, receiving
@@ -342,7 +356,7 @@ class StreamProtocol:
         expect(not self.eof_received and not self.end_received, "a second EOF")
         expect(self.connected is not None or not self.is_origin, "an EOF before CONNECTED")
         self.eof_received = True
-        self.pace.forget_company(self.number)
+        self.pace.forget(self.number)
         if self.state is not StreamState.ENDED:
             self.on_news()
             self.on_send()  # the last acknowledgement, or our END
@@ -376,7 +390,7 @@ class StreamProtocol:
             expect(through, "an END for DONE in the middle of a stream")
         self.reason = self.reason or reason
         self.state = StreamState.ENDED
-        self.pace.forget_company(self.number)
+        self.pace.forget(self.number)
         self.on_send()
         self.on_news()
 
@@ -385,7 +399,7 @@ class StreamProtocol:
         if self.state is not StreamState.ENDED:
             self.reason = self.reason or reason
             self.state = StreamState.ENDED
-            self.pace.forget_company(self.number)
+            self.pace.forget(self.number)
             self._drop_buffers()
             self.on_news()
 

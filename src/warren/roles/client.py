@@ -9,7 +9,7 @@ circuit takes in ``directory.path``, how streams go on when their circuit dies i
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from random import Random, SystemRandom
@@ -35,7 +35,7 @@ from warren.errors import (
 from warren.identity import PeerId
 from warren.network.associations import CircuitAssociation
 from warren.network.circuits import Circuit, build_circuit
-from warren.network.expiry import Expiry
+from warren.network.expiry import Expiring, Expiry
 from warren.network.link import Link
 from warren.network.links import Links
 from warren.network.streams import CircuitStream
@@ -86,6 +86,16 @@ _ELSEWHERE = frozenset(
 )
 #: What another exit may know better of a name: its DNS servers are others.
 _ASK_ELSEWHERE = _ELSEWHERE | {EndReason.TIMEOUT}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Beginning:
+    """Hold a stream that was begun and is not CONNECTED yet."""
+
+    slot: Slot
+    isolation: Hashable
+    stream: CircuitStream
+    expiring: Expiring
 
 
 class Client:
@@ -139,21 +149,71 @@ class Client:
         isolation: Hashable,
         early: bytes = b"",
         flags: BeginFlags = ANY_FAMILY,
+        begun: "Beginning | None" = None,
     ) -> CircuitStream:
         """Return a stream that is CONNECTED to `address`; `early` (64 KiB at most) was sent.
 
-        `flags` say which of a name's addresses may be used. Waits for circuits and for the exit,
-        60 s at most. Raises ExitError with the exit's reason, CircuitError or DirectoryError.
+        `flags` say which of a name's addresses may be used. The first attempt is the one that
+        was `begun` with the same arguments, if any. Waits for circuits and for the exit, 60 s at
+        most. Raises ExitError with the exit's reason, CircuitError or DirectoryError.
         """
-        use = partial(self._connect, address=address, early=early, flags=flags)
-        return await self._try_exits(isolation, address, use, _ELSEWHERE)
+        first = begun.slot if begun is not None else None
+
+        async def use(slot: Slot) -> CircuitStream:
+            nonlocal begun
+            beginning, begun = begun or self._begin(slot, isolation, address, early, flags), None
+            return await self._wait_connected(beginning)
+
+        return await self._try_exits(isolation, address, use, _ELSEWHERE, first)
+
+    def begin_stream(
+        self,
+        address: Address,
+        isolation: Hashable,
+        early: bytes = b"",
+        flags: BeginFlags = ANY_FAMILY,
+    ) -> "Beginning | None":
+        """Begin what ``open_stream`` does, without waiting; None when no circuit is ready."""
+        slot = self._pick(isolation, address, ())
+        if slot is None:
+            return None
+        try:
+            return self._begin(slot, isolation, address, early, flags)
+        except CircuitError:
+            return None
+
+    def connected(self, begun: "Beginning") -> CircuitStream | None:
+        """Return the stream once it is CONNECTED, None before; it has its news of that.
+
+        Raises ExitError when the exit refuses it, TooSlowError when it did not answer in time;
+        ``open_stream`` knows what to do then.
+        """
+        stream, expiring = begun.stream, begun.expiring
+        if expiring.has_expired:
+            raise trio.TooSlowError
+        connected = stream.protocol.connected
+        if connected is None:
+            if not stream.is_ended:
+                return None
+            expiring.is_over = True
+            raise ExitError(stream.reason or EndReason.MISC)
+        expiring.is_over = True
+        ip = connected.address.ip
+        assert ip is not None
+        if denied_reason(ip) is not None and connected.address not in self._allow_targets:
+            stream.reset(EndReason.EXIT_POLICY)
+            # EXT-14: an exit that says so is lying or was lied to.
+            raise ExitError(EndReason.EXIT_POLICY, "the exit names an internal address")
+        self.opened += 1
+        self._served(begun.isolation, begun.slot)
+        return stream
 
     async def resolve(self, subject: Address, isolation: Hashable) -> Resolved:
         """Return the addresses of the name `subject`, or the name of the address; its port is 0.
 
         Waits and raises like ``open_stream``; NotFound when two exits know of none.
         """
-        use = partial(self._ask, subject=subject)
+        use = partial(self._ask, isolation=isolation, subject=subject)
         return await self._try_exits(isolation, None, use, _ASK_ELSEWHERE)
 
     async def _try_exits(
@@ -162,25 +222,26 @@ class Client:
         address: Address | None,
         use: Callable[[Slot], Awaitable[T]],
         elsewhere: Collection[EndReason],
+        first: Slot | None = None,
     ) -> T:
         """Return what `use` makes of a circuit to `address`, or of another one where that failed.
 
-        After one of the reasons `elsewhere` the exit is another one. Raises like ``open_stream``.
+        The `first` circuit may be chosen already. After one of the reasons `elsewhere` the exit is
+        another one. Raises like ``open_stream``.
         """
         failure: Exception = CircuitError("no circuit reached the target in time")
         avoid: set[PeerId] = set()
         refusals = 0
         end = trio.current_time() + REQUEST_SECONDS
         for _ in range(MOST_ATTEMPTS):
-            slot: Slot | None = None
+            slot, first = first, None
             try:
-                slot = self._pick(isolation, address, avoid)
+                if slot is None:
+                    slot = self._pick(isolation, address, avoid)
                 if slot is None:
                     with trio.fail_at(end):
                         slot = await self._slot_for(isolation, address, avoid)
-                result = await use(slot)
-                self._served(isolation, slot)
-                return result
+                return await use(slot)
             except DirectoryError:
                 if not avoid:
                     raise
@@ -210,35 +271,29 @@ class Client:
             raise ExitError(EndReason.TIMEOUT) from failure
         raise failure
 
-    async def _connect(
-        self, slot: Slot, address: Address, early: bytes, flags: BeginFlags
-    ) -> CircuitStream:
-        """Begin a stream; raise ExitError when it is refused, TooSlowError without an answer."""
+    def _begin(
+        self, slot: Slot, isolation: Hashable, address: Address, early: bytes, flags: BeginFlags
+    ) -> "Beginning":
+        """Begin a stream on the circuit of `slot`; raise CircuitError when that is gone or full."""
         circuit = slot.circuit
         assert isinstance(circuit, Circuit)
         stream = circuit.open_stream(address, flags)
-        expiring = self._expiry.watch(stream.reset)
+        if early:
+            stream.protocol.write(early)
+            circuit.turn.run()
+        return Beginning(slot, isolation, stream, self._expiry.watch(stream.reset))
+
+    async def _wait_connected(self, beginning: "Beginning") -> CircuitStream:
+        """Return the stream when it is CONNECTED; raise as ``connected``."""
         try:
-            if early:
-                stream.protocol.write(early)
-                circuit.turn.run()
-            connected = await stream.wait_connected()
-        except ExitError as error:
-            if expiring.has_expired:
-                raise trio.TooSlowError from error
+            while (stream := self.connected(beginning)) is None:
+                await beginning.stream.wait_news()
+        except (ExitError, trio.TooSlowError):
             raise
         except BaseException:
-            stream.reset()
+            beginning.expiring.is_over = True
+            beginning.stream.reset()
             raise
-        finally:
-            expiring.is_over = True
-        ip = connected.address.ip
-        assert ip is not None
-        if denied_reason(ip) is not None and connected.address not in self._allow_targets:
-            stream.reset()
-            # EXT-14: an exit that says so is lying or was lied to.
-            raise ExitError(EndReason.EXIT_POLICY, "the exit names an internal address")
-        self.opened += 1
         return stream
 
     async def open_association(
@@ -297,7 +352,7 @@ class Client:
         self.opened += 1
         return association
 
-    async def _ask(self, slot: Slot, subject: Address) -> Resolved:
+    async def _ask(self, slot: Slot, isolation: Hashable, subject: Address) -> Resolved:
         """Ask the exit of `slot`; raise ExitError when it knows nothing, TooSlowError as above."""
         circuit = slot.circuit
         assert isinstance(circuit, Circuit)
@@ -310,6 +365,7 @@ class Client:
                 # EXT-14 holds for what a name stands for as well.
                 raise ExitError(EndReason.EXIT_POLICY, "the exit names an internal address")
         ttl = min(max(answer.ttl, SHORTEST_TTL), LONGEST_TTL)
+        self._served(isolation, slot)
         return Resolved(answer.addresses, ttl)
 
     def _served(self, isolation: Hashable, slot: Slot) -> None:

@@ -4,6 +4,7 @@ They cost a descriptor each and prove nothing, so they are few, and the oldest m
 newest (FE-2, FE-11). Once a request is read, its visit has left the doorstep.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 
@@ -21,9 +22,10 @@ from warren.roles.listener_rules import PLAIN, ListenerRules
 class Visit:
     """Own one connection of an application, from accept to its end.
 
-    ``scope`` holds its deadline, which moves on as the visit does. ``request`` is set while an
-    answer is owed, ``is_attached`` while bytes of a target are on their way to the application,
-    and ``lateness`` is what it is told when its time is over.
+    ``scope`` holds its deadline, which moves on as the visit does, and ``turn_out`` ends it before
+    that. ``request`` is set while an answer is owed, ``is_attached`` while bytes of a target are
+    on their way to the application, ``lateness`` is what it is told when its time is over, and
+    ``is_suspect`` that the program should be found out.
     """
 
     listener: str
@@ -34,6 +36,11 @@ class Visit:
     is_attached: bool = False
     lateness: Failure = TOO_SLOW
     rules: ListenerRules = PLAIN
+    is_suspect: bool = False
+    turn_out: Callable[[], None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.turn_out = self.scope.cancel
 
     @property
     def peer(self) -> IPAddress | None:
@@ -85,5 +92,5 @@ class Doorstep:
         if oldest is None:
             return False
         self.leave(oldest)
-        oldest.scope.cancel()
+        oldest.turn_out()
         return True

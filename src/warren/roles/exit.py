@@ -10,8 +10,9 @@ address that was checked, which is what defeats a name whose answer changes (EXT
 import contextlib
 import errno
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from ipaddress import IPv6Network
 from weakref import WeakKeyDictionary
 
@@ -22,16 +23,16 @@ from warren.directory.address_tables import NAT64_NAME, embedded_addresses, lear
 from warren.directory.exit_policy import ExitPolicy, check_target, forbidden_name
 from warren.errors import EndReason, ExitError, LinkError
 from warren.identity import PeerId
-from warren.network.byte_streams import ByteStream, Network
+from warren.network.byte_streams import ByteStream, Dialling, Network
 from warren.network.names import Resolver
 from warren.network.own_addresses import OwnAddresses
-from warren.network.splice import splice
+from warren.network.splice import begin_splice
 from warren.network.streams import CircuitStream
 from warren.protocol.circuit import RelayCircuit
 from warren.protocol.messages import Begin, BeginFlags, Connected
 from warren.protocol.resolution import Resolved
 from warren.roles.exit_names import ExitNames
-from warren.roles.relay import PassingCircuit
+from warren.roles.relay import PassingCircuit, Rest
 
 #: Addresses of one name that are tried (EXT-10).
 MOST_ATTEMPTS = 2
@@ -122,39 +123,73 @@ class Exit:
         #: Whether it opens nothing more: what is open may come to its end before the exit does.
         self.is_leaving = False
 
-    async def serve(self, circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> None:
+    def serve(self, circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> Rest | None:
         """Connect `stream` to what `begin` names and carry its bytes until it is over.
 
-        Raises ExitError with the reason when it is refused.
+        What needs no waiting is done here: a literal address whose machine answers at once is
+        served without a task. Returns what is left to be waited for, None for nothing. That, too,
+        raises ExitError with the reason when the stream is refused.
         """
         machine = circuit.machine
-        if not self.admits(circuit, stream.reset):
-            return
-        try:
+        if not self._comes_from_relay(circuit):
+            return partial(self._turn_away, circuit, stream)
+        key, dialling = id(machine), None
+        with self._counting_refusals():
             if self.is_leaving:
                 raise ExitError(EndReason.HIBERNATING)
             self.count_begin(machine)
-            connection, ttl = await self._reach(id(machine), stream, begin)
+            if begin.address.ip is not None and self._has_place(key):
+                (ip, *_) = self.allowed((begin.address.ip,), begin, self._policy)
+                (target,) = self._targets_for([ip], begin.address.port)
+                dialling = self._dial(target)
+                if dialling.stream is not None:
+                    self._carry(_checked(dialling.stream), stream, 0)
+                    return None
+                self._connecting[key] += 1
+        return partial(self._serve_later, key, stream, begin, dialling)
+
+    def _has_place(self, circuit: int) -> bool:
+        """Tell whether one more stream of the circuit may connect now."""
+        limits, connecting = self._limits, self._connecting
+        is_free = connecting[circuit] < limits.pending_connects_per_circuit
+        return is_free and connecting.total() < limits.pending_connects
+
+    @contextlib.contextmanager
+    def _counting_refusals(self) -> Iterator[None]:
+        try:
+            yield
         except ExitError as error:
             self._refusals[error.reason.name.lower()] += 1
             raise
+
+    async def _serve_later(
+        self, circuit: int, stream: CircuitStream, begin: Begin, dialling: Dialling | None
+    ) -> None:
+        """Connect `stream`, which may take a while, and carry its bytes."""
+        with self._counting_refusals():
+            connection, ttl = await self._reach(circuit, stream, begin, dialling)
         if stream.is_ended:
             connection.close()
             return
+        self._carry(connection, stream, ttl)
+
+    def _carry(self, connection: ByteStream, stream: CircuitStream, ttl: int) -> None:
+        """Splice `stream` to its target until both are through."""
         connection.keep_alive(SILENCE_SECONDS)
         host = connection.remote.host
         self._targets[host] += 1
         self._open[stream] = _Open(0, trio.current_time())
         self.connected += 1
-        try:
-            # Its circuit may be another one by now, or none for the moment (protocol §5.4).
-            stream.protocol.accept(Connected(connection.remote, ttl))
-            await splice(connection, stream)
-        finally:
+
+        def forget() -> None:
             del self._open[stream]
             self._targets[host] -= 1
             if not self._targets[host]:
                 del self._targets[host]
+
+        # Its circuit may be another one by now, or none for the moment (protocol §5.4).
+        stream.protocol.accept(Connected(connection.remote, ttl))
+        begin_splice(connection, stream, on_over=forget)
 
     async def resolve(self, circuit: PassingCircuit, subject: Address) -> Resolved:
         """Answer a RESOLVE for the name or address `subject`; see ``ExitNames.resolve``."""
@@ -176,19 +211,36 @@ class Exit:
 
         `end` tells the origin first, where that is due.
         """
-        previous = circuit.previous_link.protocol.peer_id
-        if previous is not None and self._is_relay(previous):
+        if self._comes_from_relay(circuit):
             return True
         self._refusals["single hop"] += 1
-        if previous is None:
+        if circuit.previous_link.protocol.peer_id is None:
             end(EndReason.EXIT_POLICY)
         # EXT-8: an exit of one hop would be a plain proxy. A relay that is only too new for
         # our consensus costs the circuit: a reason would count against every exit.
         circuit.machine.destroy()
         return False
 
+    def _comes_from_relay(self, circuit: PassingCircuit) -> bool:
+        previous = circuit.previous_link.protocol.peer_id
+        return previous is not None and self._is_relay(previous)
+
+    async def _turn_away(self, circuit: PassingCircuit, stream: CircuitStream) -> None:
+        """Refuse a stream; its own step, so that its end leaves before its circuit does."""
+        self.admits(circuit, stream.reset)
+
     async def watch(self) -> None:
-        """Reset streams on which nothing has moved for long (EXT-10); runs for ever."""
+        """Reset streams on which nothing has moved for long (EXT-10); runs for ever.
+
+        When it is cancelled all are reset, for their targets must not see a clean end (SID-4).
+        """
+        try:
+            await self._watch()
+        finally:
+            for stream in tuple(self._open):
+                stream.reset()
+
+    async def _watch(self) -> None:
         with contextlib.suppress(ExitError):  # without a NAT64 the name does not exist (EXT-5)
             self._nat64 = learn_nat64((await self._resolver.resolve(NAT64_NAME)).addresses)
         while True:
@@ -214,15 +266,18 @@ class Exit:
             raise ExitError(EndReason.RESOURCE_LIMIT)
 
     async def _reach(
-        self, circuit: int, stream: CircuitStream, begin: Begin
+        self, circuit: int, stream: CircuitStream, begin: Begin, dialling: Dialling | None
     ) -> tuple[ByteStream, int]:
         """Resolve, check and connect; return the connection and the name's time to live."""
-        await self._wait_turn(circuit, stream)
+        if dialling is None:
+            await self._wait_turn(circuit, stream)
         try:
+            if dialling is not None:
+                return await self._in_time(dialling.wait), 0
             addresses, ttl = await self.look_up(circuit, begin.address, self._policy)
             allowed = self.allowed(addresses, begin, self._policy)
             _expect_wanted(stream)
-            return await self._connect(allowed, begin.address.port), ttl
+            return await self._connect(self._targets_for(allowed, begin.address.port)), ttl
         finally:
             self._end_turn(circuit)
 
@@ -294,28 +349,39 @@ class Exit:
         first = 6 if begin.flags & BeginFlags.PREFER_IPV6 else 4
         return sorted(allowed, key=lambda ip: ip.version != first)
 
-    async def _connect(self, addresses: list[IPAddress], port: int) -> ByteStream:
-        """Connect to the first of two addresses that answers; they race with a head start."""
+    def _targets_for(self, addresses: list[IPAddress], port: int) -> list[Address]:
+        """Return where to connect to, one or two; raise ExitError when all have enough streams."""
         targets = [Address(str(ip), port) for ip in addresses]
         limit = self._limits.streams_per_address
         targets = [t for t in targets if self._targets[t.host] < limit][:MOST_ATTEMPTS]
         if not targets:
             raise ExitError(EndReason.RESOURCE_LIMIT)
+        return targets
+
+    def _dial(self, target: Address) -> Dialling:
+        """Begin to connect; raise ExitError when that is impossible."""
+        try:
+            return self._network.begin_dial(target)
+        except LinkError as error:
+            raise ExitError(_reason_of(error), str(error)) from error
+
+    async def _connect(self, targets: list[Address]) -> ByteStream:
+        """Connect to the first of two targets that answers; they race with a head start."""
+        if len(targets) == 1:
+            return await self._in_time(self._dial(targets[0]).wait)
+        return await self._in_time(partial(self._race, targets))
+
+    async def _in_time(self, connect: Callable[[], Awaitable[ByteStream]]) -> ByteStream:
+        """Return the connection that `connect` gives; raise ExitError when it fails or is late."""
         scope = trio.CancelScope(deadline=trio.current_time() + self._limits.connect_seconds)
         try:
             with scope:
-                if len(targets) == 1:
-                    connection = await self._network.dial(targets[0])
-                else:
-                    connection = await self._race(targets)
+                connection = await connect()
         except LinkError as error:
             raise ExitError(_reason_of(error), str(error)) from error
         if scope.cancelled_caught:
             raise ExitError(EndReason.TIMEOUT)
-        if connection.local == connection.remote:  # EXT-4: a TCP connection to itself
-            connection.reset()
-            raise ExitError(EndReason.EXIT_POLICY, "a connection to itself")
-        return connection
+        return _checked(connection)
 
     async def _race(self, targets: list[Address]) -> ByteStream:
         won: list[ByteStream] = []
@@ -369,6 +435,14 @@ def _expect_wanted(stream: CircuitStream) -> None:
     """Raise ExitError when the client is gone; a dead circuit's streams take no place here."""
     if stream.is_ended:
         raise ExitError(EndReason.MISC, "the stream ended before its target was reached")
+
+
+def _checked(connection: ByteStream) -> ByteStream:
+    """Return `connection`, unless it is one to itself, as TCP allows (EXT-4)."""
+    if connection.local == connection.remote:
+        connection.reset()
+        raise ExitError(EndReason.EXIT_POLICY, "a connection to itself")
+    return connection
 
 
 def _is_wanted(ip: IPAddress, flags: BeginFlags) -> bool:

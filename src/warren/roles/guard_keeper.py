@@ -47,6 +47,10 @@ class GuardKeeper:
         ready = self._guards.choose(now)
         return ready + [peer for peer in self._guards.in_need(now) if peer not in ready]
 
+    def is_ready(self, peer_id: PeerId) -> bool:
+        """Tell whether a guard may be tried before there is need."""
+        return peer_id in self._guards.choose(self._wall_clock())
+
     def contacted(self, peer_id: PeerId) -> None:
         """Note that `peer_id` is about to be dialled."""
         self._guards.contacted(peer_id, self._wall_clock())

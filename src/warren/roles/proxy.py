@@ -1,92 +1,44 @@
-"""The front door: meets an application, learns what it wants, and splices it to a stream.
+"""The front door: meets applications, learns what they want, and lets it be done.
 
-One port speaks SOCKS4, 4a and 5, CONNECT and plain HTTP; the first byte decides. Each connection
-is one task with one cancel scope, whose deadline moves on as the visit does: first for the
-request, then until a stream is attached, then none. What no circuit may be used for is refused
-before one is (FE-8). Circuits and their choice are the client's, below.
+One port speaks SOCKS4, 4a and 5, CONNECT and plain HTTP; the first byte decides. Reading a request
+takes no task, and neither does a connection for which a circuit is ready: each step follows in
+the one in which its bytes came. Whatever has to wait goes on in a task (``roles.requests``), in
+one cancel scope, whose deadline moves on as the visit does: first for the request, then until a
+stream is attached, then none.
 """
 
 import contextlib
-import traceback
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from functools import partial
-from typing import Protocol, TypeVar
 
 import structlog
 import trio
 
 from warren.addresses import Address
-from warren.errors import ConfigError, LinkError, ProtocolError, WarrenError
+from warren.errors import ConfigError, EndReason, LinkError
 from warren.network.byte_streams import ByteStream, Listener
+from warren.network.conversation import Conversation
+from warren.network.expiry import Expiry
 from warren.network.local_programs import program_at
-from warren.network.splice import splice
+from warren.network.splice import Splice, begin_splice, splice
 from warren.network.streams import CircuitStream
-from warren.protocol import front, http_proxy, socks
-from warren.protocol.front import Command, Failure, WrongLogin
-from warren.protocol.http_answers import malformed, options_answer, pac_answer
-from warren.protocol.http_proxy import ForeignRequest, HttpRequest, OptionsRequest, PacRequest
-from warren.protocol.messages import ANY_FAMILY, BeginFlags
-from warren.protocol.resolution import Resolved
-from warren.protocol.socks import SocksRequest
-from warren.roles.datagram_desk import AssociationOpener, DatagramDesk
+from warren.protocol.reception import Asked, receive_request
+from warren.roles.client import Beginning
+from warren.roles.datagram_desk import AssociationOpener
 from warren.roles.doorstep import Doorstep, Visit
-from warren.roles.gate import Gate, IPNetwork, lets_in
-from warren.roles.http_carrier import carry
-from warren.roles.leak_watch import UNKNOWN_PROGRAM, LeakWatch
+from warren.roles.gate import IPNetwork, lets_in
+from warren.roles.leak_watch import LeakWatch
 from warren.roles.listener_rules import PLAIN, ListenerRules
+from warren.roles.requests import FindProgram, ProxyLimits, Requests, SpliceTask, StreamOpener
 
 logger = structlog.get_logger()
-
-T = TypeVar("T")
-
-Splice = Callable[[ByteStream, CircuitStream], Awaitable[None]]
-FindProgram = Callable[[Address, Address], Awaitable[str | None]]
 
 _COUNTERS = (
     "connections", "turned_away", "given_up", "broken_off", "malformed", "bugs",
     "socks4", "socks5", "http_connect", "http_plain", "opened", "resolved", "failed", "refused",
     "wrong_logins",
 )  # fmt: skip
-_NAME_COMMANDS = (Command.RESOLVE, Command.RESOLVE_PTR)
-_LINGER_BYTES = 1024 * 1024
-_SECONDS_BETWEEN_REPORTS = 60
-
-
-class StreamOpener(Protocol):
-    """Be the client: give streams through circuits, and answers of exits."""
-
-    async def open_stream(
-        self,
-        address: Address,
-        isolation: Hashable,
-        early: bytes = b"",
-        flags: BeginFlags = ANY_FAMILY,
-    ) -> CircuitStream:
-        """Return a stream that is connected to `address`; `early` went with its opening.
-
-        Raises ExitError, CircuitError or DirectoryError.
-        """
-
-    async def resolve(self, subject: Address, isolation: Hashable) -> Resolved:
-        """Return what the name or the address `subject`, at port 0, stands for.
-
-        Raises as above; NotFound when it stands for nothing.
-        """
-
-
-@dataclass(frozen=True)
-class ProxyLimits:
-    """Bound what applications may hold (FE-2, FE-11)."""
-
-    connections: int = 8192
-    half_done: int = 512
-    half_done_per_peer: int = 64
-    request_seconds: float = 10
-    attach_seconds: float = 120
-    idle_seconds: float = 600
-    linger_seconds: float = 2
 
 
 class Proxy:
@@ -106,37 +58,44 @@ class Proxy:
         allow_targets: Collection[Address] = (),
         safe_socks: bool = False,
         limits: ProxyLimits | None = None,
-        splice: Splice = splice,
+        splice: SpliceTask = splice,
         datagrams: AssociationOpener | None = None,
         find_program: FindProgram = program_at,
     ) -> None:
-        self._client = client
         self._allow_clients = tuple(allow_clients)
-        self._gate = Gate(allow_targets)
-        self._safe_socks = safe_socks
         self._limits = limits or ProxyLimits()
-        self._splice = splice
-        self._find_program = find_program
         self._doorstep = Doorstep(self._limits.half_done, self._limits.half_done_per_peer)
-        self.leaks = LeakWatch()
-        self._desk = None
-        if datagrams is not None:
-            self._desk = DatagramDesk(datagrams, self._datagram_objection)
         self._open = 0
         self._counts = Counter(dict.fromkeys(_COUNTERS, 0))
-        self._next_report = 0.0
+        self._requests = Requests(
+            client,
+            self._doorstep,
+            self._limits,
+            self._counts,
+            allow_targets=allow_targets,
+            safe_socks=safe_socks,
+            splice=splice,
+            datagrams=datagrams,
+            find_program=find_program,
+        )
 
     def __repr__(self) -> str:
         return f"<Proxy {self._open} connections, {len(self._doorstep)} without a request>"
 
+    @property
+    def leaks(self) -> LeakWatch:
+        """Return what watches over programs that look up names themselves."""
+        return self._requests.leaks
+
     def statistics(self) -> dict[str, int]:
         """Return counters since the start, and what is open now."""
+        desk = self._requests.desk
         return {
             **self._counts,
             "connections_open": self._open,
             "half_done": len(self._doorstep),
             "literal_addresses": self.leaks.total,
-            **(self._desk.statistics() if self._desk is not None else {}),
+            **(desk.statistics() if desk is not None else {}),
         }
 
     async def serve(
@@ -160,10 +119,16 @@ class Proxy:
                     "say which of them may use it, set a password, or listen at 127.0.0.1"
                 )
             logger.warning("other machines can use the proxy", listen=str(listener.local))
-        await listener.serve(partial(self._meet, name or str(listener.local), rules), nursery)
+        hall = _Hall(nursery, Expiry(nursery, self._limits.request_seconds))
+        meet = partial(self._meet, hall, name or str(listener.local), rules)
+        try:
+            await listener.serve_with(meet, nursery)
+        except BaseException:
+            hall.close()
+            raise
 
-    async def _meet(self, listener: str, rules: ListenerRules, stream: ByteStream) -> None:
-        """Guard one visit: whatever happens in it ends here, with its socket (DOS-1)."""
+    def _meet(self, hall: "_Hall", listener: str, rules: ListenerRules, stream: ByteStream) -> None:
+        """Let a visit in, and begin it."""
         deadline = trio.current_time() + self._limits.request_seconds
         visit = Visit(listener, stream, trio.CancelScope(deadline=deadline), rules=rules)
         self._counts["connections"] += 1
@@ -172,23 +137,7 @@ class Proxy:
             stream.reset()
             return
         self._open += 1
-        try:
-            with visit.scope:
-                await self._receive(visit)
-            if visit.scope.cancelled_caught:
-                self._counts["given_up"] += 1
-                _answer_late(visit)
-        except LinkError:
-            self._counts["broken_off"] += 1
-        except Exception as error:  # noqa: BLE001  it ends with its own visit (DOS-1)
-            self._report(error)
-        finally:
-            self._open -= 1
-            self._doorstep.leave(visit)
-            if visit.is_attached:
-                stream.reset()  # SID-4
-            else:
-                stream.close()
+        _QuickWay(self, hall, visit).enter()
 
     def _lets_in(self, visit: Visit) -> bool:
         peer = visit.peer
@@ -202,227 +151,165 @@ class Proxy:
             return False
         return self._doorstep.enter(visit)
 
-    async def _receive(self, visit: Visit) -> None:
-        """Serve requests, one after the other where refused CONNECTs keep the connection."""
-        limits = self._limits
-        while True:
-            request = await self._read_request(visit)
-            self._doorstep.leave(visit)
-            if request is None:
-                return
-            visit.request = request
-            visit.scope.deadline += limits.attach_seconds - limits.request_seconds
-            failure = await self._fulfil(visit, request)
-            visit.request = None
-            if failure is None:
-                return
-            self._counts["refused"] += 1
-            self._counts["wrong_logins"] += failure is front.WRONG_LOGIN
-            # What came behind a refused CONNECT was meant for its tunnel: it is no request.
-            if not request.keeps_alive or visit.buffer:
-                await self._take_leave(visit, request.refused(failure))
-                return
-            visit.scope.deadline = trio.current_time() + limits.request_seconds
-            await visit.stream.send_all(request.refused(failure, is_last=False))
-            if not self._doorstep.enter(visit):
-                return
+    # ---- for the ways that a visit takes
 
-    async def _read_request(self, visit: Visit) -> SocksRequest | HttpRequest | None:
-        """Return the next request, or None when the connection is to be closed (FE-3)."""
-        stream, buffer = visit.stream, visit.buffer
-        first = await stream.converse(front.first_byte(), buffer)
-        buffer[:0] = first
-        is_http = b"A" <= first <= b"Z"
+    def received(self, visit: Visit, asked: Asked) -> Beginning | None:
+        """Take what a visit `asked` first; return the stream that was begun, if one could be."""
+        self._doorstep.leave(visit)
+        self._requests.received(visit, asked)
+        return self._requests.begin(visit)
+
+    def connected(self, begun: Beginning) -> CircuitStream | None:
+        """Return the stream that was `begun` once it is connected; raise as the client does."""
+        return self._requests.connected(begun)
+
+    async def go_on(self, visit: Visit, asked: Asked, begun: Beginning | None) -> None:
+        """Carry a visit to its end that has `asked` something; its stream may be `begun`.
+
+        Whatever happens in it ends here, with its socket (DOS-1).
+        """
+        visit.turn_out = visit.scope.cancel
+        visit.scope.deadline += self._limits.attach_seconds - self._limits.request_seconds
         try:
-            if not is_http:
-                request = await stream.converse(socks.accept(visit.rules.login), buffer)
-                self._counts[f"socks{request.version}"] += 1
-                return request
-            asked = await stream.converse(http_proxy.accept(visit.rules.login), buffer)
-        except ForeignRequest:
-            self._counts["malformed"] += 1
-            return None
-        except ProtocolError as error:
-            is_login = isinstance(error, WrongLogin)
-            self._counts["wrong_logins" if is_login else "malformed"] += 1
-            await self._take_leave(visit, malformed(error) if is_http else b"")
-            return None
-        if isinstance(asked, PacRequest):
-            await self._take_leave(visit, pac_answer(stream.local))
-            return None
-        if isinstance(asked, OptionsRequest):
-            await self._take_leave(visit, options_answer())
-            return None
-        self._counts["http_connect" if asked.is_tunnel else "http_plain"] += 1
-        return asked
+            with visit.scope:
+                await self._requests.serve(visit, asked, begun)
+            if visit.scope.cancelled_caught:
+                self.give_up(visit)
+        except Exception as error:  # noqa: BLE001  it ends with its own visit (DOS-1)
+            self.note(error)
+        finally:
+            self.leave(visit)
 
-    async def _fulfil(self, visit: Visit, request: SocksRequest | HttpRequest) -> Failure | None:
-        """Do what `request` asks; return None when that is over, or why it was not begun."""
-        if self._watch(request):
-            self.leaks.leaked(await self._program_of(visit))
-        failure = request.objection or self._objection(visit, request)
-        if failure is not None:
-            return failure
-        if request.command is Command.ASSOCIATE:
-            return await self._associate(visit, request)
-        if request.command is not Command.CONNECT:
-            assert isinstance(request, SocksRequest), "HTTP asks for connections only"
-            return await self._answer_name(visit, request)
-        open_stream = partial(self._open_stream, visit, request)
-        if isinstance(request, HttpRequest) and not request.is_tunnel:
-            failure = await carry(visit, request, open_stream, self._limits.idle_seconds)
-            if failure is None and not visit.is_attached:
-                await self._take_leave(visit, b"")
-            return failure
-        target = await open_stream(bytes(visit.buffer))
-        if isinstance(target, Failure):
-            return target
-        visit.is_attached = True
-        visit.scope.deadline = float("inf")
-        try:
-            await visit.stream.send_all(request.granted())
-        except BaseException:
-            target.reset()
-            raise
-        await self._splice(visit.stream, target)
-        visit.is_attached = False  # the splice has closed the socket, or reset it
-        return None
+    def give_up(self, visit: Visit) -> None:
+        """Tell the application that its time is over, if it is owed an answer and takes it."""
+        self._counts["given_up"] += 1
+        if visit.request is not None and not visit.is_attached:
+            with contextlib.suppress(LinkError):
+                visit.stream.send_now(visit.request.refused(visit.lateness))
 
-    async def _associate(self, visit: Visit, request: SocksRequest | HttpRequest) -> Failure | None:
-        """Carry datagrams for as long as the connection lives (FE-13)."""
-        assert self._desk is not None
-        assert isinstance(request, SocksRequest)
-        isolation = visit.rules.isolation_of(visit.listener, visit.stream, request)
-        try:
-            await self._desk.serve(visit, request, isolation)
-        except WarrenError as error:
-            if visit.is_attached:
-                raise
-            self._counts["failed"] += 1
-            return front.failure_of(error)
-        return None
+    def note(self, error: Exception) -> None:
+        """Count what ended a visit, or report it if it is a bug."""
+        if isinstance(error, LinkError):
+            self._counts["broken_off"] += 1
+        else:
+            self._requests.report(error)
 
-    def _datagram_objection(self, visit: Visit, address: Address) -> Failure | None:
-        """Return why no datagram goes to `address`, or None."""
-        is_leak = self.leaks.is_leak(address)
-        self.leaks.watch(address.port, trio.current_time(), is_leak=is_leak)
-        if is_leak and (self._safe_socks or visit.rules.safe_socks):
-            return front.LITERAL_ADDRESS
-        return self._gate.objection_to_target(address)
+    def leave(self, visit: Visit) -> None:
+        """End a visit, with its socket."""
+        self.parted()
+        self._doorstep.leave(visit)
+        if visit.is_attached:
+            visit.stream.reset()  # SID-4
+        else:
+            visit.stream.close()
 
-    def _watch(self, request: SocksRequest | HttpRequest) -> bool:
-        """Note what gives the user away; return whether the program should be found out."""
-        if request.command is not Command.CONNECT:
-            return False
-        now = trio.current_time()
-        return self.leaks.watch(request.address.port, now, is_leak=self._is_leak(request))
+    def parted(self) -> None:
+        """Note that a visit is over."""
+        self._open -= 1
 
-    async def _program_of(self, visit: Visit) -> str:
-        """Return the name of the program that came; it waits for its answer meanwhile."""
-        if visit.peer is None or not visit.peer.is_loopback:
-            return "another machine"
-        found = await self._find_program(visit.stream.remote, visit.stream.local)
-        return found or UNKNOWN_PROGRAM
 
-    def _is_leak(self, request: SocksRequest | HttpRequest) -> bool:
-        """Tell whether a SOCKS client shows that it has looked up a name itself (FE-9)."""
-        return isinstance(request, SocksRequest) and self.leaks.is_leak(request.address)
+class _Hall:
+    """Own the visits of one listener that have no task."""
 
-    def _objection(self, visit: Visit, request: SocksRequest | HttpRequest) -> Failure | None:
-        """Return why no circuit may be used for `request`, or None (FE-8)."""
-        address = request.address
-        if request.command is Command.RESOLVE and address.ip is not None:
-            return None  # echoed: nobody is asked (conventions D0)
-        if request.command in _NAME_COMMANDS:
-            return self._gate.objection_to_subject(Address(address.host, 0))
-        if request.command is Command.ASSOCIATE and self._desk is not None:
-            if visit.peer is None or not visit.peer.is_loopback:
-                return front.FOREIGN_DATAGRAMS
-            return front.MANY_TARGETS if visit.rules.keeps_targets_apart else None
-        if request.command is not Command.CONNECT:
-            return front.UNSUPPORTED_COMMAND
-        if (self._safe_socks or visit.rules.safe_socks) and self._is_leak(request):
-            return front.LITERAL_ADDRESS
-        return self._gate.objection_to_target(address)
+    def __init__(self, nursery: trio.Nursery, expiry: Expiry) -> None:
+        self.nursery = nursery
+        self.expiry = expiry
+        self.ways: set[_QuickWay] = set()
 
-    async def _answer_name(self, visit: Visit, request: SocksRequest) -> Failure | None:
-        """Answer RESOLVE or RESOLVE_PTR, then close; return why there is no answer, or None."""
-        subject = Address(request.address.host, 0)
-        found: Sequence[Address] = (subject,)
-        if request.command is Command.RESOLVE_PTR or subject.ip is None:
-            answer = await self._resolve(visit, request, subject)
-            if isinstance(answer, Failure):
-                return answer
-            found = answer.addresses
-            self.leaks.tell(found)
-        reply = request.resolved(found)
-        if reply is None:
-            return front.UNSUPPORTED_ADDRESS
-        await self._take_leave(visit, reply)
-        return None
+    def close(self) -> None:
+        """End them all, whatever they are at: nobody else would."""
+        for way in tuple(self.ways):
+            way.close()
 
-    async def _open_stream(
-        self, visit: Visit, request: SocksRequest | HttpRequest, early: bytes
-    ) -> CircuitStream | Failure:
-        isolation = visit.rules.isolation_of(visit.listener, visit.stream, request)
-        opening = self._client.open_stream(request.address, isolation, early, request.flags)
-        return await self._translated(opening, "opened")
 
-    async def _resolve(
-        self, visit: Visit, request: SocksRequest, subject: Address
-    ) -> Resolved | Failure:
-        isolation = visit.rules.isolation_of(visit.listener, visit.stream, request)
-        return await self._translated(self._client.resolve(subject, isolation), "resolved")
+class _QuickWay:
+    """Own a visit from accept to its end, or until something has to wait."""
 
-    async def _translated(self, work: Awaitable[T], counter: str) -> T | Failure:
-        """Return what `work`, the client's, gives, and count it; or the failure that it raised."""
-        try:
-            result = await work
-        except WarrenError as error:
-            self._counts["failed"] += 1
-            return front.failure_of(error)
-        except Exception as error:  # noqa: BLE001  a bug below still gets an answer (DOS-1)
-            self._report(error)
-            return front.BUG
-        self._counts[counter] += 1
-        return result
+    __slots__ = ("_begun", "_expiring", "_hall", "_proxy", "_splice", "_visit")
 
-    async def _take_leave(self, visit: Visit, reply: bytes) -> None:
-        """Say the last words and wait until they are read: closing on unread input drops them."""
-        visit.request = None
-        visit.scope.deadline = float("inf")
-        stream, room, chunk = visit.stream, _LINGER_BYTES, bytearray(16 * 1024)
-        with trio.move_on_after(self._limits.linger_seconds):
-            await stream.send_all(reply)
-            with contextlib.suppress(LinkError):  # torsocks leaves a part of the reply unread
-                stream.send_eof()
-                while room > 0:
-                    count = stream.receive_into(chunk)
-                    if count is None:
-                        await stream.wait_readable()
-                    elif count == 0:
-                        return
-                    else:
-                        room -= count
+    def __init__(self, proxy: Proxy, hall: _Hall, visit: Visit) -> None:
+        self._proxy, self._hall, self._visit = proxy, hall, visit
+        self._begun: Beginning | None = None
+        self._splice: Splice | None = None
+        self._expiring = hall.expiry.watch(self._give_up)
+        visit.turn_out = self._give_up
 
-    def _report(self, error: Exception) -> None:
-        """Log a bug at most once a minute, without texts that may name a target (DOS-9)."""
-        self._counts["bugs"] += 1
-        now = trio.current_time()
-        if now < self._next_report:
+    def enter(self) -> None:
+        """Begin to read the request."""
+        hall, visit = self._hall, self._visit
+        hall.ways.add(self)
+        exchange = receive_request(visit.rules.login)
+        Conversation(
+            visit.stream, exchange, visit.buffer, hall.nursery, self._asked, self._fail
+        ).go_on()
+
+    def close(self) -> None:
+        """Reset what is there: the listener's task was cancelled."""
+        if self._splice is not None:
+            self._splice.give_up(EndReason.MISC)
             return
-        self._next_report = now + _SECONDS_BETWEEN_REPORTS
-        while isinstance(error, ExceptionGroup):
-            error = error.exceptions[0]
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{last.filename.rpartition('/')[2]}:{last.lineno}"
-        kind = type(error).__name__
-        logger.error("a visit ended by a bug", error=kind, where=where, bugs=self._counts["bugs"])
-        logger.debug("where the bug was", exc_info=error)
+        if self._begun is not None:
+            self._begun.stream.on_news = None
+            self._begun.stream.reset()
+        self._leave()
 
+    def _asked(self, asked: Asked) -> None:
+        self._expiring.is_over = True
+        try:
+            begun = self._proxy.received(self._visit, asked)
+        except Exception as error:  # noqa: BLE001  it ends with its own visit (DOS-1)
+            self._fail(error)
+            return
+        if begun is None:
+            self._hand_over(asked)
+        else:
+            self._begun = begun
+            begun.stream.on_news = self._news
 
-def _answer_late(visit: Visit) -> None:
-    """Tell the application that its time is over, if it is owed an answer and takes it."""
-    if visit.request is not None and not visit.is_attached:
-        with contextlib.suppress(LinkError):
-            visit.stream.send_now(visit.request.refused(visit.lateness))
+    def _news(self) -> None:
+        """Answer the application when its stream is connected."""
+        visit, begun = self._visit, self._begun
+        assert begun is not None
+        assert visit.request is not None
+        try:
+            target = self._proxy.connected(begun)
+        except Exception:  # noqa: BLE001  the client knows it, and what to do then
+            begun.stream.on_news = None
+            self._hand_over(visit.request)
+            return
+        if target is None:
+            return
+        granted = visit.request.granted()
+        try:
+            if visit.stream.send_now(granted) < len(granted):
+                raise LinkError("the application does not read its answer")
+        except LinkError as error:
+            target.on_news = None
+            target.reset()
+            self._fail(error)
+            return
+        visit.turn_out = visit.scope.cancel
+        self._splice = begin_splice(visit.stream, target, on_over=self._over)
+
+    def _over(self) -> None:
+        self._hall.ways.discard(self)
+        self._proxy.parted()
+
+    def _hand_over(self, asked: Asked) -> None:
+        """Let a task go on."""
+        self._hall.ways.discard(self)
+        self._hall.nursery.start_soon(self._proxy.go_on, self._visit, asked, self._begun)
+
+    def _give_up(self) -> None:
+        self._proxy.give_up(self._visit)
+        self._leave()
+
+    def _fail(self, error: Exception) -> None:
+        self._proxy.note(error)
+        self._leave()
+
+    def _leave(self) -> None:
+        self._expiring.is_over = True
+        self._hall.ways.discard(self)
+        self._visit.turn_out = self._visit.scope.cancel
+        self._proxy.leave(self._visit)

@@ -40,12 +40,14 @@ _HERE = Connected(Address("0.0.0.0", 0))
 
 FindHops = Callable[[PeerId], Iterable[Hop]]
 ServeDirectory = Callable[[CircuitStream], Awaitable[None]]
-ServeExit = Callable[["PassingCircuit", CircuitStream, Begin], Awaitable[None]]
+#: What is left to do for a stream, as a task.
+Rest = Callable[[], Awaitable[None]]
+ServeExit = Callable[["PassingCircuit", CircuitStream, Begin], Rest | None]
 ServeDatagrams = Callable[["PassingCircuit", CircuitAssociation, BeginFlags], Awaitable[None]]
 ServeNames = Callable[["PassingCircuit", Address], Awaitable[Resolved]]
 
 
-async def refuse_streams(circuit: "PassingCircuit", stream: CircuitStream, begin: Begin) -> None:
+def refuse_streams(circuit: "PassingCircuit", stream: CircuitStream, begin: Begin) -> None:
     """Refuse every stream: what a relay does that is no exit."""
     stream.reset(EndReason.EXIT_POLICY)
 
@@ -91,7 +93,7 @@ class PassingCircuit:
             opened, streams.opened = streams.opened, []
             for protocol, begin in opened:
                 stream = CircuitStream(protocol, self.previous_link.turn)
-                self._relay.start(self._relay.serve_stream, self, stream, begin)
+                self._relay.serve_stream(self, stream, begin)
         if streams is not None and streams.associated:
             associated, streams.associated = streams.associated, []
             for each, flags in associated:
@@ -193,10 +195,10 @@ class Relay:
         try:
             await work(*arguments)
         except Exception:
-            logger.exception("a bug in a circuit", arguments=repr(arguments[:1]))
-            for circuit in arguments[:1]:
-                assert isinstance(circuit, PassingCircuit)
-                circuit.machine.destroy()
+            (circuit,) = arguments[:1]
+            assert isinstance(circuit, PassingCircuit)
+            logger.exception("a bug in a circuit", circuit=repr(circuit))
+            circuit.machine.destroy()
         finally:
             self.turn.run()
 
@@ -221,6 +223,9 @@ class Relay:
             return
         self.created += 1
         link.protocol.send_created(request.leg, message)
+        link.flush()  # the origin waits for it alone: what else there is to do needs it not
+        if link.is_closed:
+            return
         previous = link.protocol.peer_id
         barred = [self._keys.identity.peer_id, *([previous] if previous is not None else [])]
         machine = RelayCircuit(request.leg, request.depth, secrets, barred=barred)
@@ -296,24 +301,43 @@ class Relay:
 
     # ---- streams
 
-    async def serve_stream(
+    def serve_stream(
         self, circuit: PassingCircuit, stream: CircuitStream, begin: Begin | None
     ) -> None:
-        """Serve a stream that ends here, until it is over.
+        """Serve a stream that ends here, with a task for what of it has to wait.
 
         On a circuit of one hop only the directory is served: with an exit at its end it would be
         a plain proxy, for whoever wants one and against whoever runs it (EXT-8).
         """
-        if begin is not None and circuit.machine.depth == 0:
-            stream.reset(EndReason.EXIT_POLICY)
-            circuit.machine.destroy()
+        if begin is None:
+            self._connect_directory(circuit, stream)
+            self.start(self._finish, circuit, stream, partial(self._serve_directory, stream))
+            return
+        if circuit.machine.depth == 0:
+            self.start(self._turn_away, circuit, stream)
             return
         try:
-            if begin is None:
-                self._connect_directory(circuit, stream)
-                await self._serve_directory(stream)
-            else:
-                await self._serve_exit(circuit, stream, begin)
+            rest = self._serve_exit(circuit, stream, begin)
+        except ExitError as error:
+            stream.reset(error.reason)
+        except Exception:
+            logger.exception("a bug in a circuit", circuit=repr(circuit))  # DOS-1
+            stream.reset(EndReason.INTERNAL)
+            circuit.machine.destroy()
+        else:
+            if rest is not None:
+                self.start(self._finish, circuit, stream, rest)
+
+    @staticmethod
+    async def _turn_away(circuit: PassingCircuit, stream: CircuitStream) -> None:
+        """Refuse a stream; its own step, so that its end leaves before its circuit does."""
+        stream.reset(EndReason.EXIT_POLICY)
+        circuit.machine.destroy()
+
+    async def _finish(self, circuit: PassingCircuit, stream: CircuitStream, rest: Rest) -> None:
+        """Do what is left to do for a stream."""
+        try:
+            await rest()
         except ExitError as error:
             stream.reset(error.reason)
         except (LinkError, trio.BrokenResourceError):

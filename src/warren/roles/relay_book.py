@@ -1,8 +1,9 @@
 """The relays an authority knows: their newest descriptors, and whether they were reached.
 
 Descriptors come from the relays themselves, and from the votes of the other authorities, which
-is how an authority that was away catches up. A relay is running once it was reached, until it
-failed twice in a row; the second look comes soon after the first failure. Nothing here waits or
+is how an authority that was away catches up. A relay is running once it was reached, until it was
+not for three quarters of an interval, 45 minutes of an hour: what cannot be reached for a while
+may be well, and the way to it broken, at our end perhaps (decision 20). Nothing here waits or
 connects: the authority asks what is ``due`` and notes what came of it.
 """
 
@@ -26,12 +27,15 @@ from warren.directory.votes import MOST_RELAYS, Opinion
 from warren.errors import DirectoryError
 from warren.identity import Hop, PeerId
 
+#: So many failures in a row are more than chance.
 FAILURES_TO_BE_DOWN = 2
 #: A relay that was up this long is stable, and so is one up longer than half of the others.
 STABLE_SECONDS = 5 * DAY
-#: Fractions of the consensus interval: from check to check, and after a failure.
+#: Fractions of the consensus interval: from check to check, after a failure, and how long a relay
+#: that was reached counts as running without being reached again.
 _CHECK_SHARE = 1 / 3
 _RETRY_SHARE = 1 / 30
+_REACHED_SHARE = 3 / 4
 
 CountryOf = Callable[[IPAddress], str]
 
@@ -40,8 +44,8 @@ CountryOf = Callable[[IPAddress], str]
 class KnownRelay:
     """Hold an authority's own knowledge of one relay; times are Unix seconds.
 
-    ``reached_since`` is when the present run of successful checks began, None when the relay is
-    down or was never reached.
+    ``reached_since`` is when the present run of successful checks began, None when there is none;
+    ``reached_at`` when the last of them was, None when it was never reached where it is now.
     """
 
     document: bytes = field(repr=False)
@@ -50,13 +54,10 @@ class KnownRelay:
     check_at: float
     uploaded_at: float | None = None
     reached_since: float | None = None
+    reached_at: float | None = None
     failures: int = 0
+    is_running: bool = False
     is_being_checked: bool = False
-
-    @property
-    def is_running(self) -> bool:
-        """Tell whether the relay counts as reachable."""
-        return self.reached_since is not None
 
 
 class RelayBook:
@@ -117,18 +118,26 @@ class RelayBook:
         if reached:
             relay.failures = 0
             relay.reached_since = now if relay.reached_since is None else relay.reached_since
+            relay.reached_at = now
+            relay.is_running = True
         else:
             relay.failures += 1
             if relay.failures >= FAILURES_TO_BE_DOWN:
                 relay.reached_since = None
-        hasty = 0 < relay.failures <= FAILURES_TO_BE_DOWN
+                reached_at = relay.reached_at
+                if reached_at is None or now - reached_at >= interval * _REACHED_SHARE:
+                    relay.is_running = False
+        hasty = relay.failures and (relay.is_running or relay.failures <= FAILURES_TO_BE_DOWN)
         relay.check_at = now + interval * (_RETRY_SHARE if hasty else _CHECK_SHARE)
 
     def forget_stale(self, now: float) -> None:
-        """Forget relays that stopped publishing, and those never reached for an interval."""
+        """Forget relays that stopped publishing, and those never reached for an interval.
+
+        One that was reached before may be back any time, and will not say so: it does not know.
+        """
         patience = self._parameters.consensus_interval_seconds
         for peer_id, relay in list(self._relays.items()):
-            never = not relay.is_running and relay.failures > FAILURES_TO_BE_DOWN
+            never = relay.reached_at is None and relay.failures > FAILURES_TO_BE_DOWN
             if (never and now - relay.first_seen > patience) or not self._is_current(relay, now):
                 del self._relays[peer_id]
 
@@ -168,7 +177,8 @@ class RelayBook:
         if not descriptor.supersedes(held.descriptor):
             raise DirectoryError("a descriptor that is not newer than the one held")
         if _way_to(descriptor) != _way_to(held.descriptor):
-            held.reached_since = None
+            held.reached_since = held.reached_at = None
+            held.is_running = False
             held.failures = 0
         held.document, held.descriptor, held.check_at = document, descriptor, now
         return held

@@ -224,6 +224,8 @@ class Resumer:
         unwanted = [relay.peer_id for relay in slot.path[1:-1]]
         everyone = frozenset(entry.peer_id for entry in consensus.relays)
         for allowed in self._middles.choices(exit_id, consensus, unwanted, trio.current_time()):
+            if not allowed and length > 2:
+                continue
             for guard in self._guards_for(consensus, slot):
                 with contextlib.suppress(DirectoryError):
                     *others, _ = choose_path(
@@ -246,11 +248,12 @@ class Resumer:
         candidates = self._guards.candidates(consensus)
         kept = slot.path[0].peer_id
         assert isinstance(slot.circuit, Circuit)
-        if slot.circuit.link.fell_silent:  # to dial it would take as long as all else together
+        # To dial one that fell silent would take as long as all else together.
+        is_silent = slot.circuit.link.fell_silent
+        if is_silent or kept not in candidates or not self._guards.is_ready(kept):
             yield from candidates
             return
-        if kept in candidates:
-            yield kept
+        yield kept
         yield from (guard for guard in candidates if guard != kept)
 
     # ---- stubs

@@ -1,0 +1,208 @@
+"""The quick way: connections for which a circuit is ready take no task, and lose nothing by it."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.support.choosing_network import UNKNOWN, ClientNetwork, client_network
+from tests.support.memory_network import MemoryStream, receive
+from warren.addresses import Address
+from warren.errors import EndReason, LinkError
+from warren.roles.client import CONNECT_SECONDS
+from warren.roles.proxy import Proxy
+from warren.roles.requests import ProxyLimits
+
+GRANTED = b"\x00\x5a\0\0\0\0\0\0"
+REFUSED = b"\x00\x5b"
+
+
+def words(port: int, host: bytes = b"a.example") -> bytes:
+    """Return a SOCKS4a request."""
+    return b"\x04\x01" + port.to_bytes(2, "big") + b"\0\0\0\x01user\0" + host + b"\0"
+
+
+@dataclass
+class House:
+    """Own a proxy and the client of `net` below it."""
+
+    net: ClientNetwork
+    limits: ProxyLimits = field(default_factory=ProxyLimits)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    def __post_init__(self) -> None:
+        self.proxy = Proxy(self.net.client, limits=self.limits)
+        memory = self.net.network.memory.at("127.0.0.1")
+        self.listener = memory.listen(Address("127.0.0.1", 0))
+        self._is_open = trio.Event()
+
+    async def serve(self) -> None:
+        async with trio.open_nursery() as self.nursery:
+            self.scope = self.nursery.cancel_scope
+            self._is_open.set()
+            await self.proxy.serve(self.listener, self.nursery)
+
+    async def wait_open(self) -> None:
+        await self._is_open.wait()
+        await self.net.client.is_usable.wait()
+        await trio.sleep(5)
+
+    async def dial(self) -> MemoryStream:
+        memory = self.net.network.memory.at("127.0.0.1")
+        return await memory.dial(self.listener.local)
+
+    async def visit(self, said: bytes) -> MemoryStream:
+        application = await self.dial()
+        await application.send_all(said)
+        return application
+
+    @property
+    def tasks(self) -> int:
+        return len(self.nursery.child_tasks)
+
+
+@pytest.fixture
+async def house(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[House]:
+    async with client_network(tmp_path, 6, {4: "de", 5: "de", 6: "fr"}) as net:
+        house = House(net)
+        nursery.start_soon(house.serve)
+        await house.wait_open()
+        # The first of them claims a circuit, which the others share.
+        await receive(await house.visit(words(999)), len(GRANTED))
+        yield house
+        house.scope.cancel()
+
+
+async def test_a_connection_has_no_task_of_its_own(house: House, autojump_clock: MockClock) -> None:
+    await trio.sleep(2 * house.limits.request_seconds)  # its watch over the first is over
+    before = house.tasks
+
+    applications = [await house.visit(words(port)) for port in (1, 2, 3)]
+    answers = [await receive(each, len(GRANTED)) for each in applications]
+    await trio.sleep(2 * house.limits.request_seconds)
+
+    assert answers == [GRANTED] * 3
+    assert house.tasks == before
+    assert house.proxy.statistics()["connections_open"] == 4
+    assert house.proxy.statistics()["opened"] == 4
+
+
+async def test_bytes_go_both_ways_and_the_end_is_clean(
+    house: House, autojump_clock: MockClock
+) -> None:
+    application = await house.visit(words(1) + b"early")
+    await receive(application, len(GRANTED))
+    far = house.net.exits.streams[1]
+    early = await far.receive_some()
+
+    await application.send_all(b"more")
+    more = await far.receive_some()
+    await far.send_all(b"answer")
+    await far.send_eof()
+    application.send_eof()
+
+    assert (early, more) == (b"early", b"more")
+    assert await receive(application) == b"answer"
+    await trio.sleep(1)
+    assert house.proxy.statistics()["connections_open"] == 1
+
+
+async def test_a_request_may_come_in_single_bytes(house: House, autojump_clock: MockClock) -> None:
+    application = await house.dial()
+
+    for byte in words(1):
+        await application.send_all(bytes((byte,)))
+        await trio.sleep(0.1)
+
+    assert await receive(application, len(GRANTED)) == GRANTED
+
+
+async def test_a_refused_stream_is_tried_elsewhere_before_the_application_hears_of_it(
+    house: House, autojump_clock: MockClock
+) -> None:
+    retried = house.net.client.retried
+
+    application = await house.visit(words(1, b"nowhere" + UNKNOWN.encode()))
+
+    assert await receive(application, 2) == REFUSED
+    assert house.net.client.retried > retried
+    await trio.sleep(5)
+    assert house.proxy.statistics()["connections_open"] == 1
+    assert house.proxy.statistics()["refused"] == 1
+
+
+async def test_a_stream_without_an_answer_is_begun_again_with_what_was_sent_early(
+    house: House, autojump_clock: MockClock
+) -> None:
+    house.net.exits.silent.add(7)
+
+    application = await house.visit(words(7) + b"early")
+    start = trio.current_time()
+    answer = await receive(application, len(GRANTED))
+
+    assert answer == GRANTED
+    assert CONNECT_SECONDS <= trio.current_time() - start < CONNECT_SECONDS + 5
+    assert await house.net.exits.streams[7].receive_some() == b"early"
+
+
+async def test_who_says_nothing_is_closed_in_time(house: House, autojump_clock: MockClock) -> None:
+    application = await house.dial()
+    start = trio.current_time()
+
+    assert await receive(application) == b""
+    assert trio.current_time() - start == pytest.approx(house.limits.request_seconds, abs=0.5)
+    assert house.proxy.statistics()["given_up"] == 1
+    assert house.proxy.statistics()["connections_open"] == 1
+
+
+async def test_who_goes_away_in_the_middle_of_a_request_is_forgotten(
+    house: House, autojump_clock: MockClock
+) -> None:
+    gone, reset = [await house.visit(words(1)[:6]) for _ in range(2)]
+
+    gone.close()
+    reset.reset()
+    await trio.sleep(1)
+
+    numbers = house.proxy.statistics()
+    assert (numbers["broken_off"], numbers["half_done"], numbers["connections_open"]) == (2, 0, 1)
+
+
+async def test_who_goes_away_before_his_answer_ends_his_stream(
+    house: House, autojump_clock: MockClock
+) -> None:
+    house.net.exits.silent.add(7)
+    application = await house.visit(words(7))
+    await house.net.exits.wait_for(7)
+
+    application.reset()
+    await trio.sleep(2 * CONNECT_SECONDS)
+
+    assert house.net.exits.streams[7].is_ended
+    assert house.proxy.statistics()["connections_open"] == 1
+
+
+async def test_whoever_is_inside_when_the_proxy_stops_is_reset(  # SID-4
+    house: House, autojump_clock: MockClock
+) -> None:
+    house.net.exits.silent.add(7)
+    attached = await house.visit(words(1))
+    await receive(attached, len(GRANTED))
+    waiting = await house.visit(words(7))
+    await house.net.exits.wait_for(7)
+    silent = await house.dial()
+    await trio.sleep(1)
+
+    house.scope.cancel()
+    await trio.sleep(1)
+
+    with pytest.raises(LinkError):
+        await receive(attached)
+    for other in (waiting, silent):
+        assert await receive(other) == b""
+    assert house.net.exits.streams[1].reason is EndReason.MISC
+    assert house.net.exits.streams[7].is_ended
+    assert house.proxy.statistics()["connections_open"] == 0
