@@ -40,6 +40,16 @@ STUBBORN = """
 """
 
 
+PATIENT = """
+    async def wait() -> None:
+        sys.stderr.write("going to end\\n")
+        await trio.sleep({seconds})
+
+    announcer.before_end = wait
+    await trio.sleep_forever()
+"""
+
+
 class Running:
     """Own a process that runs ``run_process``, its pipe and its announcements."""
 
@@ -120,6 +130,28 @@ def test_a_second_signal_ends_it_at_once(run: Any) -> None:  # T87
 
     assert process.end()[0] == 128 + signal.SIGTERM
     assert time.monotonic() - begun < 1
+
+
+def test_what_comes_before_the_end_is_done_first(run: Any) -> None:
+    process = run(PATIENT.format(seconds=0.5))
+
+    begun = time.monotonic()
+    process.process.send_signal(signal.SIGTERM)
+    code, errors = process.end()
+
+    assert (code, errors.splitlines()[-1]) == (0, "going to end")
+    assert time.monotonic() - begun >= 0.5
+
+
+def test_a_second_signal_cuts_that_short(run: Any) -> None:  # T87
+    process = run(PATIENT.format(seconds=60))
+
+    process.process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert process.process.poll() is None
+    process.process.send_signal(signal.SIGTERM)
+
+    assert process.end(seconds=5)[0] == 128 + signal.SIGTERM
 
 
 def test_it_ends_with_whoever_started_it(run: Any) -> None:

@@ -247,6 +247,7 @@ class ExitConfig(Section, frozen=True):
     udp_policy: str | tuple[str, ...] | None = None
     resolvers: tuple[AddressText, ...] = ()
     allow_targets: tuple[AddressText, ...] = ()
+    drain_seconds: Annotated[int, msgspec.Meta(ge=0, le=3600)] = 30
 
     def __post_init__(self) -> None:
         for address in self.resolvers:

@@ -8,6 +8,7 @@
     ├── ExitError         the far end refused or lost a stream; ``reason`` says why
     │   └── NotFound      a name has no address, or an address no name
     ├── DirectoryError    no usable consensus or document
+    │   ├── NoConsensus   none is held that can be used now
     │   └── NoPathError   no relays of the consensus make the path that was asked for
     └── ConfigError       a file, key or command-line value is wrong
         └── NewerSchema   a file is the work of a later version of this program
@@ -93,6 +94,16 @@ class NotFound(ExitError):
 
 class DirectoryError(WarrenError):
     """Tell that a directory document is unusable, or that there is none."""
+
+
+class NoConsensus(DirectoryError):
+    """Tell a user that there is no consensus that can be used now."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "no consensus can be used: the authorities are out of reach, or the clock of this "
+            "machine is wrong"
+        )
 
 
 class NoPathError(DirectoryError):

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 Statistics = Callable[[], Awaitable[Mapping[str, Any]]]
 
 _CELLS_PER_MEGABYTE = 256
+_DRAIN_LOOK_SECONDS = 0.2
 
 
 async def run_proxy(
@@ -213,6 +214,7 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
                 nursery.start_soon(directory.run)
                 nursery.start_soon(publisher.run)
                 announcer.listening([listener.local], keys.identity.peer_id)
+                announcer.before_end = partial(_drain, serving, config.exit.drain_seconds)
                 await serving.wait_until_usable()
                 announcer.usable()
                 await trio.sleep_forever()
@@ -307,6 +309,23 @@ def _default_megabytes() -> int:
     """Return a quarter of the memory, 1 GiB at most (DOS-5)."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return int(min(total // 4, 1 << 30)) >> 20
+
+
+async def _drain(serving: Serving | Foreman, seconds: float) -> None:
+    """Open nothing more, and wait until what is open at this exit has ended; `seconds` at most.
+
+    A relay that is no exit has nothing to wait for: streams go on over other ones.
+    """
+    serving.take_no_more()
+    end = trio.current_time() + seconds
+    while trio.current_time() < end and await _open_streams(serving):  # noqa: ASYNC110  workers are asked
+        await trio.sleep(min(_DRAIN_LOOK_SECONDS, end - trio.current_time()))
+
+
+async def _open_streams(serving: Serving | Foreman) -> int:
+    """Return how many streams are open at this exit, none where it is no exit."""
+    counts = (await serving.statistics())["exit"]
+    return int(counts["open"]) if counts else 0
 
 
 def _make_foreman(

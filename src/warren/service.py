@@ -1,9 +1,10 @@
 """The life of a process: how it logs, starts, says that it is ready, and ends.
 
-Every role runs inside ``run_process``. The first SIGINT or SIGTERM cancels it, so that it can
-say goodbye; a second one ends it at once. A process can be told to live only while a pipe is
-open (``--while-open``), so that it never outlives whoever started it, however that one died,
-and to write down when it is ready and at which addresses (``--ready-fd``).
+Every role runs inside ``run_process``. The first SIGINT or SIGTERM cancels it, after what it may
+have to do before that (``Announcer.before_end``); a second one ends it at once. A process can be
+told to live only while a pipe is open (``--while-open``), so that it never outlives whoever
+started it, however that one died, and to write down when it is ready and at which addresses
+(``--ready-fd``).
 """
 
 import contextlib
@@ -52,6 +53,8 @@ class Announcer:
 
     def __init__(self, descriptor: int | None = None) -> None:
         self._descriptor = descriptor
+        #: What the process does between the signal to end and its end; it says how long at most.
+        self.before_end: Callable[[], Awaitable[None]] | None = None
 
     def listening(self, addresses: Sequence[Address], peer_id: PeerId | None = None) -> None:
         """Tell that the process listens, where, and who it is."""
@@ -107,16 +110,30 @@ def run_process(
 async def _live(main: Main, while_open: int | None, announcer: Announcer) -> None:
     async with trio.open_nursery() as nursery:
         scope = nursery.cancel_scope
-        with _ending_on_signals(scope):
+        told = trio.Event()
+        with _noting_signals(told):
+            nursery.start_soon(_end_in_good_order, told, announcer, scope)
             if while_open is not None:
                 nursery.start_soon(_end_with_pipe, while_open, scope)
             await main(announcer)
         scope.cancel()
 
 
+async def _end_in_good_order(
+    told: trio.Event, announcer: Announcer, scope: trio.CancelScope
+) -> None:
+    """Cancel `scope` once the process was told to end and has done what comes before that."""
+    await told.wait()
+    try:
+        if announcer.before_end is not None:
+            await announcer.before_end()
+    finally:
+        scope.cancel()
+
+
 @contextlib.contextmanager
-def _ending_on_signals(scope: trio.CancelScope) -> Iterator[None]:
-    """Cancel `scope` at the first SIGINT or SIGTERM; end the process at the second."""
+def _noting_signals(told: trio.Event) -> Iterator[None]:
+    """Set `told` at the first SIGINT or SIGTERM; end the process at the second."""
     token = trio.lowlevel.current_trio_token()
     seen: list[int] = []
 
@@ -124,7 +141,7 @@ def _ending_on_signals(scope: trio.CancelScope) -> Iterator[None]:
         if seen:
             os._exit(128 + number)
         seen.append(number)
-        token.run_sync_soon(scope.cancel)
+        token.run_sync_soon(told.set)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -85,6 +85,11 @@ class Serving:
         """Wait until there is a consensus."""
         await self._peer.archive.wait_for_consensus()
 
+    def take_no_more(self) -> None:
+        """Open nothing more for anybody; what is open may come to its end."""
+        if self._leaving is not None:
+            self._leaving.is_leaving = True
+
     async def statistics(self) -> dict[str, Any]:
         """Return counters of the links, the circuits and the exit; nested, and all numbers."""
         return {

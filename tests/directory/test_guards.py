@@ -137,6 +137,18 @@ def test_with_no_guard_ready_a_primary_may_be_tried_every_few_seconds() -> None:
     assert guards.choose(NOON + 3) == guards.primary
 
 
+def test_where_the_ready_ones_are_of_no_use_a_primary_may_be_tried_every_few_seconds() -> None:
+    guards = fresh_guards(30)
+    first, second, third = guards.primary
+    guards.failed(first, NOON)
+    guards.failed(second, NOON + 2)
+
+    found = [guards.in_need(NOON + seconds) for seconds in (2, 3, 5)]
+
+    assert found == [[], [first], [first, second]]
+    assert guards.choose(NOON + 5) == [third]
+
+
 def test_a_short_outage_costs_no_guard() -> None:  # T43
     guards, known = fresh_guards(30), network(30)
     before = guards.sample

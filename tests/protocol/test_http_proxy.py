@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.support.paper import Side
 from warren.addresses import Address
-from warren.errors import EndReason, ProtocolError
+from warren.errors import EndReason, NoConsensus, ProtocolError
 from warren.protocol import front, http_answers
 from warren.protocol.choice import Choice
 from warren.protocol.front import BY_REASON, Authentication, Credentials, Failure, Login
@@ -486,6 +486,13 @@ def test_every_error_that_is_told_has_advice() -> None:
     without = {error for error in told if not error.startswith("http_response")}
 
     assert without - {"http_protocol_error"} <= set(http_answers._ADVICE)
+
+
+def test_who_finds_no_consensus_is_told_what_may_be_wrong() -> None:  # T35
+    failure = front.failure_of(NoConsensus())
+
+    assert (failure.socks5, failure.status) == (3, 503)
+    assert "authorities are out of reach, or the clock" in failure.details
 
 
 def test_the_answer_to_head_has_no_body() -> None:

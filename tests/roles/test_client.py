@@ -13,8 +13,12 @@ from tests.support.client_network import ClientNetwork, client_network
 from tests.support.memory_network import Line
 from tests.support.small_network import tasks_in
 from warren.addresses import Address
-from warren.errors import ExitError, WarrenError
+from warren.errors import EndReason, ExitError, WarrenError
+from warren.network.circuits import Circuit
+from warren.network.streams import CircuitStream
+from warren.protocol.messages import Begin
 from warren.roles.client import AVOID_SECONDS, REQUEST_SECONDS
+from warren.roles.relay import PassingCircuit
 
 
 @pytest.fixture
@@ -184,6 +188,20 @@ async def test_a_guard_that_flaps_for_an_hour_costs_three_guards_at_most(
     assert network.guard is first
 
 
+async def test_when_the_guard_dies_the_next_page_comes_within_three_seconds(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:  # T31
+    going_on = await network.client.open_stream(network.net.echo(), "somebody")
+    first = network.guard
+
+    first.crash()
+    await going_on.send_all(b"still here")
+
+    assert await get(network, 8) <= 3
+    assert await going_on.receive_some() == b"still here"
+    assert network.guard is not first
+
+
 async def test_the_death_of_the_guard_blames_nobody_behind_it(
     network: ClientNetwork, autojump_clock: MockClock
 ) -> None:
@@ -241,6 +259,52 @@ async def test_an_exit_that_died_is_not_chosen_for_five_minutes(
         assert slot.exit_id not in {each.exit_id for each in network.client._pool}
 
     assert built > 50
+
+
+async def test_everybody_goes_on_at_once_when_all_circuits_die(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:  # REL-2
+    address = network.net.echo()
+    users = [f"user {number}" for number in range(3)]
+    for user in users:
+        (await network.client.open_stream(address, user)).reset()
+    await trio.sleep(10)
+    used = [slot for slot in network.client._pool if slot.isolation is not None]
+    spares = [slot for slot in network.client._pool if slot.isolation is None]
+    built = network.client.built
+
+    for slot in used:
+        assert isinstance(slot.circuit, Circuit)
+        slot.circuit.give_up()
+    for user in users:
+        (await network.client.open_stream(address, user)).reset()
+        assert network.client.built == built  # nobody had to wait for one
+
+    assert len(spares) == 2 * len(users)
+    assert len({slot.path[1].peer_id for slot in spares}) > len(spares) // 2
+
+
+async def test_an_exit_that_is_about_to_end_is_asked_once(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:  # security F, SIGTERM
+    address = network.net.echo()
+    going_on = await network.client.open_stream(address, "somebody")
+    [slot] = [slot for slot in network.client._pool if slot.circuit.stream_count]
+    asked = 0
+
+    def refuse(circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> None:
+        nonlocal asked
+        asked += 1
+        raise ExitError(EndReason.HIBERNATING)
+
+    network.relay(slot.exit_id).relay._serve_exit = refuse
+    for number in range(20):
+        (await network.client.open_stream(address, "somebody")).reset()
+        (await network.client.open_stream(address, number)).reset()
+    await going_on.send_all(b"still here")
+
+    assert asked == 1
+    assert await going_on.receive_some() == b"still here"
 
 
 async def test_when_no_exit_is_left_an_error_says_so_and_their_return_is_noticed(

@@ -70,6 +70,10 @@ class KnownDirectory:
 
     consensus: Consensus
 
+    @property
+    def current(self) -> Consensus:
+        return self.consensus
+
     async def wait_for_consensus(self) -> Consensus:
         return self.consensus
 

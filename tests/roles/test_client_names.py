@@ -37,6 +37,10 @@ class OneConsensus:
     def __init__(self, known: Consensus) -> None:
         self._known = known
 
+    @property
+    def current(self) -> Consensus:
+        return self._known
+
     async def wait_for_consensus(self) -> Consensus:
         return self._known
 

@@ -530,6 +530,23 @@ async def test_a_connection_won_too_late_is_closed(autojump_clock: MockClock) ->
         assert [each.peer and each.peer.is_closed for each in target.streams] == [True]
 
 
+# ---- leaving
+
+
+async def test_an_exit_that_leaves_opens_nothing_more_and_keeps_what_is_open(
+    scene: Scene, autojump_clock: MockClock
+) -> None:  # security F, SIGTERM
+    target = scene.listen(V4)
+    stream = await scene.connect(V4)
+
+    scene.exit.is_leaving = True
+
+    assert await scene.refuse(V4) is EndReason.HIBERNATING
+    await target.streams[0].send_all(b"still here")
+    assert await stream.receive_some() == b"still here"
+    assert scene.exit.statistics()["open"] == 1
+
+
 # ---- limits
 
 

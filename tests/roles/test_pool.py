@@ -19,6 +19,7 @@ from warren.protocol.front import Authentication, Credentials, Isolation
 from warren.roles.pool import (
     DIRTY_SECONDS,
     IDLE_SECONDS,
+    IN_USE_SECONDS,
     SPARE_SECONDS,
     SPARES,
     Pool,
@@ -201,7 +202,75 @@ def test_two_spares_are_kept_ready() -> None:
     pool.claim(first, "me", 0)
     circuit_of(second).is_open = False
 
-    assert (before, pool.spares_missing(0)) == (0, SPARES)
+    assert (before, pool.spares_missing(0)) == ([], [None] * SPARES)
+
+
+@pytest.mark.parametrize(("isolations", "spares"), [(0, 2), (1, 2), (2, 4), (4, 8), (40, 8)])
+def test_there_are_two_spares_for_each_isolation_in_use(
+    isolations: int, spares: int
+) -> None:  # REL-2
+    used = [slot() for _ in range(isolations)]
+    pool = pool_of(*used)
+    for number, each in enumerate(used):
+        pool.claim(each, number, 0)
+
+    missing = pool.spares_missing(0)
+
+    assert missing == [None] * spares
+
+
+def test_an_isolation_is_in_use_as_long_as_it_has_streams_and_a_minute_more() -> None:  # REL-2
+    busy, idle = slot(), slot()
+    circuit_of(busy).stream_count = 1
+    pool = pool_of(busy, idle)
+    pool.claim(busy, "busy", 0)
+    pool.claim(idle, "idle", 0)
+
+    missing = [len(pool.spares_missing(now)) for now in (IN_USE_SECONDS - 1, 300)]
+
+    assert missing == [2 * SPARES, SPARES]
+
+
+def chooser(choice: Choice) -> Isolation:
+    return Isolation("", Credentials(Authentication.NONE), (), choice)
+
+
+def test_who_chooses_has_spares_that_are_nobody_elses() -> None:  # REL-2
+    german = chooser(Choice(country="de"))
+    chosen, spare = slot(country="de"), slot(country="de")
+    spare.wish = german.choice
+    pool = pool_of(chosen, spare)
+    pool.claim(chosen, german, 0)
+
+    missing = pool.spares_missing(0)
+    for_another = pool.pick("somebody", WEB, 0)
+    circuit_of(chosen).is_open = False
+
+    assert missing == [None, None, german]
+    assert for_another is None
+    assert pool.pick(german, WEB, 0, choice=german.choice) is spare
+
+
+def test_a_session_has_no_spares_of_its_own() -> None:
+    first = slot()
+    pool = pool_of(first)
+    pool.claim(first, chooser(Choice(keeps_exit=True)), 0)
+
+    missing = pool.spares_missing(0)
+
+    assert missing == [None] * SPARES
+
+
+def test_spares_of_isolations_that_are_idle_are_closed_after_a_while() -> None:
+    used = [slot(), slot()]
+    spares = [slot(), slot(), slot(), slot()]
+    pool = pool_of(*used, *spares)
+    for number, each in enumerate(used):
+        pool.claim(each, number, 0)
+
+    over = [pool.over(now) for now in (IN_USE_SECONDS + 1, IDLE_SECONDS, IDLE_SECONDS + 1)]
+
+    assert over == [[], [], [*used, *spares[SPARES:]]]
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,25 @@ async def test_whichever_link_breaks_the_stream_goes_on(
         assert scene.resuming["resumed"] == 1
 
 
+async def test_a_guard_that_is_back_serves_when_the_others_cannot(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    # The only other guard is the exit of these streams, and no path goes through it twice.
+    async with client_scene(tmp_path, guards=2, middles=3, exits=0, guards_are_exits=True) as scene:
+        application = await scene.browse(scene.net.echo())
+        guard = scene.path[0]
+
+        scene.net.memory.refuse(guard.host)
+        scene.cut(guard)
+        await trio.sleep(2)
+        scene.net.memory.refusing.discard(guard.host)
+        await application.send_all(b"x")
+        start = trio.current_time()
+
+        assert await receive(application, 1) == b"x"
+        assert trio.current_time() - start <= 6
+
+
 async def test_all_streams_of_a_circuit_go_on_at_once(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

@@ -74,6 +74,10 @@ class HeldDirectory:
 
     consensus: Consensus
 
+    @property
+    def current(self) -> Consensus:
+        return self.consensus
+
     async def wait_for_consensus(self) -> Consensus:
         return self.consensus
 

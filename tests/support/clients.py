@@ -35,6 +35,10 @@ class _KnownDirectory:
     def __init__(self, consensus: Consensus) -> None:
         self._consensus = consensus
 
+    @property
+    def current(self) -> Consensus:
+        return self._consensus
+
     async def wait_for_consensus(self) -> Consensus:
         await trio.lowlevel.checkpoint()
         return self._consensus
@@ -102,11 +106,13 @@ async def client_scene(
     line: Line | None = None,
     seed: int = 1,
     policy: Collection[str] = ("accept *:*",),
+    guards_are_exits: bool = False,
 ) -> AsyncIterator[ClientScene]:
     """Run a client with circuits ready in a network of so many relays while inside."""
     async with small_network(relays=guards + middles + exits, line=line, seed=seed) as net:
         peers = net.relays
-        kinds = [{Flag.GUARD}] * guards + [set()] * middles + [{Flag.EXIT}] * exits
+        first = {Flag.GUARD, Flag.EXIT} if guards_are_exits else {Flag.GUARD}
+        kinds = [first] * guards + [set()] * middles + [{Flag.EXIT}] * exits
         entries = [
             RelayEntry(
                 peer.hop,

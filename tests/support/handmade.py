@@ -11,7 +11,8 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ class HandmadeNetwork:
         self.addresses: dict[str, Address] = {}
         self.dns_names: dict[str, list[IPAddress]] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands: dict[str, Sequence[str | Path]] = {}
         self._net = random.SystemRandom().randrange(16, 250)
         self._first = random.SystemRandom().randrange(200)
         for name in AUTHORITIES:
@@ -87,40 +89,44 @@ class HandmadeNetwork:
         """Return what may be reached all the same: the origin, and every peer there is now."""
         return [*self.origin.addresses, *self.addresses.values()]
 
-    def create(self) -> None:
-        """Found the network and start its authorities."""
+    def create(self, programs: Mapping[str, Sequence[str]] | None = None) -> None:
+        """Found the network and start its authorities, some of them as another program."""
         options = [f"--authority={name}={self.addresses[name]}" for name in AUTHORITIES]
         options += [f"--parameter={key}={value}" for key, value in PARAMETERS.items()]
         create = [*WARREN, "network", "create", "--name", "handmade", "--testing", *options]
         subprocess.run([*create, "--dir", self.folder], check=True, stdout=subprocess.DEVNULL)
         for name in AUTHORITIES:
             values = {"name": f'"{name}"', "keys": f'"authorities/{name}"'}
-            self._start(name, "authority", edited("authority", values | state_of(name)))
+            config = edited("authority", values | state_of(name))
+            self._start(name, "authority", config, (programs or {}).get(name, WARREN))
 
-    def add_relay(self, name: str) -> None:
+    def add_relay(self, name: str, program: Sequence[str] = WARREN) -> None:
         """Start a relay."""
-        self._start(name, "relay", edited("relay", self._relay_values(name)))
+        self._start(name, "relay", edited("relay", self._relay_values(name)), program)
 
-    def add_exit(self, name: str, resolver: Address) -> None:
-        """Start an exit that asks `resolver`."""
+    def add_exit(
+        self, name: str, resolver: Address, program: Sequence[str] = WARREN, **more: str
+    ) -> None:
+        """Start an exit that asks `resolver`, with `more` values, as TOML."""
         values = self._relay_values(name) | {
             "policy": '"open"',
             "resolvers": quoted([resolver]),
             "allow_targets": quoted(self.targets),
+            **more,
         }
-        self._start(name, "relay", edited("exit", values))
+        self._start(name, "relay", edited("exit", values), program)
 
     def _relay_values(self, name: str) -> dict[str, str]:
         address = self._place(name, 9440)
         return {"listen": f'"{address}"', "address": f'"{address}"', **state_of(name)}
 
-    def add_proxy(self, name: str) -> None:
+    def add_proxy(self, name: str, program: Sequence[str] = WARREN) -> None:
         """Start a proxy that lets its applications ask for every peer of the network, too."""
         place = self._place(name, 1080)
         dns = Address(place.host, 1053)
         values = {"listen": quoted([place]), "dns_listen": quoted([dns]), **state_of(name)}
         targets = f"allow_targets = {quoted(self.targets)}\n"
-        self._start(name, "proxy", edited("proxy", values, more=targets))
+        self._start(name, "proxy", edited("proxy", values, more=targets), program)
 
     def add_dns(self, name: str) -> Address:
         """Start a DNS port without a proxy; return where it is."""
@@ -130,13 +136,26 @@ class HandmadeNetwork:
         self._start(name, "dns", edited("proxy", values, more=targets))
         return place
 
-    def _start(self, name: str, command: str, config: str) -> None:
+    def _start(self, name: str, command: str, config: str, program: Sequence[str] = WARREN) -> None:
         path = self.folder / f"{name}.toml"
         path.write_text(config, encoding="utf-8")
-        with (self.folder / f"{name}.log").open("wb") as log:
-            self._processes[name] = subprocess.Popen(
-                [*WARREN, command, "--config", path], stdout=log, stderr=log
-            )
+        self._commands[name] = [*program, command, "--config", path]
+        self.start_again(name)
+
+    def start_again(self, name: str) -> None:
+        """Start the peer `name`, which has ended, with the state that it left."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(self._commands[name], stdout=log, stderr=log)
+
+    def tell(self, name: str, number: int) -> None:
+        """Send the peer `name` a signal."""
+        self._processes[name].send_signal(number)
+
+    def wait_for_end(self, name: str, seconds: float) -> tuple[int, float]:
+        """Wait until the peer `name` has ended; return its exit code and how long that took."""
+        begun = time.monotonic()
+        code = self._processes[name].wait(seconds)
+        return code, time.monotonic() - begun
 
     def statistics(self, name: str) -> dict[str, Any]:
         """Return what the peer `name` counts."""

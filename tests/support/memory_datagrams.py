@@ -6,7 +6,7 @@ remote answers arrives at once.
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from itertools import count
+from itertools import cycle
 
 import trio
 
@@ -64,7 +64,7 @@ class MemoryDatagrams:
         self.unreachable: set[str] = set()
         self.missing_families: set[str] = set()
         self.sockets: list[MemorySocket] = []
-        self._ports = count(40_000)
+        self._ports = cycle(range(40_000, 65_536))
 
     def open(self, host: str) -> MemorySocket:
         """Bind a socket to `host`, as ``UdpSocket`` does."""

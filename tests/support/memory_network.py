@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from itertools import count
+from itertools import cycle
 
 import trio
 
@@ -322,7 +322,7 @@ class MemoryNetwork(Network):
         self.offline: set[str] = set()
         self.dial_seconds: dict[str, float] = {}
         self.dialled: list[Address] = []
-        self._ports = count(30000)
+        self._ports = cycle(range(30_000, 65_536))  # as a system does, after a while again
         self._resumed = Signal()
 
     def at(self, host: str) -> "MemoryNetwork":

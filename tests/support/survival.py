@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,7 +39,7 @@ from warren.lab.origin import content, digest
 
 RELAYS, EXITS = 12, 4
 BACK_SECONDS = 2.0
-_LINE = "0.1ms"
+_LINE = "2ms"  # a circuit costs round trips, as it does elsewhere
 MEGABYTE = 1_000_000
 
 
@@ -76,6 +77,7 @@ class Town:
         self._pids = {peer["name"]: peer["pid"] for peer in peers}
         self._lines = {line["name"]: line["pid"] for line in lab.ready["impairments"]}
         self._reborn: dict[str, subprocess.Popen[bytes]] = {}
+        self._lifeline, self._leash = os.pipe()  # who comes back ends with this process
         self._timers: list[threading.Timer] = []
 
     def circuits(self) -> list[dict[str, Any]]:
@@ -121,7 +123,13 @@ class Town:
 
     def _bring_back(self, name: str, command: list[str]) -> None:
         with (self.folder / "log" / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                [*command, "--while-open", str(self._lifeline)],
+                pass_fds=[self._lifeline],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
         self._reborn[name] = process
         self._pids[name] = process.pid
 
@@ -148,6 +156,8 @@ class Town:
             process.terminate()
         for process in self._reborn.values():
             process.wait(10)
+        os.close(self._lifeline)
+        os.close(self._leash)
 
 
 @contextlib.contextmanager
@@ -385,20 +395,26 @@ def main() -> int:
     slowest: list[float] = []
     with running_town() as town:
         for number in range(wanted.runs):
-            run = run_once(
-                town,
-                f"run{number}",
-                size=wanted.megabytes * MEGABYTE,
-                seconds=wanted.seconds,
-                every=wanted.every,
-                cuts=wanted.cuts,
-            )
+            began = time.monotonic()
+            try:
+                run = run_once(
+                    town,
+                    f"run{number}",
+                    size=wanted.megabytes * MEGABYTE,
+                    seconds=wanted.seconds,
+                    every=wanted.every,
+                    cuts=wanted.cuts,
+                )
+            except Exception as error:  # noqa: BLE001  it has failed, and the others are still to come
+                traceback.print_exc()
+                run = Run([f"it was given up: {error!r}"])
             good += not run.faults
             pauses += run.pauses
             slowest += run.slowest.values()
             middle, late = quantiles(run.pauses)
             print(
                 f"run {number + 1:2}: {'good' if not run.faults else run.faults}; "
+                f"{time.monotonic() - began:.0f} s, "
                 f"{run.deaths} deaths, pauses p50 {middle:.3f} s, p95 {late:.3f} s; "
                 + ", ".join(f"{name} {worst:.2f} s" for name, worst in run.slowest.items()),
                 flush=True,

@@ -19,6 +19,7 @@ from warren.network.byte_streams import SocketListener, listening_socket
 from warren.network.link import RelayKeys
 from warren.peer import Peer, running_peer
 from warren.service import Announcer
+from warren.serving import Serving
 from warren.workers.channel import (
     Channel,
     Connection,
@@ -30,6 +31,7 @@ from warren.workers.channel import (
     Over,
     Started,
     Taken,
+    TakeNoMore,
     ToWorker,
     Usable,
 )
@@ -180,6 +182,21 @@ async def test_a_connection_lost_on_the_way_is_over() -> None:
 
         await boss.wait_for(Taken())
         await boss.wait_for(Over())
+
+
+async def test_it_takes_no_more_once_it_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Serving] = []
+
+    def take_no_more(serving: Serving) -> None:
+        told.append(serving)
+
+    monkeypatch.setattr(Serving, "take_no_more", take_no_more)
+    async with running_worker(new_keys(), consensus()) as boss:
+        boss.channel.send(TakeNoMore())
+        boss.channel.send(Count())
+        await boss.wait_for_counts()
+
+    assert len(told) == 1
 
 
 async def test_it_counts_what_it_carries() -> None:

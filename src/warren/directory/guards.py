@@ -44,7 +44,7 @@ PRIMARY_RETRY_SECONDS = 600.0
 LATE_RETRY_SECONDS = 3600.0
 LATE_AFTER_SECONDS = 6 * HOUR
 INTERNET_DOWN_SECONDS = 600.0
-#: With no guard ready somebody is waiting in vain, and a primary may be tried this often.
+#: With no guard ready that will do somebody waits in vain, and a primary may be tried this often.
 DESPERATE_SECONDS = 3.0
 #: A sample that does not answer grows only after this time: a short outage must not cost guards.
 GROWTH_SECONDS = 60.0
@@ -132,12 +132,22 @@ class GuardSet:
 
     def choose(self, now: float) -> list[PeerId]:
         """Return the guards to try now, in this order; none when all have to wait."""
-        listed = self._listed
-        ready = [guard for guard in listed if guard.has_waited(now)]
+        ready = [guard for guard in self._listed if guard.has_waited(now)]
         if not ready:
-            primary = listed[:PRIMARY_GUARDS]
-            ready = [guard for guard in primary if now >= guard.failed_at + DESPERATE_SECONDS]
+            return self.in_need(now)
         return [guard.peer_id for guard in self._within_limit(ready, now)]
+
+    def in_need(self, now: float) -> list[PeerId]:
+        """Return the primary guards that have to wait, and may be tried all the same.
+
+        That is where none of ``choose`` will do: the one that works may be the exit of the path.
+        """
+        waiting = [
+            guard
+            for guard in self._listed[:PRIMARY_GUARDS]
+            if not guard.has_waited(now) and now >= guard.failed_at + DESPERATE_SECONDS
+        ]
+        return [guard.peer_id for guard in self._within_limit(waiting, now)]
 
     @property
     def primary(self) -> list[PeerId]:

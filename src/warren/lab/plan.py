@@ -210,6 +210,7 @@ def write_config(
             "policy": "open",
             "resolvers": [str(resolver)],
             "allow_targets": exempt,
+            "drain_seconds": 0,  # whoever ends a lab does not want to wait
         }
     path = directory / f"{peer.name}.toml"
     path.write_text(_render_toml(sections), encoding="utf-8")

@@ -19,6 +19,7 @@ from warren.errors import (
     DirectoryError,
     EndReason,
     ExitError,
+    NoConsensus,
     NoPathError,
     ProtocolError,
     WarrenError,
@@ -179,7 +180,7 @@ def failure_of(error: WarrenError) -> Failure:
     """Return the table's entry for what ``open_stream`` or a stream raised."""
     if isinstance(error, ExitError):
         return BY_REASON[error.reason]
-    if isinstance(error, NoPathError):
+    if isinstance(error, NoConsensus | NoPathError):
         return replace(NO_DIRECTORY, details=str(error))
     if isinstance(error, DirectoryError):
         return NO_DIRECTORY

@@ -24,7 +24,14 @@ from warren.directory.exit_index import Datagrams, Target
 from warren.directory.exit_policy import denied_reason
 from warren.directory.path import choose_path, read_policy
 from warren.directory.relays import Flag, RelayEntry
-from warren.errors import CircuitError, DirectoryError, EndReason, ExitError, LinkError
+from warren.errors import (
+    CircuitError,
+    DirectoryError,
+    EndReason,
+    ExitError,
+    LinkError,
+    NoConsensus,
+)
 from warren.identity import PeerId
 from warren.network.associations import CircuitAssociation
 from warren.network.circuits import Circuit, build_circuit
@@ -38,10 +45,10 @@ from warren.protocol.messages import ANY_FAMILY, BeginFlags
 from warren.protocol.resolution import LONGEST_TTL, SHORTEST_TTL, Resolved
 from warren.roles.background import Background
 from warren.roles.backoff import Backoff
-from warren.roles.circuit_watch import CircuitWatch
+from warren.roles.circuit_watch import QUIET_SECONDS, CircuitWatch
 from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.mirror import Directory
-from warren.roles.pool import NO_POLICY, Pool, Slot
+from warren.roles.pool import NO_POLICY, Pool, Slot, Wisher
 from warren.roles.resumer import Resumer, Ways
 from warren.roles.sessions import Sessions
 
@@ -63,8 +70,11 @@ AVOID_SECONDS = 300.0
 #: Before another try while this machine has no network.
 OUTAGE_SECONDS = 1.0
 _UPKEEP_SECONDS = 10.0
+_NOBODY: frozenset[PeerId] = frozenset()
 #: Before a spare replaces one that was taken: the stream that took it is opened first.
 _SPARE_PAUSE_SECONDS = 0.02
+#: Spares that the next one shares no middle with.
+_UNLIKE = 3
 
 _ELSEWHERE = frozenset(
     (
@@ -248,7 +258,7 @@ class Client:
                 if error.reason is not EndReason.DESTROY:
                     assert slot is not None
                     self._not_served(isolation, slot, avoid)
-                    refusals += 1
+                    refusals += not self._is_leaving(slot, error)
             except (CircuitError, trio.TooSlowError) as error:
                 if isinstance(error, trio.TooSlowError) and slot is not None:
                     self._not_served(isolation, slot, avoid)
@@ -258,6 +268,8 @@ class Client:
             self.retried += 1
             if refusals >= MOST_REFUSALS or trio.current_time() >= end:
                 break
+        if self._directory.current is None and not isinstance(failure, ExitError):
+            raise NoConsensus from failure
         if isinstance(failure, trio.TooSlowError):
             raise ExitError(EndReason.TIMEOUT) from failure
         raise failure
@@ -320,6 +332,8 @@ class Client:
             self.retried += 1
             if refusals >= MOST_REFUSALS:
                 break
+        if self._directory.current is None and not isinstance(failure, ExitError):
+            raise NoConsensus from failure
         raise failure
 
     def _sends_to(self, slot: Slot, address: Address) -> bool:
@@ -368,6 +382,16 @@ class Client:
             avoid.add(slot.exit_id)
         elif self._sessions.refused(isolation, slot.exit_id):
             slot.retire()
+
+    def _is_leaving(self, slot: Slot, error: ExitError) -> bool:
+        """Tell whether the exit of `slot` takes no streams because it ends soon; avoid it then."""
+        if error.reason is not EndReason.HIBERNATING:
+            return False
+        for each in self._pool:
+            if each.exit_id == slot.exit_id:
+                each.retire()
+        self._avoid(slot.exit_id)
+        return True
 
     def _wish(self, isolation: Hashable) -> Choice | None:
         """Return what `isolation` asks of a path now, None for nothing."""
@@ -501,6 +525,7 @@ class Client:
         return slot
 
     def _avoid(self, peer_id: PeerId) -> None:
+        self._avoided.pop(peer_id, None)  # so that the last one comes last
         self._avoided[peer_id] = trio.current_time() + AVOID_SECONDS
 
     async def _link_to(self, guard: RelayEntry) -> Link:
@@ -553,7 +578,9 @@ class Client:
         self._avoided = {peer: until for peer, until in self._avoided.items() if until > now}
         wanted = None if target in self._allow_targets else target
         guards = self._guards.candidates(consensus)
-        for avoided in (frozenset(self._avoided) | frozenset(avoid), frozenset(avoid)):
+        never = frozenset(avoid)
+        # In a small network the avoided ones may be all there is; the last one least likely lives.
+        for avoided in (frozenset(self._avoided), frozenset(tuple(self._avoided)[-1:]), _NOBODY):
             try:
                 return choose_path(
                     consensus,
@@ -562,14 +589,13 @@ class Client:
                     length=hops,
                     rng=self._rng,
                     own=self._own,
-                    avoid=avoided,
+                    avoid=avoided | never,
                     exit_id=wish.exit_id,
                     country=wish.country,
                     parameters=consensus.parameters,
                 )
             except DirectoryError:
-                # In a small network the avoided ones may be all there is.
-                if avoided == frozenset(avoid):
+                if not avoided:
                     raise
         raise AssertionError("unreachable")
 
@@ -580,8 +606,12 @@ class Client:
                 yield slot.circuit
 
     def _give_up(self, circuit: Circuit) -> None:
-        """Destroy a circuit that is silent, and avoid those behind the guard: one of them is it."""
-        suspects = {hop.peer_id for hop in circuit.hops[1:]}
+        """Destroy a circuit that is silent, and avoid those behind the guard: one of them is it.
+
+        Unless the guard has said nothing at all since: then its link will be judged, soon.
+        """
+        silence = trio.current_time() - circuit.link.last_heard
+        suspects = {hop.peer_id for hop in circuit.hops[1:]} if silence < QUIET_SECONDS else set()
         for suspect in suspects:
             self._avoid(suspect)
         for slot in self._pool:
@@ -632,24 +662,31 @@ class Client:
 
     async def _keep_spares(self) -> None:
         backoff = Backoff(self._rng, first=0.1, most=60.0)
-        while self._pool.spares_missing(trio.current_time()):
+        failures = 0
+        while missing := self._pool.spares_missing(trio.current_time()):
             try:
-                await self._build_spare()
+                await self._build_spare(missing[failures % len(missing)])
                 backoff.reset()
+                failures = 0
             except (CircuitError, DirectoryError) as error:
+                failures += 1  # what one asks for there may be none of; the others want theirs
                 logger.info("no circuit yet", error=str(error))
                 await self._pause(backoff.next_wait())
 
-    async def _build_spare(self) -> None:
-        """Build a spare, through other middles than those there are if the network has such."""
-        spares = [slot for slot in self._pool if slot.isolation is None]
+    async def _build_spare(self, wisher: Wisher) -> None:
+        """Build a spare as `wisher` asks, through other middles than the last ones, if any.
+
+        In a small network there are no others; of all of them, exits would have to be middles.
+        """
+        spares = [slot for slot in self._pool if slot.isolation is None][-_UNLIKE:]
         middles = frozenset(relay.peer_id for slot in spares for relay in slot.path[1:-1])  # REL-2
         try:
-            await self._build(None, middles)
+            slot = await self._build(None, middles, wisher)
         except DirectoryError:
             if not middles:
                 raise
-            await self._build(None)
+            slot = await self._build(None, isolation=wisher)
+        slot.wish = choice_of(wisher)
 
     async def _close_old(self) -> None:
         while True:

@@ -120,6 +120,8 @@ class Exit:
         self._targets: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
         self.connected = self.resolved = 0
+        #: Whether it opens nothing more: what is open may come to its end before the exit does.
+        self.is_leaving = False
 
     def serve(self, circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> Rest | None:
         """Connect `stream` to what `begin` names and carry its bytes until it is over.
@@ -133,6 +135,8 @@ class Exit:
             return partial(self._turn_away, circuit, stream)
         key, dialling = id(machine), None
         with self._counting_refusals():
+            if self.is_leaving:
+                raise ExitError(EndReason.HIBERNATING)
             self.count_begin(machine)
             if begin.address.ip is not None and self._has_place(key):
                 (ip, *_) = self.allowed((begin.address.ip,), begin, self._policy)

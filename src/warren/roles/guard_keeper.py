@@ -38,13 +38,18 @@ class GuardKeeper:
         self._saved = b""
 
     def candidates(self, consensus: Consensus) -> list[PeerId]:
-        """Return the guards to try, the one to prefer first."""
+        """Return the guards to try, the one to prefer first; last those that should wait."""
         now = self._wall_clock()
         if consensus is not self._seen or self._guards.needs_update(now):
             self._seen = consensus
             self._guards.update(consensus, now, self._rng)
             self._save()
-        return self._guards.choose(now)
+        ready = self._guards.choose(now)
+        return ready + [peer for peer in self._guards.in_need(now) if peer not in ready]
+
+    def is_ready(self, peer_id: PeerId) -> bool:
+        """Tell whether a guard may be tried before there is need."""
+        return peer_id in self._guards.choose(self._wall_clock())
 
     def contacted(self, peer_id: PeerId) -> None:
         """Note that `peer_id` is about to be dialled."""

@@ -28,6 +28,7 @@ from warren.directory.consensus import (
     WrongTime,
     check_usable,
 )
+from warren.directory.parameters import HOUR
 from warren.errors import WarrenError
 from warren.identity import Hop, PeerId
 from warren.network.directory_http import Response
@@ -84,7 +85,7 @@ class Directory:
         self._share = _MIRROR_SHARE if is_mirror else _CLIENT_SHARE
         self._try_seconds = TRY_SECONDS
         self._is_time_wrong = False  # the last consensus that was offered said so
-        self._complained_at = -COMPLAINT_SECONDS
+        self._complained_at: dict[str, float] = {}
         self._woken = trio.Event()
         self._asked = 0
         self._failed = 0
@@ -191,7 +192,7 @@ class Directory:
             self._failed += 1
             logger.debug("! no consensus", relay=repr(hop.peer_id), error=str(error))
             if isinstance(error, WrongTime):
-                self._complain(error)
+                self._complain_of_time(error)
             return False
         except Exception:  # DOS-1: a bug in one request must not end the node
             self._failed += 1
@@ -199,19 +200,34 @@ class Directory:
             return False
 
     def _check_time(self) -> None:
-        """Complain when the newest consensus cannot be used now, and nobody has a newer one."""
-        if self.archive.newest is not None:
-            try:
-                check_usable(self.archive.newest, self._now())
-            except WrongTime as error:
-                self._complain(error)
+        """Complain when nobody has a newer consensus, and this one cannot be used or is old."""
+        newest = self.archive.newest
+        if newest is None:
+            return
+        now = self._now()
+        try:
+            check_usable(newest, now)
+        except WrongTime as error:
+            self._complain_of_time(error)
+            return
+        if now >= newest.fresh_until + (newest.fresh_until - newest.valid_after):  # DIR-13
+            self._complain(
+                "there is no newer consensus: the authorities are down, or kept from this machine",
+                old=f"{(now - newest.valid_after) / HOUR:.1f} hours",
+                usable_for=f"{(newest.usable_until - now) / HOUR:.1f} hours",
+            )
 
-    def _complain(self, error: WrongTime) -> None:
-        """Say that the clock may be wrong, once an hour; a person has to set it (DIR-9)."""
+    def _complain_of_time(self, error: WrongTime) -> None:
+        """Say that the clock may be wrong; a person has to set it (DIR-9)."""
         self._is_time_wrong = True
-        if trio.current_time() >= self._complained_at + COMPLAINT_SECONDS:
-            self._complained_at = trio.current_time()
-            logger.warning("no consensus fits the clock of this machine", error=str(error))
+        self._complain("no consensus fits the clock of this machine", error=str(error))
+
+    def _complain(self, what: str, **fields: str) -> None:
+        """Say `what` is wrong, once an hour."""
+        now = trio.current_time()
+        if now >= self._complained_at.get(what, float("-inf")) + COMPLAINT_SECONDS:
+            self._complained_at[what] = now
+            logger.warning(what, **fields)
 
 
 class Mirror:

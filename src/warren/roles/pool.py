@@ -5,6 +5,7 @@ stream claims it for an isolation; from then on only streams of equal isolation 
 and no new ones ten minutes after the first.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -13,10 +14,14 @@ from warren.directory.exit_index import Datagrams, Target, fits
 from warren.directory.exit_policy import ExitPolicy
 from warren.directory.relays import RelayEntry
 from warren.identity import PeerId
-from warren.protocol.choice import Choice
+from warren.protocol.choice import ANYTHING, Choice
+from warren.protocol.front import choice_of
 
-#: Circuits kept built that nobody uses yet (REL-2).
+#: Circuits kept built that nobody uses yet, for each isolation in use (REL-2), and for all of them.
 SPARES = 2
+MOST_SPARES = 8
+#: Seconds after the last stream began in which an isolation without any counts as in use.
+IN_USE_SECONDS = 60.0
 #: Seconds after a circuit's first stream until it takes no new ones.
 DIRTY_SECONDS = 600.0
 #: Seconds a circuit without streams is kept: one nobody used, and one somebody did.
@@ -24,6 +29,8 @@ SPARE_SECONDS = 1800.0
 IDLE_SECONDS = 300.0
 
 NO_POLICY = ExitPolicy(())
+
+Wisher = Hashable | None
 
 
 class Carrier(Protocol):
@@ -56,6 +63,8 @@ class Slot:
     first_used: float | None = None
     last_used: float = 0.0
     udp_policy: ExitPolicy = NO_POLICY
+    #: What the path of a spare was chosen for.
+    wish: Choice = ANYTHING
     #: When each stream, by its number, moved here or to a circuit before this one (RES-1).
     moves: dict[int, list[float]] = field(default_factory=dict)
 
@@ -88,6 +97,12 @@ class Slot:
         if not (self.circuit.is_open and self.circuit.has_room):
             return False
         return self.first_used is None or now - self.first_used < DIRTY_SECONDS
+
+    def is_in_use(self, now: float) -> bool:
+        """Tell whether it carries streams of its isolation, or did a moment ago."""
+        if self.isolation is None:
+            return False
+        return self.circuit.stream_count > 0 or now - self.last_used < IN_USE_SECONDS
 
     def is_over(self, now: float) -> bool:
         """Tell whether the circuit should be closed."""
@@ -148,6 +163,8 @@ class Pool:
                 continue
             if choice is not None and not slot.serves(choice):
                 continue
+            if slot.wish is not ANYTHING and slot.isolation is None and slot.wish != choice:
+                continue  # kept for those who ask for such a path
             if slot.isolation is not None:
                 slot.last_used = now
                 return slot
@@ -163,13 +180,44 @@ class Pool:
         slot.isolation = isolation
         slot.first_used = slot.last_used = now
 
-    def spares_missing(self, now: float) -> int:
-        """Return how many more circuits should be built ahead of need."""
-        ready = sum(s.isolation is None and s.takes_streams(now) for s in self._slots)
-        return max(0, SPARES - ready)
+    def spares_missing(self, now: float) -> list[Wisher]:
+        """Return whom spares should be built for ahead of need, the most urgent first.
+
+        None stands for all who ask for nothing, an isolation for all who ask for what it does.
+        """
+        ready = Counter(
+            slot.wish for slot in self._slots if slot.isolation is None and slot.takes_streams(now)
+        )
+        return [
+            wisher
+            for wish, (wisher, wanted) in self._spares_wanted(now).items()
+            for _ in range(wanted - ready[wish])
+        ]
+
+    def _spares_wanted(self, now: float) -> dict[Choice, tuple[Wisher, int]]:
+        """Return for whom there should be spares, and how many, by what they ask for."""
+        wishers: dict[Choice, list[Wisher]] = {ANYTHING: []}
+        for isolation in {slot.isolation: None for slot in self._slots if slot.is_in_use(now)}:
+            choice = choice_of(isolation)
+            if not choice.keeps_exit:  # which exit that is shows only when a circuit is needed
+                wishers.setdefault(choice, []).append(isolation)
+        room, wanted = MOST_SPARES, {}
+        for choice, members in wishers.items():
+            count = min(SPARES * (len(members) or 1), room)
+            room -= count
+            wanted[choice] = (None if choice is ANYTHING else members[0], count)
+        return wanted
 
     def over(self, now: float) -> list[Slot]:
         """Return the slots whose circuits should be closed; they are dropped."""
-        over = [slot for slot in self._slots if slot.is_over(now)]
+        wanted = {wish: count for wish, (_, count) in self._spares_wanted(now).items()}
+        over = []
+        for slot in self._slots:
+            if slot.is_over(now):
+                over.append(slot)
+            elif slot.isolation is None:
+                wanted[slot.wish] = wanted.get(slot.wish, 0) - 1
+                if wanted[slot.wish] < 0 and now - slot.made_at > IDLE_SECONDS:
+                    over.append(slot)  # those whom it was kept for are idle by now
         self._slots = [slot for slot in self._slots if slot not in over]
         return over

@@ -248,11 +248,12 @@ class Resumer:
         candidates = self._guards.candidates(consensus)
         kept = slot.path[0].peer_id
         assert isinstance(slot.circuit, Circuit)
-        if slot.circuit.link.fell_silent:  # to dial it would take as long as all else together
+        # To dial one that fell silent would take as long as all else together.
+        is_silent = slot.circuit.link.fell_silent
+        if is_silent or kept not in candidates or not self._guards.is_ready(kept):
             yield from candidates
             return
-        if kept in candidates:
-            yield kept
+        yield kept
         yield from (guard for guard in candidates if guard != kept)
 
     # ---- stubs

@@ -91,7 +91,11 @@ class Count(Message, frozen=True):
     """Tell your counters."""
 
 
-ToWorker = Assignment | NewKeys | NewConsensus | Connection | Count
+class TakeNoMore(Message, frozen=True):
+    """Open nothing more: the relay ends soon."""
+
+
+ToWorker = Assignment | NewKeys | NewConsensus | Connection | Count | TakeNoMore
 
 # ---- from a worker to the main process
 

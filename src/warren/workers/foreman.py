@@ -33,6 +33,7 @@ from warren.workers.channel import (
     Over,
     Started,
     Taken,
+    TakeNoMore,
 )
 from warren.workers.shares import add_up
 
@@ -153,6 +154,10 @@ class Foreman:
         """Tell all workers; those that start later learn it from their assignment."""
         for worker in self._workers:
             worker.channel.send(message)
+
+    def take_no_more(self) -> None:
+        """Let the workers open nothing more for anybody."""
+        self.tell(TakeNoMore())
 
     async def wait_until_usable(self) -> None:
         """Wait until every worker has a consensus."""

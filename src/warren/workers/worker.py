@@ -35,6 +35,7 @@ from warren.workers.channel import (
     Over,
     Started,
     Taken,
+    TakeNoMore,
     ToWorker,
     Usable,
 )
@@ -111,6 +112,8 @@ async def _carry_out(assignment: Assignment, channel: Channel[ToWorker]) -> None
                 message.put_into(keys)
             elif isinstance(message, Count):
                 channel.send(Counted(await serving.statistics()))
+            elif isinstance(message, TakeNoMore):
+                serving.take_no_more()
 
 
 async def _tell_usable(peer: Peer, channel: Channel[ToWorker]) -> None:
