@@ -303,6 +303,16 @@ STRANGERS = st.one_of(
 )
 
 
+def test_a_line_without_an_end_is_answered_and_no_bug() -> None:
+    side = Side(receive_request())
+
+    side.receive(b"GET http://a.example/" + b"a" * 20_000)
+
+    assert isinstance(side.result, Malformed)
+    assert side.result.answer is not None
+    assert side.result.answer.startswith(b"HTTP/1.1 400 ")
+
+
 @settings(max_examples=1000)
 @given(st.one_of(PAGES, STRANGERS))
 def test_no_other_protocol_ever_opens_a_stream(words: bytes) -> None:  # T45

@@ -20,6 +20,19 @@ from tests.support.web_origin import NAME, Origin, running_origin
 SECRETS = (NAME, "inside.origin.example", "peer.example")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tell the stories of a module that says ``IN_ORDER`` in their order, not in any."""
+    for module in {getattr(item, "module", None) for item in items}:
+        if getattr(module, "IN_ORDER", False):
+            places = [
+                at for at, item in enumerate(items) if getattr(item, "module", None) is module
+            ]
+            told = sorted((items[at] for at in places), key=lambda item: item.location[1] or 0)
+            for at, item in zip(places, told, strict=True):
+                items[at] = item
+
+
 @pytest.fixture(scope="session")
 def origin() -> Iterator[Origin]:
     with running_origin() as origin:

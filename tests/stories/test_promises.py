@@ -54,6 +54,10 @@ SLACK = 5
 DRAIN_SECONDS = 6
 
 
+#: What one story kills stays dead for the next.
+IN_ORDER = True
+
+
 @pytest.fixture(scope="module")
 def network(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HandmadeNetwork]:
     network = HandmadeNetwork(tmp_path_factory.mktemp("promises"), origin)

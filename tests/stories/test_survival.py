@@ -220,7 +220,8 @@ def test_a_network_that_goes_and_comes_back_elsewhere_burns_no_guard(
     assert not came_through
     assert seconds <= 5 * SLACK
     assert outsider.guards == guards
-    assert outsider.first_hops <= first_hops
+    # One that did not answer before may do so now, and comes first; none further down is needed.
+    assert max(map(guards.index, outsider.first_hops)) <= max(map(guards.index, first_hops))
     assert outsider.statistics()["interruptions"]["network_changed"] == 1
     unplug(far, "10.9.0.77")
     plug_in(far, THERE)

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 
 from warren.identity import KEM_CIPHERTEXT_LENGTH, KemKey, KeyPair
-from warren.protocol.exchange import Exchange, Send, Wanted, take
+from warren.protocol.exchange import Exchange, Send, Wanted, give
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -26,11 +26,11 @@ class Side(Generic[T]):
 
     def __init__(self, exchange: Exchange[T]) -> None:
         self._exchange = exchange
-        self._wanted: Wanted | None = None
+        self._wanted: Wanted | Send | None = next(exchange)
         self._results: list[T] = []
         self.buffer = bytearray()
         self.sent = b""
-        self._resume(None)
+        self._go_on()
 
     @property
     def is_done(self) -> bool:
@@ -45,17 +45,19 @@ class Side(Generic[T]):
         """Give it `data`; return what it sends in answer."""
         before = len(self.sent)
         self.buffer += data
-        while self._wanted is not None and (taken := take(self._wanted, self.buffer)) is not None:
-            self._resume(taken)
+        self._go_on()
         return self.sent[before:]
 
-    def _resume(self, answer: bytes | None) -> None:
+    def _go_on(self) -> None:
+        wanted: Wanted | Send | None = self._wanted
         try:
-            wanted = next(self._exchange) if answer is None else self._exchange.send(answer)
-            while isinstance(wanted, Send):
-                self.sent += wanted.data
-                wanted = self._exchange.send(b"")
-            self._wanted = wanted
+            while wanted is not None:
+                if isinstance(wanted, Send):
+                    self.sent += wanted.data
+                    wanted = self._exchange.send(b"")
+                else:
+                    self._wanted = wanted
+                    wanted = give(self._exchange, wanted, self.buffer)
         except StopIteration as done:
             self._wanted = None
             self._results.append(done.value)

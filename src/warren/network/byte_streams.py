@@ -23,7 +23,7 @@ from warren.addresses import Address
 from warren.errors import LinkError
 from warren.network import readiness
 from warren.network.readiness import Act
-from warren.protocol.exchange import Exchange, Send, T, take
+from warren.protocol.exchange import Exchange, Send, T, give
 
 Buffer = bytes | bytearray | memoryview
 Accept = Callable[["ByteStream"], Awaitable[None]]
@@ -163,25 +163,26 @@ class ByteStream(ABC):
         """
         chunk = bytearray(4096)
         wanted = next(exchange)
-        while True:
-            if isinstance(wanted, Send):
-                await self.send_all(wanted.data)
-                answer = b""
-            else:
-                while (taken := take(wanted, buffer)) is None:
-                    count = self.receive_into(chunk)
-                    if count is None:
-                        await self.wait_readable()
-                    elif count == 0:
-                        raise LinkError("the other side closed in the middle of the opening")
-                    else:
-                        buffer += chunk[:count]
-                answer = taken
-            try:
-                wanted = exchange.send(answer)
-            except StopIteration as done:
-                result: T = done.value
-                return result
+        try:
+            while True:
+                if isinstance(wanted, Send):
+                    await self.send_all(wanted.data)
+                    wanted = exchange.send(b"")
+                    continue
+                following = give(exchange, wanted, buffer)
+                if following is not None:
+                    wanted = following
+                    continue
+                count = self.receive_into(chunk)
+                if count is None:
+                    await self.wait_readable()
+                elif count == 0:
+                    raise LinkError("the other side closed in the middle of the opening")
+                else:
+                    buffer += chunk[:count]
+        except StopIteration as done:
+            result: T = done.value
+            return result
 
 
 def _broken(error: OSError) -> LinkError:

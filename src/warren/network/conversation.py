@@ -12,7 +12,7 @@ import trio
 
 from warren.errors import LinkError
 from warren.network.byte_streams import ByteStream
-from warren.protocol.exchange import Exchange, Send, T, take
+from warren.protocol.exchange import Exchange, Send, T, Wanted, give
 
 # Read into and copied out in the same step, so one serves all.
 _CHUNK = memoryview(bytearray(4096))
@@ -46,11 +46,11 @@ class Conversation(Generic[T]):
         try:
             has_more = self._read()
             while has_more:
-                answer = self._answer()
-                if answer is None:
+                wanted = self._give()
+                if wanted is None:
                     has_more = self._read()
-                    continue
-                self._wanted = self._exchange.send(answer)
+                else:
+                    self._wanted = wanted
         except StopIteration as done:
             self._stream.pause_reading(self._nursery)
             self._on_done(done.value)
@@ -73,11 +73,11 @@ class Conversation(Generic[T]):
         self._buffer += _CHUNK[:count]
         return True
 
-    def _answer(self) -> bytes | None:
-        """Return what the exchange is to be given, None when more must arrive."""
+    def _give(self) -> Wanted | Send | None:
+        """Give the exchange what it wants; return what it wants next, None when more must come."""
         wanted = self._wanted
         if not isinstance(wanted, Send):
-            return take(wanted, self._buffer)
+            return give(self._exchange, wanted, self._buffer)
         if self._stream.send_now(wanted.data) < len(wanted.data):
             raise LinkError("the other side does not read its answer")
-        return b""
+        return self._exchange.send(b"")

@@ -13,7 +13,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from warren.errors import refuse
+from warren.errors import ProtocolError, refuse
 
 T = TypeVar("T")
 
@@ -73,3 +73,16 @@ def take(wanted: Wanted, buffer: bytearray) -> bytes | None:
     data = bytes(buffer[:size])
     del buffer[:size]
     return data
+
+
+def give(exchange: Exchange[T], wanted: Wanted, buffer: bytearray) -> Wanted | Send | None:
+    """Give `exchange` what it `wanted`; return what it wants next, None when more must arrive.
+
+    Raises what the exchange raises; StopIteration has its result. A ``ReceiveUntil`` that passed
+    its limit is a ProtocolError for the exchange, which may have an answer to it.
+    """
+    try:
+        taken = take(wanted, buffer)
+    except ProtocolError as error:
+        return exchange.throw(error)
+    return None if taken is None else exchange.send(taken)
