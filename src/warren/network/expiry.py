@@ -11,8 +11,12 @@ import trio
 from warren.network.readiness import Act
 
 
+def _nothing() -> None:
+    return
+
+
 class Expiring:
-    """Be one entry: ``act`` is called once unless ``is_over`` was set before its time."""
+    """Be one entry: ``act`` is called once unless ``end`` was called before its time."""
 
     __slots__ = ("act", "deadline", "has_expired", "is_over")
 
@@ -21,6 +25,11 @@ class Expiring:
         self.act = act
         self.is_over = False
         self.has_expired = False
+
+    def end(self) -> None:
+        """Watch no more, and keep nothing alive that was watched over."""
+        self.is_over = True
+        self.act = _nothing
 
 
 class Expiry:

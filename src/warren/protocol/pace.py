@@ -24,9 +24,6 @@ _MUCH = 512 * 1024
 _MEASURED_SECONDS = 0.05
 #: Seconds after which an older round trip is forgotten, twice over: paths change.
 _EPOCH_SECONDS = 60.0
-#: How long a round trip is taken for one without a queue when narrowing did not make it shorter.
-EXCUSED_SECONDS = 1.0
-EXCUSED_ROUNDS = 20
 #: Bytes that the windows of a circuit's busy streams have together: what one may have, twice over.
 SHARED_BYTES = 12 * 1024 * 1024
 #: For so long, and no more than twice, a stream that used up its window counts as a busy one.
@@ -43,7 +40,7 @@ class Pace:
 
     __slots__ = (
         "_before", "_busy", "_busy_before", "_busy_since", "_company", "_company_until", "_epoch",
-        "_excused", "_excused_until", "_least", "clock",
+        "_least", "clock",
     )  # fmt: skip
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -52,8 +49,6 @@ class Pace:
         self._company_until = float("-inf")
         self._epoch = float("-inf")
         self._least = self._before = float("inf")
-        self._excused = 0.0
-        self._excused_until = _NOT_YET
         self._busy: set[int] = set()
         self._busy_before: set[int] = set()  # and not again since
         self._busy_since = _NOT_YET
@@ -99,17 +94,7 @@ class Pace:
         elif round_trip < self._least:
             self._least = round_trip
         least = min(self._least, self._before)
-        if now < self._excused_until:
-            least = max(least, self._excused)
         return (least + max(QUEUE_SECONDS, least / 4)) / max(round_trip, 1e-6)
-
-    def excuse(self, round_trip: float) -> None:
-        """Take `round_trip` seconds for the least for a while: a narrower window changed nothing.
-
-        Relays that are busy with something else make all wait, however little is on its way.
-        """
-        self._excused = round_trip
-        self._excused_until = self.clock() + max(EXCUSED_SECONDS, EXCUSED_ROUNDS * round_trip)
 
 
 class Talk:

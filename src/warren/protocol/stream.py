@@ -39,11 +39,6 @@ _LONG_WAIT = 256 * 1024
 #: Every limit that is told, the first window apart, is one short of a multiple of this: bytes that
 #: end there were cut off by a limit, and are not all that there was to send.
 _GRAIN = 1024
-#: The most by which a window is narrowed at a time; and, with that, the most of a round trip that
-#: is left where it was the stream's own queue that made it long.
-_HALF, _HARDLY_LESS = 0.5, 0.8
-#: The share of a round trip that is so much too long that it may be nobody's queue.
-_GROSS = 0.25
 _NEVER = 1 << 64
 _FROM_A_CLIENT = frozenset((EndReason.DONE, EndReason.MISC))
 
@@ -81,8 +76,7 @@ class StreamProtocol:
     """
 
     __slots__ = (
-        "_base", "_credited", "_head", "_late_credits", "_mark", "_marked_at", "_narrowed_at",
-        "_retained",
+        "_base", "_credited", "_head", "_late_credits", "_mark", "_marked_at", "_retained",
         "_step", "_talk", "_unsent", "_was_too_wide", "_widened_at",
         "acknowledged", "allowed", "connected", "consumed", "credit_queued", "end_due",
         "end_received", "end_sent", "eof_due", "eof_received", "eof_sent", "incoming",
@@ -123,7 +117,6 @@ class StreamProtocol:
         self._mark = _NEVER  # the limit before the last one was granted
         self._marked_at = 0.0
         self._was_too_wide = False
-        self._narrowed_at = 0.0  # the round trip at which the window was halved last; 0: it was not
         self._talk = Talk()
         self.eof_received = self.end_received = False
 
@@ -210,20 +203,12 @@ class StreamProtocol:
 
     def _come_round(self) -> None:
         """Learn how long it took until what was granted last was being used."""
-        round_trip = self.pace.clock() - self._marked_at
-        share = self.pace.share(round_trip)
+        share = self.pace.share(self.pace.clock() - self._marked_at)
         self._mark = _NEVER
         if not self._has_company:
             return
-        before, self._narrowed_at = self._narrowed_at, 0.0
         if share < 1:
             self._was_too_wide = True
-            if share < _GROSS and round_trip > before * _HARDLY_LESS > 0:
-                self.pace.excuse(round_trip)
-                return
-            share = max(share, _HALF)  # and then see whether it helped
-            if self.window * _HALF >= LEAST_WINDOW:
-                self._narrowed_at = round_trip if share == _HALF else 0.0
         elif not self._keeps_up:
             return
         else:  # doubled until it was too wide once, then raised gently, or it would swing about

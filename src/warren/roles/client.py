@@ -198,9 +198,9 @@ class Client:
         if connected is None:
             if not stream.is_ended:
                 return None
-            expiring.is_over = True
+            expiring.end()
             raise ExitError(stream.reason or EndReason.MISC)
-        expiring.is_over = True
+        expiring.end()
         ip = connected.address.ip
         assert ip is not None
         if denied_reason(ip) is not None and connected.address not in self._allow_targets:
@@ -294,7 +294,7 @@ class Client:
         except (ExitError, trio.TooSlowError):
             raise
         except BaseException:
-            beginning.expiring.is_over = True
+            beginning.expiring.end()
             beginning.stream.reset()
             raise
         return stream
@@ -351,7 +351,7 @@ class Client:
             association.end()
             raise
         finally:
-            expiring.is_over = True
+            expiring.end()
         self.opened += 1
         return association
 

@@ -254,7 +254,7 @@ class _QuickWay:
         self._leave()
 
     def _asked(self, asked: Asked) -> None:
-        self._expiring.is_over = True
+        self._expiring.end()
         try:
             begun = self._proxy.received(self._visit, asked)
         except Exception as error:  # noqa: BLE001  it ends with its own visit (DOS-1)
@@ -309,7 +309,7 @@ class _QuickWay:
         self._leave()
 
     def _leave(self) -> None:
-        self._expiring.is_over = True
+        self._expiring.end()
         self._hall.ways.discard(self)
         self._visit.turn_out = self._visit.scope.cancel
         self._proxy.leave(self._visit)

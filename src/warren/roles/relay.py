@@ -111,7 +111,7 @@ class _Extension:
 
     def receive_created(self, leg: Leg, message: bytes) -> None:
         """Join the circuit to the hop that said `message`."""
-        self._expiring.is_over = True
+        self._expiring.end()
         if self._machine.is_closed:  # the origin did not want to wait
             leg.destroy()
         else:
@@ -137,7 +137,7 @@ class _Extension:
         self._relay.turn.run()
 
     def _refuse(self, status: ExtendStatus) -> None:
-        self._expiring.is_over = True
+        self._expiring.end()
         self._machine.refuse_extend(status)
 
 
