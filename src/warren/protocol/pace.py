@@ -25,7 +25,7 @@ _MEASURED_SECONDS = 0.05
 #: Seconds after which an older round trip is forgotten, twice over: paths change.
 _EPOCH_SECONDS = 60.0
 #: Bytes that the windows of a circuit's busy streams have together: what one may have, twice over.
-SHARED_BYTES = 12 * 1024 * 1024
+SHARED_BYTES = 10 * 1024 * 1024
 #: For so long, and no more than twice, a stream that used up its window counts as a busy one.
 BUSY_SECONDS = 5.0
 _NOT_YET = float("-inf")
