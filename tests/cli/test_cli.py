@@ -38,6 +38,13 @@ def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
     assert len(result.output.splitlines()) > 5
 
 
+def run_python(program: str) -> subprocess.CompletedProcess[str]:
+    """Run `program` in a fresh interpreter."""
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+
 def test_help_imports_nothing_slow() -> None:
     program = (
         "import sys; sys.argv = ['warren', '--help']\n"
@@ -48,9 +55,7 @@ def test_help_imports_nothing_slow() -> None:
         "print(slow, file=sys.stderr)\n"
     )
 
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
+    done = run_python(program)
 
     assert all(name in done.stdout for name in COMMANDS)
     assert done.stderr == "set()\n"
@@ -65,9 +70,7 @@ def test_a_relay_keeps_neither_a_proxy_nor_rich_in_its_memory() -> None:
         "print(*(name for name, module in sys.modules.items() if module))\n"
     )
 
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
+    done = run_python(program)
 
     loaded = set(done.stdout.split())
     assert {"warren.serving", "warren.roles.relay", "structlog"} <= loaded

@@ -26,7 +26,7 @@ async def test_what_is_over_is_left_alone(autojump_clock: MockClock, nursery: tr
     expiry, ends = Expiry(nursery, 10.0), list[str]()
     first, second = (expiry.watch(partial(ends.append, name)) for name in "ab")
 
-    first.is_over = True
+    first.end()
     await trio.sleep(11.0)
 
     assert ends == ["b"]

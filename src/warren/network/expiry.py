@@ -11,25 +11,19 @@ import trio
 from warren.network.readiness import Act
 
 
-def _nothing() -> None:
-    return
-
-
 class Expiring:
     """Be one entry: ``act`` is called once unless ``end`` was called before its time."""
 
-    __slots__ = ("act", "deadline", "has_expired", "is_over")
+    __slots__ = ("act", "deadline", "has_expired")
 
     def __init__(self, deadline: float, act: Act) -> None:
         self.deadline = deadline
-        self.act = act
-        self.is_over = False
+        self.act: Act | None = act  # None once the entry is over
         self.has_expired = False
 
     def end(self) -> None:
         """Watch no more, and keep nothing alive that was watched over."""
-        self.is_over = True
-        self.act = _nothing
+        self.act = None
 
 
 class Expiry:
@@ -54,10 +48,11 @@ class Expiry:
     async def _expire(self) -> None:
         entries = self._entries
         while entries:
-            if not entries[0].is_over:
+            if entries[0].act is not None:
                 await trio.sleep_until(entries[0].deadline)
             entry = entries[0]  # it stays there meanwhile: what watches now finds this task
-            if not entry.is_over:
-                entry.is_over = entry.has_expired = True
-                entry.act()
+            if (act := entry.act) is not None:
+                entry.end()
+                entry.has_expired = True
+                act()
             entries.popleft()

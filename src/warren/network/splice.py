@@ -37,14 +37,11 @@ async def splice(byte_stream: ByteStream, stream: CircuitStream, early: bytes = 
 
 
 def begin_splice(
-    byte_stream: ByteStream,
-    stream: CircuitStream,
-    early: bytes = b"",
-    on_over: Callable[[], None] | None = None,
+    byte_stream: ByteStream, stream: CircuitStream, on_over: Callable[[], None]
 ) -> "Splice":
     """Move bytes as ``splice`` does, without a task; `on_over` is called at the end."""
     joint = Splice(byte_stream, stream, on_over)
-    joint.start(early)
+    joint.start()
     return joint
 
 
@@ -56,10 +53,7 @@ class Splice:
     )  # fmt: skip
 
     def __init__(
-        self,
-        byte_stream: ByteStream,
-        stream: CircuitStream,
-        on_over: Callable[[], None] | None = None,
+        self, byte_stream: ByteStream, stream: CircuitStream, on_over: Callable[[], None]
     ) -> None:
         self._socket = byte_stream
         self._stream = stream
@@ -69,7 +63,7 @@ class Splice:
         self._is_blocked = False  # whether the socket must be writable before more is written
         self._has_sent_eof = False
 
-    def start(self, early: bytes) -> None:
+    def start(self, early: bytes = b"") -> None:
         """Begin, with `early` as the first bytes of the socket."""
         stream = self._stream
         if early:
@@ -189,5 +183,4 @@ class Splice:
             else:
                 self._socket.reset()
             self._is_over = True
-            if self._on_over is not None:
-                self._on_over()
+            self._on_over()

@@ -268,8 +268,7 @@ class Client:
             self.retried += 1
             if refusals >= MOST_REFUSALS or trio.current_time() >= end:
                 break
-        if self._directory.current is None and not isinstance(failure, ExitError):
-            raise NoConsensus from failure
+        self._expect_consensus(failure)
         if isinstance(failure, trio.TooSlowError):
             raise ExitError(EndReason.TIMEOUT) from failure
         raise failure
@@ -332,9 +331,13 @@ class Client:
             self.retried += 1
             if refusals >= MOST_REFUSALS:
                 break
+        self._expect_consensus(failure)
+        raise failure
+
+    def _expect_consensus(self, failure: Exception) -> None:
+        """Raise NoConsensus if that is behind `failure`, which is no exit's."""
         if self._directory.current is None and not isinstance(failure, ExitError):
             raise NoConsensus from failure
-        raise failure
 
     def _sends_to(self, slot: Slot, address: Address) -> bool:
         """Tell whether the exit of `slot` sends datagrams to `address`."""

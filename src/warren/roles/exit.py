@@ -189,20 +189,17 @@ class Exit:
 
         # Its circuit may be another one by now, or none for the moment (protocol §5.4).
         stream.protocol.accept(Connected(connection.remote, ttl))
-        begin_splice(connection, stream, on_over=forget)
+        begin_splice(connection, stream, forget)
 
     async def resolve(self, circuit: PassingCircuit, subject: Address) -> Resolved:
         """Answer a RESOLVE for the name or address `subject`; see ``ExitNames.resolve``."""
         machine = circuit.machine
         if not self.admits(circuit, _say_nothing):
             raise ExitError(EndReason.EXIT_POLICY)
-        try:
+        with self._counting_refusals():
             self.count_begin(machine)
             # Questions have turns of their own, so that no stream waits behind them.
             answer = await self._names.resolve(subject, ("names", id(machine)), self._nat64)
-        except ExitError as error:
-            self._refusals[error.reason.name.lower()] += 1
-            raise
         self.resolved += 1
         return answer
 

@@ -22,7 +22,6 @@ from warren.network.conversation import Conversation
 from warren.network.expiry import Expiry
 from warren.network.local_programs import program_at
 from warren.network.splice import Splice, begin_splice, splice
-from warren.network.streams import CircuitStream
 from warren.protocol.reception import Asked, receive_request
 from warren.roles.client import Beginning
 from warren.roles.datagram_desk import AssociationOpener
@@ -67,7 +66,7 @@ class Proxy:
         self._doorstep = Doorstep(self._limits.half_done, self._limits.half_done_per_peer)
         self._open = 0
         self._counts = Counter(dict.fromkeys(_COUNTERS, 0))
-        self._requests = Requests(
+        self.requests = Requests(
             client,
             self._doorstep,
             self._limits,
@@ -85,11 +84,11 @@ class Proxy:
     @property
     def leaks(self) -> LeakWatch:
         """Return what watches over programs that look up names themselves."""
-        return self._requests.leaks
+        return self.requests.leaks
 
     def statistics(self) -> dict[str, int]:
         """Return counters since the start, and what is open now."""
-        desk = self._requests.desk
+        desk = self.requests.desk
         return {
             **self._counts,
             "connections_open": self._open,
@@ -156,23 +155,17 @@ class Proxy:
     def received(self, visit: Visit, asked: Asked) -> Beginning | None:
         """Take what a visit `asked` first; return the stream that was begun, if one could be."""
         self._doorstep.leave(visit)
-        self._requests.received(visit, asked)
-        return self._requests.begin(visit)
-
-    def connected(self, begun: Beginning) -> CircuitStream | None:
-        """Return the stream that was `begun` once it is connected; raise as the client does."""
-        return self._requests.connected(begun)
+        self.requests.received(visit, asked)
+        return self.requests.begin(visit)
 
     async def go_on(self, visit: Visit, asked: Asked, begun: Beginning | None) -> None:
         """Carry a visit to its end that has `asked` something; its stream may be `begun`.
 
         Whatever happens in it ends here, with its socket (DOS-1).
         """
-        visit.turn_out = visit.scope.cancel
-        visit.scope.deadline += self._limits.attach_seconds - self._limits.request_seconds
         try:
             with visit.scope:
-                await self._requests.serve(visit, asked, begun)
+                await self.requests.serve(visit, asked, begun)
             if visit.scope.cancelled_caught:
                 self.give_up(visit)
         except Exception as error:  # noqa: BLE001  it ends with its own visit (DOS-1)
@@ -192,7 +185,7 @@ class Proxy:
         if isinstance(error, LinkError):
             self._counts["broken_off"] += 1
         else:
-            self._requests.report(error)
+            self.requests.report(error)
 
     def leave(self, visit: Visit) -> None:
         """End a visit, with its socket."""
@@ -254,7 +247,7 @@ class _QuickWay:
         self._leave()
 
     def _asked(self, asked: Asked) -> None:
-        self._expiring.end()
+        self._has_left_the_doorstep()
         try:
             begun = self._proxy.received(self._visit, asked)
         except Exception as error:  # noqa: BLE001  it ends with its own visit (DOS-1)
@@ -272,7 +265,7 @@ class _QuickWay:
         assert begun is not None
         assert visit.request is not None
         try:
-            target = self._proxy.connected(begun)
+            target = self._proxy.requests.connected(begun)
         except Exception:  # noqa: BLE001  the client knows it, and what to do then
             begun.stream.on_news = None
             self._hand_over(visit.request)
@@ -288,8 +281,7 @@ class _QuickWay:
             target.reset()
             self._fail(error)
             return
-        visit.turn_out = visit.scope.cancel
-        self._splice = begin_splice(visit.stream, target, on_over=self._over)
+        self._splice = begin_splice(visit.stream, target, self._over)
 
     def _over(self) -> None:
         self._hall.ways.discard(self)
@@ -308,8 +300,11 @@ class _QuickWay:
         self._proxy.note(error)
         self._leave()
 
-    def _leave(self) -> None:
+    def _has_left_the_doorstep(self) -> None:
         self._expiring.end()
-        self._hall.ways.discard(self)
         self._visit.turn_out = self._visit.scope.cancel
+
+    def _leave(self) -> None:
+        self._has_left_the_doorstep()
+        self._hall.ways.discard(self)
         self._proxy.leave(self._visit)

@@ -136,7 +136,8 @@ class Requests:
     # ---- without a task
 
     def received(self, visit: Visit, asked: Asked) -> None:
-        """Count what a visit asked, and note what gives its user away."""
+        """Count what a visit asked, note what gives its user away, and move its deadline on."""
+        visit.scope.deadline += self._limits.attach_seconds - self._limits.request_seconds
         if isinstance(asked, SocksRequest):
             self._counts[f"socks{asked.version}"] += 1
         elif isinstance(asked, HttpRequest):
@@ -194,7 +195,6 @@ class Requests:
             asked = await visit.stream.converse(receive_request(visit.rules.login), visit.buffer)
             self._doorstep.leave(visit)
             self.received(visit, asked)
-            visit.scope.deadline += limits.attach_seconds - limits.request_seconds
 
     async def _is_request(self, visit: Visit, asked: Asked) -> bool:
         """Tell whether a visit asked for something; otherwise give it its answer and end it."""
