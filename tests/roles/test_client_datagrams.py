@@ -192,6 +192,21 @@ async def test_an_exit_that_refuses_is_followed_by_another(autojump_clock: MockC
         assert both == {f"{WEB}#0": 1, f"{WEB}#1": 1}
 
 
+async def test_exits_that_are_about_to_end_are_asked_once_and_do_not_count_as_refusals(
+    autojump_clock: MockClock,
+) -> None:  # security F, SIGTERM
+    async with client_scene(WEB, WEB, WEB) as scene:
+        leaving = [scene.ends[f"{WEB}#{number}"] for number in range(2)]
+        for end in leaving:
+            end.refusal = EndReason.HIBERNATING
+
+        for number in range(20):
+            await scene.associate(SITE, f"user {number}")
+
+        assert [end.asked for end in leaving] == [1, 1]
+        assert scene.asked[f"{WEB}#2"] == 20
+
+
 async def test_an_exit_that_says_nothing_is_followed_by_another(autojump_clock: MockClock) -> None:
     async with client_scene(WEB, WEB) as scene:
         for end in scene.ends.values():

@@ -89,6 +89,8 @@ _ELSEWHERE = frozenset(
 )
 #: What another exit may know better of a name: its DNS servers are others.
 _ASK_ELSEWHERE = _ELSEWHERE | {EndReason.TIMEOUT}
+#: Of an association, which is about no target yet: anything.
+_ASSOCIATE_ELSEWHERE = frozenset(EndReason)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -222,12 +224,12 @@ class Client:
     async def _try_exits(
         self,
         isolation: Hashable,
-        address: Address | None,
+        target: Target | None,
         use: Callable[[Slot], Awaitable[T]],
         elsewhere: Collection[EndReason],
         first: Slot | None = None,
     ) -> T:
-        """Return what `use` makes of a circuit to `address`, or of another one where that failed.
+        """Return what `use` makes of a circuit to `target`, or of another one where that failed.
 
         The `first` circuit may be chosen already. After one of the reasons `elsewhere` the exit is
         another one. Raises like ``open_stream``.
@@ -240,10 +242,10 @@ class Client:
             slot, first = first, None
             try:
                 if slot is None:
-                    slot = self._pick(isolation, address, avoid)
+                    slot = self._pick(isolation, target, avoid)
                 if slot is None:
                     with trio.fail_at(end):
-                        slot = await self._slot_for(isolation, address, avoid)
+                        slot = await self._slot_for(isolation, target, avoid)
                 return await use(slot)
             except DirectoryError:
                 if not avoid:
@@ -306,33 +308,8 @@ class Client:
         With None its exit is one that sends any datagrams. Waits and raises as ``open_stream``.
         """
         target = Datagrams(None if address in self._allow_targets else address)
-        failure: Exception = CircuitError("no circuit reached an exit in time")
-        avoid: set[PeerId] = set()
-        refusals = 0
-        for _ in range(MOST_ATTEMPTS):
-            slot: Slot | None = None
-            with trio.move_on_after(REQUEST_SECONDS / MOST_ATTEMPTS):
-                try:
-                    slot = await self._slot_for(isolation, target, avoid)
-                    association = await self._associate(slot)
-                except DirectoryError as error:
-                    raise (failure if avoid else error) from None
-                except CircuitError as error:
-                    failure = error
-                except ExitError as error:
-                    failure = error
-                    if error.reason is not EndReason.DESTROY:
-                        assert slot is not None
-                        self._not_served(isolation, slot, avoid)
-                        refusals += 1
-                else:
-                    self._served(isolation, slot)
-                    return association, partial(self._sends_to, slot)
-            self.retried += 1
-            if refusals >= MOST_REFUSALS:
-                break
-        self._expect_consensus(failure)
-        raise failure
+        use = partial(self._associate, isolation=isolation)
+        return await self._try_exits(isolation, target, use, _ASSOCIATE_ELSEWHERE)
 
     def _expect_consensus(self, failure: Exception) -> None:
         """Raise NoConsensus if that is behind `failure`, which is no exit's."""
@@ -343,7 +320,9 @@ class Client:
         """Tell whether the exit of `slot` sends datagrams to `address`."""
         return address in self._allow_targets or slot.allows(Datagrams(address))
 
-    async def _associate(self, slot: Slot) -> CircuitAssociation:
+    async def _associate(
+        self, slot: Slot, isolation: Hashable
+    ) -> tuple[CircuitAssociation, Callable[[Address], bool]]:
         """Begin an association; raise ExitError when it is refused, also for want of an answer."""
         assert isinstance(slot.circuit, Circuit)
         association = slot.circuit.open_association()
@@ -356,7 +335,8 @@ class Client:
         finally:
             expiring.end()
         self.opened += 1
-        return association
+        self._served(isolation, slot)
+        return association, partial(self._sends_to, slot)
 
     async def _ask(self, slot: Slot, isolation: Hashable, subject: Address) -> Resolved:
         """Ask the exit of `slot`; raise ExitError when it knows nothing, TooSlowError as above."""

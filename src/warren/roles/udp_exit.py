@@ -97,6 +97,8 @@ class UdpExit:
         """
         if not self.exit.admits(circuit, association.end):
             return
+        if self.exit.is_leaving:
+            raise ExitError(EndReason.HIBERNATING)
         key = id(circuit.machine)
         self.exit.count_begin(circuit.machine)
         is_full = self._per_circuit[key] >= self.limits.associations_per_circuit
