@@ -68,7 +68,7 @@ RULES = (
     ("warren/protocol/link.py", "RecordKey.seal", SEAL),
     ("warren/protocol/link.py", "RecordKey._advance", CALLER),
     ("warren/protocol/onion.py", "", LAYERS),
-    ("warren/protocol/circuit.py", "CircuitEnd.", STREAMS),
+    ("warren/protocol/circuit_end.py", "", STREAMS),
     ("warren/protocol/datagrams.py", "", STREAMS),
     ("warren/protocol/multiplexer.py", "", STREAMS),
     ("warren/protocol/messages.py", "", STREAMS),

@@ -59,7 +59,7 @@ def test_text_that_is_not_of_this_format_is_refused() -> None:
         (f"{READ};RecordKey.open (warren/protocol/link.py:90)", breakdown.OPEN),
         (READ, breakdown.QUEUE),
         (
-            f"{READ};CircuitEnd.receive (warren/protocol/circuit.py:156)",
+            f"{READ};CircuitEnd.receive (warren/protocol/circuit_end.py:48)",
             breakdown.STREAMS,
         ),
         (f"{READ};EndLayers.open_run (warren/protocol/onion.py:170)", breakdown.LAYERS),

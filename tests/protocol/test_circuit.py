@@ -44,8 +44,6 @@ from warren.protocol.circuit import (
     ExtendFailed,
     ExtendRequested,
     HopAdded,
-    OriginCircuit,
-    RelayCircuit,
 )
 from warren.protocol.handshake import CircuitInitiator
 from warren.protocol.link import Leg
@@ -60,6 +58,8 @@ from warren.protocol.messages import (
     encode_stream_credit,
 )
 from warren.protocol.onion import LayerKey
+from warren.protocol.origin_circuit import OriginCircuit
+from warren.protocol.relay_circuit import RelayCircuit
 from warren.protocol.stream import StreamProtocol
 
 KIB = 1024
@@ -992,7 +992,7 @@ def test_what_is_not_in_the_table_is_refused(state: CircuitState, what: str) -> 
         machine.state = state
 
         with pytest.raises(ProtocolError):
-            machine._move(what)
+            machine.move(what)
         assert machine.state is state
 
 

@@ -26,7 +26,7 @@ from warren.protocol.cells import (
     make_cell,
 )
 from warren.protocol.ciphers import TAG_LENGTH
-from warren.protocol.circuit import ExtendRequested, OriginCircuit, RelayCircuit
+from warren.protocol.circuit import ExtendRequested
 from warren.protocol.credit import CreditBudget
 from warren.protocol.handshake import (
     CircuitInitiator,
@@ -45,6 +45,8 @@ from warren.protocol.link import (
     RecordKey,
 )
 from warren.protocol.messages import Connected, ExtendStatus
+from warren.protocol.origin_circuit import OriginCircuit
+from warren.protocol.relay_circuit import RelayCircuit
 from warren.protocol.resume import Holdings
 from warren.protocol.stream import StreamProtocol
 

@@ -28,8 +28,8 @@ from warren.network.names import Resolver
 from warren.network.own_addresses import OwnAddresses
 from warren.network.splice import begin_splice
 from warren.network.streams import CircuitStream
-from warren.protocol.circuit import RelayCircuit
 from warren.protocol.messages import Begin, BeginFlags, Connected
+from warren.protocol.relay_circuit import RelayCircuit
 from warren.protocol.resolution import Resolved
 from warren.roles.exit_names import ExitNames
 from warren.roles.relay import PassingCircuit, Rest
