@@ -18,7 +18,7 @@ from simulation.scenario import HOUR
 from simulation.targets import Complain
 from warren.identity import PeerId
 from warren.network.link import Link
-from warren.protocol.link import Leg
+from warren.protocol.leg import Leg
 from warren.protocol.multiplexer import Multiplexer
 from warren.protocol.origin_circuit import OriginCircuit
 from warren.protocol.relay_circuit import RelayCircuit

@@ -7,7 +7,7 @@ is sealed before it can leave: the leg asks for cells, and the end asks its stre
 """
 
 from warren.protocol.cells import ZEROS, Command, cell_header
-from warren.protocol.link import Leg
+from warren.protocol.leg import Leg
 from warren.protocol.multiplexer import Multiplexer
 from warren.protocol.onion import EndLayers
 

@@ -17,7 +17,7 @@ from warren.protocol.circuit import (
 )
 from warren.protocol.circuit_end import CircuitEnd
 from warren.protocol.handshake import CircuitInitiator, HopSecrets
-from warren.protocol.link import Leg
+from warren.protocol.leg import Leg
 from warren.protocol.messages import (
     Extend,
     ExtendStatus,

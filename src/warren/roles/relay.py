@@ -22,7 +22,8 @@ from warren.network.streams import CircuitStream
 from warren.network.turn import Turn
 from warren.protocol.circuit import Closed, ExtendRequested, NameAsked
 from warren.protocol.handshake import answer_circuit
-from warren.protocol.link import CreateRequested, Leg
+from warren.protocol.leg import Leg
+from warren.protocol.link import CreateRequested
 from warren.protocol.messages import Begin, BeginFlags, Connected, Extend, ExtendStatus
 from warren.protocol.relay_circuit import RelayCircuit
 from warren.protocol.resolution import NOT_FOUND_TTL, Question, Resolved
