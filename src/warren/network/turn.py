@@ -53,6 +53,9 @@ class Turn:
             self._comes_soon = True
             self._readiness.soon(self._run_later)
 
+    def soon(self, act: readiness.Act) -> None:
+        self._readiness.soon(act)
+
     def _run_later(self) -> None:
         self._comes_soon = False
         self.run()
