@@ -43,14 +43,15 @@ COSTS = (
 #: fits counts, so functions stand before their module.
 RULES = (
     ("", "gc_collect_", GARBAGE),  # seen in the interpreter itself, whatever set it off
-    ("warren/network/byte_streams.py", "SocketStream.receive_into", RECEIVE),
-    ("warren/network/byte_streams.py", "SocketStream.send_now", SEND),
-    ("warren/network/byte_streams.py", "SocketStream.send_parts_now", SEND),
-    ("warren/network/byte_streams.py", "SocketStream.wait_", LOOP),
-    ("warren/network/byte_streams.py", "SocketStream._wait", LOOP),
+    ("warren/network/sockets.py", "SocketStream.receive_into", RECEIVE),
+    ("warren/network/sockets.py", "SocketStream.send_now", SEND),
+    ("warren/network/sockets.py", "SocketStream.send_parts_now", SEND),
+    ("warren/network/sockets.py", "SocketStream.wait_", LOOP),
+    ("warren/network/sockets.py", "SocketStream._wait", LOOP),
     ("warren/network/byte_streams.py", "ByteStream.", CALLER),
-    ("warren/network/byte_streams.py", "_broken", CALLER),
+    ("warren/network/sockets.py", "_broken", CALLER),
     ("warren/network/byte_streams.py", "", SOCKETS),
+    ("warren/network/sockets.py", "", SOCKETS),
     ("warren/network/readiness.py", "Readiness.serve", IDLE),  # whose own part is to wait
     ("warren/network/readiness.py", "Readiness._register", WAITS),
     ("warren/network/readiness.py", "Readiness._unregister", WAITS),

@@ -63,8 +63,8 @@ def test_text_that_is_not_of_this_format_is_refused() -> None:
             breakdown.STREAMS,
         ),
         (f"{READ};EndLayers.open_run (warren/protocol/onion.py:170)", breakdown.LAYERS),
-        ("SocketStream.send_now (warren/network/byte_streams.py:174)", breakdown.SEND),
-        ("SocketNetwork.dial (warren/network/byte_streams.py:298)", breakdown.SOCKETS),
+        ("SocketStream.send_now (warren/network/sockets.py:174)", breakdown.SEND),
+        ("SocketNetwork.dial (warren/network/sockets.py:298)", breakdown.SOCKETS),
         ("Task.step (trio/_core/_run.py:1)", breakdown.LOOP),
         ("EpollIOManager._epoll_wait (trio/_core/_io_epoll.py:300)", breakdown.WAITS),
         ("EpollIOManager.get_events (trio/_core/_io_epoll.py:243)", IDLE),
@@ -107,7 +107,7 @@ def test_idle_samples_are_counted_apart_and_are_no_share() -> None:
 
 
 def test_samples_in_system_calls_are_counted() -> None:
-    receive = "SocketStream.receive_into (warren/network/byte_streams.py:166)"
+    receive = "SocketStream.receive_into (warren/network/sockets.py:166)"
     found = break_down(read_samples(f"{receive};recv (libc.so.6) 3\n{receive} 1\n{READ} 4"))
 
     assert found.shares()[breakdown.RECEIVE] == 0.5
