@@ -290,6 +290,12 @@ def test_a_proxy_and_relays_start_from_what_is_on_their_disks(alone: HandmadeNet
 
 def test_without_authorities_pages_come_all_the_same(alone: HandmadeNetwork) -> None:  # T35
     begun, number = time.time(), 0
+    newest = max(consensus_of(alone, name).valid_after for name in (*RELAYS, *EXITS))
+    wait_until(
+        lambda: consensus_of(alone, "proxy1").valid_after >= newest,
+        2 * INTERVAL * SLACK,
+        "the last consensus at the proxy",
+    )
     last = consensus_of(alone, "proxy1")
 
     while time.time() < last.valid_until + INTERVAL:
