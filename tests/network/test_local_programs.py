@@ -15,7 +15,7 @@ TABLE = f"""\
    1: {HERE}:C350 {HERE}:0438 01 00000000:00000000 00:00000000 00000000  1000        0 222 1 0
    2: {HERE}:0438 {HERE}:C350 01 00000000:00000000 00:00000000 00000000     0        0 333 1 0
    3: short line
-"""
+""".encode()
 
 
 def this_program() -> str:
@@ -57,7 +57,7 @@ def test_a_system_without_such_tables_has_no_names(tmp_path: Path) -> None:
 
 def test_processes_that_cannot_be_read_are_passed_by(tmp_path: Path) -> None:
     (tmp_path / "net").mkdir()
-    (tmp_path / "net" / "tcp").write_text(TABLE)
+    (tmp_path / "net" / "tcp").write_bytes(TABLE)
     (tmp_path / "17").mkdir()  # gone between two looks: it has no folder of files
     (tmp_path / "self").mkdir()
     (tmp_path / "18" / "fd").mkdir(parents=True)

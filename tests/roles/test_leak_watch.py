@@ -28,13 +28,27 @@ def test_each_program_is_named_once() -> None:  # T49
 def test_programs_are_looked_for_once_a_second_and_only_so_many() -> None:
     leaks = LeakWatch()
 
-    looks = [leaks.watch(80, now, is_leak=True) for now in (0, 0.5, 0.9, 1.1, 1.2, 5)]
+    looks = []
     with structlog.testing.capture_logs():
         for number in range(64):
+            looks += [leaks.watch(80, 2 * number + after, is_leak=True) for after in (0, 0.5)]
             leaks.leaked(f"program {number}")
 
-    assert looks == [True, False, False, True, False, True]
-    assert not leaks.watch(80, 10, is_leak=True)
+    assert looks == [True, False] * 64
+    assert not leaks.watch(80, 1000, is_leak=True)
+
+
+def test_programs_are_looked_for_more_and_more_rarely_while_none_is_new() -> None:
+    leaks = LeakWatch()
+
+    looks = []
+    with structlog.testing.capture_logs():
+        for now in range(400):
+            if leaks.watch(80, now, is_leak=True):
+                looks.append(now)
+                leaks.leaked("a new one" if now > 300 else "browser")
+
+    assert looks == [0, 1, 3, 7, 15, 31, 63, 127, 191, 255, 319, 320, 322, 326, 334, 350, 382]
 
 
 def test_what_was_resolved_through_us_is_no_leak() -> None:

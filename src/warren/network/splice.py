@@ -89,7 +89,7 @@ class Splice:
             return
         if protocol.eof_received and not protocol.incoming and not self._has_sent_eof:
             self._has_sent_eof = True
-            self._socket.send_eof()
+            stream.turn.soon(self._socket.send_eof)
         if not (self._is_reading or protocol.eof_due) and self._read():
             self._is_reading = True
             self._socket.read_with(self._readable, stream.turn.nursery)

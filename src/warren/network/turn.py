@@ -53,6 +53,10 @@ class Turn:
             self._comes_soon = True
             self._readiness.soon(self._run_later)
 
+    def soon(self, act: readiness.Act) -> None:
+        """Call `act` at the end of this round, behind all that leaves: nobody waits for it."""
+        self._readiness.soon(act)
+
     def _run_later(self) -> None:
         self._comes_soon = False
         self.run()

@@ -19,7 +19,10 @@ logger = structlog.get_logger()
 PLAINTEXT_PORTS = frozenset((23, 109, 110, 143))
 UNKNOWN_PROGRAM = "unknown"
 _SECONDS_BETWEEN_REPORTS = 3600
+#: Doubled with every look that finds nobody new: each costs the request that waits for it, and
+#: the processor, up to tens of milliseconds on a busy machine.
 _SECONDS_BETWEEN_LOOKS = 1.0
+_MOST_BETWEEN_LOOKS = 64.0
 _MOST_PORTS = 16
 _MOST_PROGRAMS = 64
 _MOST_TOLD = 4096
@@ -35,7 +38,8 @@ class LeakWatch:
         self.total = 0
         self._by_port: Counter[int] = Counter()
         self._next_report: float | None = None
-        self._next_look = float("-inf")
+        self._last_look = float("-inf")
+        self._pause = _SECONDS_BETWEEN_LOOKS
         self._programs: set[str] = set()
         self._warned: set[int] = set()
         self._told: OrderedDict[str, None] = OrderedDict()
@@ -68,9 +72,10 @@ class LeakWatch:
             self._next_report = now + _SECONDS_BETWEEN_REPORTS
         if now >= self._next_report:
             self._report(now)
-        if now < self._next_look or len(self._programs) >= _MOST_PROGRAMS:
+        if now < self._last_look + self._pause or len(self._programs) >= _MOST_PROGRAMS:
             return False
-        self._next_look = now + _SECONDS_BETWEEN_LOOKS
+        self._last_look = now
+        self._pause = min(2 * self._pause, _MOST_BETWEEN_LOOKS)
         return True
 
     def leaked(self, program: str) -> None:
@@ -78,6 +83,7 @@ class LeakWatch:
         if program in self._programs:
             return
         self._programs.add(program)
+        self._pause = _SECONDS_BETWEEN_LOOKS
         logger.warning(
             "a program asked for an address: it may have looked up the name in the open; let it "
             "use socks5h or SOCKS4a",
