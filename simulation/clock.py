@@ -110,7 +110,7 @@ class SimulatedClock(LoopClock):
             return
         nap = _Nap(trio.lowlevel.current_task())
         if deadline < math.inf:
-            heapq.heappush(self._events, (deadline, next(self._order), nap))
+            self.at(deadline, nap)
         await trio.lowlevel.wait_task_rescheduled(nap.abort)
 
     def deadline_to_sleep_time(self, deadline: float) -> float:

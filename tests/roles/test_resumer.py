@@ -273,13 +273,15 @@ async def test_an_answer_that_comes_when_all_was_given_up_finds_no_circuit(
         accepted = await target.accept()
         await application.send_all(b"lost on its way")
         exit_ = scene.path[2]
-        answer = exit_.relay._holdings.resume
+        holdings = exit_.relay._holdings
+        assert holdings is not None
+        answer = holdings.resume
 
         def answer_late(*claim: Any) -> None:
             answer(*claim)
             memory.stall(exit_.host)
 
-        exit_.relay._holdings.resume = answer_late  # type: ignore[method-assign]
+        holdings.resume = answer_late  # type: ignore[method-assign]
         for peer in scene.net.relays:
             peer.network.refuse(peer.host)
         memory.cut(scene.origin.host)
