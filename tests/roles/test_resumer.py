@@ -265,7 +265,7 @@ async def test_after_sixty_seconds_both_ends_are_reset(
 
 
 async def test_an_answer_that_comes_when_all_was_given_up_finds_no_circuit(
-    tmp_path: Path, autojump_clock: MockClock
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with client_scene(tmp_path) as scene:
         memory, target = scene.net.memory, scene.net.target()
@@ -281,7 +281,7 @@ async def test_an_answer_that_comes_when_all_was_given_up_finds_no_circuit(
             answer(*claim)
             memory.stall(exit_.host)
 
-        holdings.resume = answer_late  # type: ignore[method-assign]
+        monkeypatch.setattr(holdings, "resume", answer_late)
         for peer in scene.net.relays:
             peer.network.refuse(peer.host)
         memory.cut(scene.origin.host)
