@@ -16,10 +16,10 @@ from benchmarks.accounting import cpu_seconds, memory
 from benchmarks.growth_relays import RealRelay, RealRelays
 from benchmarks.processes import ProcessError
 from warren.identity import Hop
-from warren.network.byte_streams import SocketNetwork
 from warren.network.circuits import Circuit, build_circuit
 from warren.network.link import LinkSettings
 from warren.network.links import Links
+from warren.network.sockets import SocketNetwork
 from warren.network.turn import Turn
 from warren.service import LogStyle, set_up_logging
 

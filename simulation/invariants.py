@@ -18,9 +18,10 @@ from simulation.scenario import HOUR
 from simulation.targets import Complain
 from warren.identity import PeerId
 from warren.network.link import Link
-from warren.protocol.circuit import OriginCircuit, RelayCircuit
-from warren.protocol.link import Leg
+from warren.protocol.leg import Leg
 from warren.protocol.multiplexer import Multiplexer
+from warren.protocol.origin_circuit import OriginCircuit
+from warren.protocol.relay_circuit import RelayCircuit
 from warren.protocol.stream import StreamProtocol, StreamState
 
 MOST_CELLS = 1024  # of one circuit on one link

@@ -22,7 +22,7 @@ from warren.directory.relays import Flag, RelayEntry
 from warren.identity import PeerId, Suite
 from warren.protocol import ciphers
 from warren.protocol.ciphers import AEAD
-from warren.roles import client
+from warren.roles import paths
 
 _BYTE_ORDER = {Suite.AESGCM: "big", Suite.CHACHAPOLY: "little"}
 
@@ -134,7 +134,7 @@ def probing(complain: Complain) -> Iterator[NonceLedger]:
     try:
         with (
             replaced(ciphers, "make_aead", make_watched),
-            replaced(client, "choose_path", _watch_paths(choose_path, complain)),
+            replaced(paths, "choose_path", _watch_paths(choose_path, complain)),
         ):
             yield ledger
     finally:

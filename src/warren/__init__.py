@@ -18,7 +18,7 @@ The way of a byte; the way back is the same table read upwards:
 2   ``roles.client``, ``roles.pool``         the request becomes a stream on a circuit
 3   ``network.splice``                       carries bytes between the two
 4   ``network.streams``                      cuts bytes into relay messages, within credit
-5   ``protocol.circuit``, ``protocol.onion`` seals a message into a cell, one layer per hop
+5   ``protocol.circuit_end``, ``onion``      seals a message into a cell, one layer per hop
 6   ``network.link``                         batches cells into records on a socket
 7   relay: ``network.links`` and back        takes one layer off, passes the cell on
 8   exit: ``roles.exit``                     hands the bytes to the target

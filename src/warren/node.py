@@ -35,9 +35,9 @@ from warren.directory.network_file import NetworkFile
 from warren.errors import ConfigError, LinkError
 from warren.identity import Hop, SystemKeys
 from warren.key_files import KeyFiles
-from warren.network.byte_streams import SocketListener, listening_socket
 from warren.network.interruptions import Interruption
 from warren.network.link import RelayKeys
+from warren.network.sockets import SocketListener, listening_socket
 from warren.peer import World, running_peer
 from warren.roles.archive import Archive
 from warren.roles.mirror import Directory

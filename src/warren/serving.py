@@ -163,7 +163,8 @@ def _make_exit(
         return None
     from warren.network.names import Resolver, system_servers
     from warren.network.own_addresses import OwnAddresses
-    from warren.roles.exit import Exit, ExitLimits
+    from warren.roles.exit import Exit
+    from warren.roles.exit_limits import ExitLimits
 
     archive = peer.archive
     own = own or OwnAddresses()

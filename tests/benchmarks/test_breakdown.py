@@ -56,15 +56,15 @@ def test_text_that_is_not_of_this_format_is_refused() -> None:
 @pytest.mark.parametrize(
     ("calls", "cost"),
     [
-        (f"{READ};RecordKey.open (warren/protocol/link.py:90)", breakdown.OPEN),
+        (f"{READ};RecordKey.open (warren/protocol/records.py:90)", breakdown.OPEN),
         (READ, breakdown.QUEUE),
         (
-            f"{READ};CircuitEnd.receive (warren/protocol/circuit.py:156)",
+            f"{READ};CircuitEnd.receive (warren/protocol/circuit_end.py:48)",
             breakdown.STREAMS,
         ),
         (f"{READ};EndLayers.open_run (warren/protocol/onion.py:170)", breakdown.LAYERS),
-        ("SocketStream.send_now (warren/network/byte_streams.py:174)", breakdown.SEND),
-        ("SocketNetwork.dial (warren/network/byte_streams.py:298)", breakdown.SOCKETS),
+        ("SocketStream.send_now (warren/network/sockets.py:174)", breakdown.SEND),
+        ("SocketNetwork.dial (warren/network/sockets.py:298)", breakdown.SOCKETS),
         ("Task.step (trio/_core/_run.py:1)", breakdown.LOOP),
         ("EpollIOManager._epoll_wait (trio/_core/_io_epoll.py:300)", breakdown.WAITS),
         ("EpollIOManager.get_events (trio/_core/_io_epoll.py:243)", IDLE),
@@ -76,7 +76,7 @@ def test_a_sample_belongs_to_its_innermost_call(calls: str, cost: str) -> None:
 
 
 def test_what_we_do_not_know_works_for_its_caller() -> None:
-    seal = "RecordKey.seal (warren/protocol/link.py:84)"
+    seal = "RecordKey.seal (warren/protocol/records.py:84)"
 
     assert cost_of(stack(f"{seal};EVP_Cipher (_rust.abi3.so);0x7f (libc.so.6)")) == breakdown.SEAL
     assert cost_of(stack(f"{seal};expect (warren/errors.py:80)")) == breakdown.SEAL
@@ -107,7 +107,7 @@ def test_idle_samples_are_counted_apart_and_are_no_share() -> None:
 
 
 def test_samples_in_system_calls_are_counted() -> None:
-    receive = "SocketStream.receive_into (warren/network/byte_streams.py:166)"
+    receive = "SocketStream.receive_into (warren/network/sockets.py:166)"
     found = break_down(read_samples(f"{receive};recv (libc.so.6) 3\n{receive} 1\n{READ} 4"))
 
     assert found.shares()[breakdown.RECEIVE] == 0.5
@@ -140,20 +140,20 @@ def test_every_sample_is_counted_once(taken: list[Sample]) -> None:
 
 
 def test_the_hottest_functions_have_their_lines_taken_together() -> None:
-    seal = "RecordKey.seal (warren/protocol/link.py:{})"
+    seal = "RecordKey.seal (warren/protocol/records.py:{})"
     found = break_down(
         read_samples(f"{seal.format(83)} 2\n{seal.format(84)} 3\n{seal.format(84)};0x7 (libc) 4\n")
     )
 
     assert found.hottest(9) == [
-        ("RecordKey.seal (warren/protocol/link.py)", 5 / 9),
+        ("RecordKey.seal (warren/protocol/records.py)", 5 / 9),
         ("? (libc) for RecordKey.seal", 4 / 9),
     ]
     assert len(found.hottest(1)) == 1
 
 
 def test_names_that_tell_people_nothing_are_short() -> None:
-    mangled, seal = "_RINvNt" + "C" * 200, "RecordKey.seal (warren/protocol/link.py:83)"
+    mangled, seal = "_RINvNt" + "C" * 200, "RecordKey.seal (warren/protocol/records.py:83)"
     found = break_down(read_samples(f"{seal};{mangled} (_rust.so) 2\n{seal};0x7f01 (libc) 1"))
 
     assert found.hottest(2) == [

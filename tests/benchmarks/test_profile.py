@@ -13,7 +13,7 @@ from benchmarks.profile import Profile, Span, describe, explain, going_first, ma
 
 SPAN = Span(cpu=0.5, kernel=0.05, seconds=2.0, done=100_000, load=0.25)
 SAMPLES = """\
-Link._read (warren/network/link.py:1);RecordKey.open (warren/protocol/link.py:90) 3
+Link._read (warren/network/link.py:1);RecordKey.open (warren/protocol/records.py:90) 3
 EpollIOManager.get_events (trio/_core/_io_epoll.py:243) 4
 run (trio/_core/_run.py:7) 1
 """
@@ -44,7 +44,7 @@ def test_the_rest_says_who_how_much_and_where() -> None:
     said = on_paper()
 
     assert said.startswith("exit under down: process exit2\n")
-    assert " 75.0%  RecordKey.open (warren/protocol/link.py)\n" in said
+    assert " 75.0%  RecordKey.open (warren/protocol/records.py)\n" in said
     assert "50000 cells/s with 25% of a core; other load 0.25 cores" in said
     assert "4 samples; not counted: 4 in the poll" in said
     assert "in system calls: 10% of the time, 0% of the samples" in said

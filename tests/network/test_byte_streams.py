@@ -17,7 +17,8 @@ from tests.support.memory_network import (
 )
 from warren.addresses import Address
 from warren.errors import LinkError, ProtocolError
-from warren.network.byte_streams import ByteStream, Network, SocketNetwork
+from warren.network.byte_streams import ByteStream, Network
+from warren.network.sockets import SocketNetwork
 from warren.protocol.exchange import Exchange, Receive, ReceiveUntil, Send
 
 

@@ -19,7 +19,7 @@ from tests.support.small_network import ORIGIN_HOST, Origin, Peer, SmallNetwork,
 from warren.network.byte_streams import ByteStream
 from warren.network.circuits import Circuit
 from warren.protocol.credit import MOST_WINDOW, CreditBudget
-from warren.protocol.link import Leg
+from warren.protocol.leg import Leg
 from warren.protocol.stream import MOST_WINDOW as MOST_STREAM_WINDOW
 
 MEGABIT = 125_000

@@ -26,8 +26,7 @@ from tests.support.paper_network import (
 )
 from warren.errors import EndReason, ProtocolError
 from warren.identity import PeerId, Suite
-from warren.protocol import ciphers, noise
-from warren.protocol import link as link_module
+from warren.protocol import ciphers, noise, records
 from warren.protocol.cells import (
     BODY_LENGTH,
     CELL_LENGTH,
@@ -44,11 +43,9 @@ from warren.protocol.circuit import (
     ExtendFailed,
     ExtendRequested,
     HopAdded,
-    OriginCircuit,
-    RelayCircuit,
 )
 from warren.protocol.handshake import CircuitInitiator
-from warren.protocol.link import Leg
+from warren.protocol.leg import Leg
 from warren.protocol.messages import (
     Begin,
     Extend,
@@ -60,6 +57,8 @@ from warren.protocol.messages import (
     encode_stream_credit,
 )
 from warren.protocol.onion import LayerKey
+from warren.protocol.origin_circuit import OriginCircuit
+from warren.protocol.relay_circuit import RelayCircuit
 from warren.protocol.stream import StreamProtocol
 
 KIB = 1024
@@ -950,7 +949,7 @@ def test_no_key_ever_seals_two_things_under_one_nonce(
 
     monkeypatch.setattr(ciphers, "make_aead", recording)
     monkeypatch.setattr(noise, "make_aead", recording)
-    monkeypatch.setattr(link_module, "RECORDS_PER_KEY", 8)
+    monkeypatch.setattr(records, "RECORDS_PER_KEY", 8)
     rng = Random(81)
     network = PaperNetwork(4, suite=suite, window=8)
 
@@ -992,7 +991,7 @@ def test_what_is_not_in_the_table_is_refused(state: CircuitState, what: str) -> 
         machine.state = state
 
         with pytest.raises(ProtocolError):
-            machine._move(what)
+            machine.move(what)
         assert machine.state is state
 
 

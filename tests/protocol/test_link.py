@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tests.support.paper_network import Rogue, is_relay, read_header, relay_cell, with_byte
 from warren.errors import LinkError, ProtocolError
 from warren.identity import Suite
-from warren.protocol import link as link_module
+from warren.protocol import circuit_numbers
+from warren.protocol import records as records_module
 from warren.protocol.cells import (
     BODY_LENGTH,
     CELL_LENGTH,
@@ -21,16 +22,10 @@ from warren.protocol.cells import (
     encode_ready,
     make_cell,
 )
-from warren.protocol.ciphers import TAG_LENGTH, make_aead, nonce_maker
-from warren.protocol.link import (
-    MOST_RECORD_CELLS,
-    CreateRequested,
-    Leg,
-    PongReceived,
-    ReadyReceived,
-    RecordKey,
-)
-from warren.protocol.noise import rekey
+from warren.protocol.ciphers import TAG_LENGTH
+from warren.protocol.leg import Leg
+from warren.protocol.link import CreateRequested, PongReceived, ReadyReceived
+from warren.protocol.records import MOST_RECORD_CELLS
 
 FIRST = INITIATOR_NUMBERS
 MESSAGE_1, MESSAGE_2 = bytes(range(208)) * 6, bytes(range(192)) * 6
@@ -291,7 +286,7 @@ def test_a_record_carries_up_to_fifteen_cells() -> None:
 def test_keys_change_under_load_and_no_cell_is_lost(
     suite: Suite, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # T80
-    monkeypatch.setattr(link_module, "RECORDS_PER_KEY", 4)
+    monkeypatch.setattr(records_module, "RECORDS_PER_KEY", 4)
     rogue = Rogue(suite=suite, window=1024)
     user = accept(rogue)
     heard = 0
@@ -306,30 +301,12 @@ def test_keys_change_under_load_and_no_cell_is_lost(
     assert rogue.link._opener._key != bytes([1]) * 32
 
 
-@both_suites
-def test_rekey_comes_before_record_2_16_k_and_the_counter_goes_on(
-    suite: Suite, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert link_module.RECORDS_PER_KEY == 1 << 16
-    monkeypatch.setattr(link_module, "RECORDS_PER_KEY", 3)
-    key = RecordKey(suite, bytes(32))
-    cells, record = bytes(CELL_LENGTH), memoryview(bytearray(CELL_LENGTH + TAG_LENGTH))
-
-    keys = [bytes(32)]
-    for _ in range(2):
-        keys.append(rekey(suite, keys[-1]))
-    for number in range(9):
-        key.seal(cells, record)
-        nonce = nonce_maker(suite)(number)
-        assert make_aead(suite, keys[number // 3]).decrypt(nonce, record, None) == cells
-
-
 def test_a_neighbour_that_does_not_change_its_key_is_cut_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rogue = client()
     records = [rogue.seal([make_cell(0, Command.PADDING)]) for _ in range(4)]
-    monkeypatch.setattr(link_module, "RECORDS_PER_KEY", 4)  # READY was the first of them
+    monkeypatch.setattr(records_module, "RECORDS_PER_KEY", 4)  # READY was the first of them
 
     rogue.link.receive(memoryview(b"".join(records[:3])))
 
@@ -526,7 +503,7 @@ def test_a_create_that_was_taken_back_leaves_nothing_to_answer() -> None:
 def test_both_sides_may_have_as_many_circuits_as_the_rules_say_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # DOS-4
-    monkeypatch.setattr(link_module, "MOST_CIRCUITS", 3)
+    monkeypatch.setattr(circuit_numbers, "MOST_CIRCUITS", 3)
     rogue = Rogue(is_anonymous=False)
     for number in range(3):
         create(rogue, answered=False)
@@ -537,19 +514,10 @@ def test_both_sides_may_have_as_many_circuits_as_the_rules_say_at_once(
     assert_closes(rogue, create_cell(FIRST + 3, depth=1))
 
 
-def test_numbers_end_before_they_would_be_those_of_the_other_side() -> None:
-    rogue = relay()
-    rogue.link._next_own = 2**32 - 2
-    create(rogue)
-
-    with pytest.raises(LinkError):
-        rogue.link.create(0, Suite.AESGCM, MESSAGE_1)
-
-
 def test_who_creates_and_destroys_without_reading_is_cut_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # FLO-1, T56
-    monkeypatch.setattr(link_module, "MOST_CIRCUITS", 20)
+    monkeypatch.setattr(circuit_numbers, "MOST_CIRCUITS", 20)
     rogue = client()
     bad = [with_byte(create_cell(FIRST + number), 9, 2) for number in range(30)]
 
@@ -566,7 +534,7 @@ def test_who_creates_and_destroys_without_reading_is_cut_off(
 def test_who_reads_may_create_and_destroy_as_often_as_he_likes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(link_module, "MOST_CIRCUITS", 2)
+    monkeypatch.setattr(circuit_numbers, "MOST_CIRCUITS", 2)
     rogue = client()
 
     for number in range(FIRST, FIRST + 10):

@@ -15,9 +15,11 @@ from tests.support.paper_network import (
     read_all,
 )
 from warren.errors import EndReason, ProtocolError
-from warren.protocol.circuit import OriginCircuit, RelayCircuit, Resumed
+from warren.protocol.circuit import Resumed
 from warren.protocol.credit import CreditBudget
 from warren.protocol.messages import Message, Standing, StandingFlags, encode_message
+from warren.protocol.origin_circuit import OriginCircuit
+from warren.protocol.relay_circuit import RelayCircuit
 from warren.protocol.resume import (
     MOST_NAMES,
     Handover,

@@ -38,7 +38,7 @@ def country_of(net: ClientNetwork, relay: RelayPeer) -> str:
 
 def hops_of(net: ClientNetwork, wanted: Isolation) -> set[int]:
     """Return how many relays the circuits of `wanted` have."""
-    return {len(slot.path) for slot in net.client._pool if slot.isolation == wanted}
+    return {len(slot.path) for slot in net.client._circuits._pool if slot.isolation == wanted}
 
 
 # ---- countries and exits
@@ -68,15 +68,15 @@ async def test_a_spare_that_fits_is_used_and_one_that_does_not_is_left(
 ) -> None:
     await net.client.is_usable.wait()
     await trio.sleep(1)
-    spares = {slot.number: slot.path[-1].country for slot in net.client._pool}
-    built = net.client.built
+    spares = {slot.number: slot.path[-1].country for slot in net.client._circuits._pool}
+    built = net.built
 
     await net.open(isolation("me", Choice(next(iter(spares.values())))))
     await net.open(isolation("me", Choice("fr", hops=4)))
 
-    used = {slot.number for slot in net.client._pool if slot.isolation is not None}
+    used = {slot.number for slot in net.client._circuits._pool if slot.isolation is not None}
     assert len(used & spares.keys()) == 1
-    assert net.client.built > built
+    assert net.built > built
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ async def test_a_session_in_which_nothing_ever_worked_draws_another_exit(
     for _ in range(12):
         with pytest.raises(ExitError):
             await net.open(SESSION, UNKNOWN)
-        tried |= {slot.exit_id for slot in net.client._pool if slot.isolation == SESSION}
+        tried |= {slot.exit_id for slot in net.client._circuits._pool if slot.isolation == SESSION}
 
     assert len(tried) > 1
 

@@ -25,7 +25,7 @@ async def network(tmp_path: Path) -> AsyncIterator[ClientNetwork]:
 async def open_stream(network: ClientNetwork, address: Address) -> tuple[CircuitStream, Circuit]:
     """Open a stream; return it and the circuit that carries it."""
     stream = await network.client.open_stream(address, "somebody")
-    for slot in network.client._pool:
+    for slot in network.client._circuits._pool:
         assert isinstance(slot.circuit, Circuit)
         if stream.protocol in slot.circuit.machine.streams.streams.values():
             return stream, slot.circuit
@@ -71,7 +71,7 @@ async def test_the_next_circuit_avoids_who_may_have_been_silent(
     other = await network.client.open_stream(network.net.echo(8), "somebody else")
     [after] = [
         slot.circuit
-        for slot in network.client._pool
+        for slot in network.client._circuits._pool
         if isinstance(slot.circuit, Circuit)
         and other.protocol in slot.circuit.machine.streams.streams.values()
     ]

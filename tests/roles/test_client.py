@@ -17,7 +17,8 @@ from warren.errors import EndReason, ExitError, WarrenError
 from warren.network.circuits import Circuit
 from warren.network.streams import CircuitStream
 from warren.protocol.messages import Begin
-from warren.roles.client import AVOID_SECONDS, REQUEST_SECONDS
+from warren.roles.attempts import REQUEST_SECONDS
+from warren.roles.paths import AVOID_SECONDS
 from warren.roles.relay import PassingCircuit
 
 
@@ -57,14 +58,14 @@ async def test_a_spare_is_replaced_only_once_the_stream_that_took_it_is_open(
     network: ClientNetwork, autojump_clock: MockClock
 ) -> None:
     await trio.sleep(1)
-    built, address = network.client.built, network.net.echo()
+    built, address = network.built, network.net.echo()
 
     stream = await network.client.open_stream(address, "somebody new")
-    at_once = network.client.built
+    at_once = network.built
     await trio.sleep(1)
 
     assert at_once == built >= 2
-    assert network.client.built == built + 1
+    assert network.built == built + 1
     await stream.aclose()
 
 
@@ -133,7 +134,7 @@ async def test_the_first_request_after_a_sleep_takes_a_new_circuit(
     network: ClientNetwork, autojump_clock: MockClock
 ) -> None:  # T42
     await get(network)
-    before = [slot.circuit for slot in network.client._pool]
+    before = [slot.circuit for slot in network.client._circuits._pool]
     links = list(network.origin.links)
     network.net.memory.plug_in(network.origin.host)  # nothing from before answers
     assert not any(link.is_closed for link in links)
@@ -218,7 +219,7 @@ async def test_the_death_of_the_guard_blames_nobody_behind_it(
         for port in range(8, 12):
             await get(network, port)
 
-    assert not network.client._avoided
+    assert not network.client._circuits._paths.avoided
 
 
 # ---- the others
@@ -228,7 +229,7 @@ async def test_a_blackholed_middle_costs_less_than_half_a_minute(
     network: ClientNetwork, autojump_clock: MockClock
 ) -> None:  # T32
     stream = await network.client.open_stream(network.net.echo(), "somebody")
-    [slot] = [slot for slot in network.client._pool if slot.circuit.stream_count]
+    [slot] = [slot for slot in network.client._circuits._pool if slot.circuit.stream_count]
     await trio.sleep(60)
     start = trio.current_time()
 
@@ -247,7 +248,7 @@ async def test_an_exit_that_died_is_not_chosen_for_five_minutes(
     network: ClientNetwork, autojump_clock: MockClock
 ) -> None:
     await network.client.open_stream(network.net.echo(), "somebody")
-    [slot] = [slot for slot in network.client._pool if slot.circuit.stream_count]
+    [slot] = [slot for slot in network.client._circuits._pool if slot.circuit.stream_count]
     network.relay(slot.exit_id).crash()
     start = trio.current_time()
     built = 0
@@ -256,7 +257,7 @@ async def test_an_exit_that_died_is_not_chosen_for_five_minutes(
         assert await get(network, 8) <= 2
         await trio.sleep(5)
         built += 1
-        assert slot.exit_id not in {each.exit_id for each in network.client._pool}
+        assert slot.exit_id not in {each.exit_id for each in network.client._circuits._pool}
 
     assert built > 50
 
@@ -269,16 +270,16 @@ async def test_everybody_goes_on_at_once_when_all_circuits_die(
     for user in users:
         (await network.client.open_stream(address, user)).reset()
     await trio.sleep(10)
-    used = [slot for slot in network.client._pool if slot.isolation is not None]
-    spares = [slot for slot in network.client._pool if slot.isolation is None]
-    built = network.client.built
+    used = [slot for slot in network.client._circuits._pool if slot.isolation is not None]
+    spares = [slot for slot in network.client._circuits._pool if slot.isolation is None]
+    built = network.built
 
     for slot in used:
         assert isinstance(slot.circuit, Circuit)
         slot.circuit.give_up()
     for user in users:
         (await network.client.open_stream(address, user)).reset()
-        assert network.client.built == built  # nobody had to wait for one
+        assert network.built == built  # nobody had to wait for one
 
     assert len(spares) == 2 * len(users)
     assert len({slot.path[1].peer_id for slot in spares}) > len(spares) // 2
@@ -289,7 +290,7 @@ async def test_an_exit_that_is_about_to_end_is_asked_once(
 ) -> None:  # security F, SIGTERM
     address = network.net.echo()
     going_on = await network.client.open_stream(address, "somebody")
-    [slot] = [slot for slot in network.client._pool if slot.circuit.stream_count]
+    [slot] = [slot for slot in network.client._circuits._pool if slot.circuit.stream_count]
     asked = 0
 
     def refuse(circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> None:
@@ -377,7 +378,7 @@ async def test_whoever_is_cancelled_leaves_nothing_behind(
     await trio.sleep(1000)
 
     assert times / 10 < done < times * 9 / 10
-    assert not any(slot.circuit.stream_count for slot in network.client._pool)
+    assert not any(slot.circuit.stream_count for slot in network.client._circuits._pool)
     assert not any(peer.streams for peer in network.net.relays)
     assert tasks_in(network.net.nursery) <= tasks + 2 * len(network.net.relays)
     assert len(network.net.memory.streams) <= streams + 2 * len(network.net.relays)

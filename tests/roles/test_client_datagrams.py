@@ -87,6 +87,11 @@ class Scene:
     client: Client
     ends: dict[str, FarEnd] = field(default_factory=dict)
 
+    @property
+    def built(self) -> int:
+        """Return how many circuits the client has built."""
+        return self.client._circuits._builder.built
+
     async def associate(self, address: Address | None, isolation: str = "me") -> CircuitAssociation:
         association, _ = await self.client.open_association(address, isolation)
         return association
@@ -146,7 +151,7 @@ async def test_associations_of_one_isolation_share_a_circuit(autojump_clock: Moc
             await scene.associate(address)
         await scene.associate(SITE, "you")
 
-        assert scene.client.built == 2
+        assert scene.built == 2
 
 
 async def test_what_else_an_exit_sends_to_is_told(autojump_clock: MockClock) -> None:
@@ -174,7 +179,7 @@ async def test_without_an_exit_that_sends_there_nothing_is_built(
         with pytest.raises(DirectoryError, match="no exit allows datagrams"):
             await scene.associate(address)
 
-        assert scene.client.built == 0
+        assert scene.built == 0
 
 
 async def test_an_exit_that_refuses_is_followed_by_another(autojump_clock: MockClock) -> None:
@@ -190,6 +195,21 @@ async def test_an_exit_that_refuses_is_followed_by_another(autojump_clock: MockC
 
         assert caught.value.reason is EndReason.RESOURCE_LIMIT
         assert both == {f"{WEB}#0": 1, f"{WEB}#1": 1}
+
+
+async def test_exits_that_are_about_to_end_are_asked_once_and_do_not_count_as_refusals(
+    autojump_clock: MockClock,
+) -> None:  # security F, SIGTERM
+    async with client_scene(WEB, WEB, WEB) as scene:
+        leaving = [scene.ends[f"{WEB}#{number}"] for number in range(2)]
+        for end in leaving:
+            end.refusal = EndReason.HIBERNATING
+
+        for number in range(20):
+            await scene.associate(SITE, f"user {number}")
+
+        assert [end.asked for end in leaving] == [1, 1]
+        assert scene.asked[f"{WEB}#2"] == 20
 
 
 async def test_an_exit_that_says_nothing_is_followed_by_another(autojump_clock: MockClock) -> None:

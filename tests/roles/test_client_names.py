@@ -216,7 +216,7 @@ async def test_a_question_outlives_its_circuit(autojump_clock: MockClock) -> Non
                     answers.append(await scene.client.resolve(NAME, "me"))
 
                 await trio.sleep(1)
-                (slot,) = scene.client._pool
+                (slot,) = scene.client._circuits._pool
                 assert isinstance(slot.circuit, Circuit)
                 slot.circuit.close()
 

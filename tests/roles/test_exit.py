@@ -22,7 +22,9 @@ from warren.network.own_addresses import OwnAddresses
 from warren.network.streams import CircuitStream
 from warren.protocol.messages import ANY_FAMILY, BeginFlags
 from warren.protocol.stream import StreamState
-from warren.roles.exit import ATTEMPT_DELAY_SECONDS, Exit, ExitLimits
+from warren.roles.exit import Exit
+from warren.roles.exit_dial import ATTEMPT_DELAY_SECONDS
+from warren.roles.exit_limits import ExitLimits
 
 V4, OTHER_V4, V6 = "93.184.216.34", "93.184.216.35", "2606:2800:220::1"
 OWN = "93.184.216.99"

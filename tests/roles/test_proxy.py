@@ -19,13 +19,8 @@ from warren.errors import (
     ExitError,
     NotFound,
 )
-from warren.network.byte_streams import (
-    Accept,
-    ByteStream,
-    Listener,
-    SocketListener,
-    SocketNetwork,
-)
+from warren.network.byte_streams import Accept, ByteStream, Listener
+from warren.network.sockets import SocketListener, SocketNetwork
 from warren.network.streams import CircuitStream
 from warren.protocol.choice import ANYTHING
 from warren.protocol.front import BY_REASON, Authentication, Credentials, Isolation

@@ -123,12 +123,12 @@ async def test_a_request_may_come_in_single_bytes(house: House, autojump_clock: 
 async def test_a_refused_stream_is_tried_elsewhere_before_the_application_hears_of_it(
     house: House, autojump_clock: MockClock
 ) -> None:
-    retried = house.net.client.retried
+    retried = house.net.client._attempts.retried
 
     application = await house.visit(words(1, b"nowhere" + UNKNOWN.encode()))
 
     assert await receive(application, 2) == REFUSED
-    assert house.net.client.retried > retried
+    assert house.net.client._attempts.retried > retried
     await trio.sleep(5)
     assert house.proxy.statistics()["connections_open"] == 1
     assert house.proxy.statistics()["refused"] == 1

@@ -19,7 +19,7 @@ from warren.network.streams import CircuitStream
 from warren.protocol.cells import Command, make_cell
 from warren.protocol.link import CreateRequested
 from warren.protocol.messages import Begin
-from warren.roles.client import BUILD_SECONDS
+from warren.roles.circuit_builder import BUILD_SECONDS
 from warren.roles.relay import PassingCircuit, Relay, Rest, refuse_streams
 
 TARGET = Address("5.6.0.1", 80)

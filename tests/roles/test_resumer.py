@@ -131,7 +131,7 @@ async def test_the_circuit_that_takes_over_belongs_to_the_same_isolation(
         assert scene.slot.isolation == "mine"
         assert scene.slot.first_used == used_first
         await scene.browse(echo, "other")
-        slots = [slot for slot in scene.client._pool if slot.circuit.stream_count]
+        slots = [slot for slot in scene.client._circuits._pool if slot.circuit.stream_count]
         assert {slot.isolation for slot in slots} == {"mine", "other"}
 
 
@@ -169,7 +169,7 @@ async def test_a_stream_that_moved_too_often_is_reset_and_its_exit_avoided(  # R
         with pytest.raises(LinkError):
             await receive(application)
         assert scene.resuming["streams_lost"] == 1
-        assert leaving in scene.client._avoided
+        assert leaving in scene.client._circuits._paths.avoided
 
 
 async def test_a_guard_that_is_gone_is_replaced_by_the_next(
@@ -200,7 +200,7 @@ async def test_the_stream_of_an_exit_that_is_gone_is_reset(  # SID-4, T29
         with pytest.raises(LinkError):
             await receive(application)
         assert trio.current_time() - began < 60
-        assert leaving.peer_id in scene.client._avoided
+        assert leaving.peer_id in scene.client._circuits._paths.avoided
 
 
 async def test_an_exit_that_has_forgotten_means_a_reset(
@@ -225,7 +225,7 @@ async def test_an_exit_that_heard_of_the_middle_late_holds_its_streams_all_the_s
         knows = False
         for peer in scene.net.relays:
             peer.relay._is_relay = lambda _: knows
-        for slot in tuple(scene.client._pool):
+        for slot in tuple(scene.client._circuits._pool):
             slot.circuit.close()  # type: ignore[attr-defined]
         await trio.sleep(10)
         knows = True
@@ -413,7 +413,7 @@ async def test_the_spares_have_different_middles(  # REL-2
         async with client_scene(tmp_path / str(seed), seed=seed) as scene:
             await trio.sleep(5)
 
-            spares = [scene.numbers(slot) for slot in scene.client._pool]
+            spares = [scene.numbers(slot) for slot in scene.client._circuits._pool]
 
             assert len(spares) == 2
             assert spares[0][1] != spares[1][1]
@@ -425,7 +425,7 @@ async def test_a_network_with_one_middle_still_has_spares(
     async with client_scene(tmp_path, guards=1, middles=1, exits=1) as scene:
         await trio.sleep(5)
 
-        assert len(scene.client._pool) == 2
+        assert len(scene.client._circuits._pool) == 2
 
 
 async def test_with_one_middle_streams_come_back_when_it_does(

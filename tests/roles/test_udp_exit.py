@@ -511,6 +511,20 @@ async def test_its_sockets_are_closed_with_it(
     }  # fmt: skip
 
 
+async def test_an_exit_that_leaves_begins_no_association_and_keeps_those_there_are(
+    autojump_clock: MockClock,
+) -> None:  # security F, SIGTERM
+    async with udp_scene() as scene:
+        there = await scene.associate()
+
+        scene.exit.exit.is_leaving = True
+        with pytest.raises(ExitError) as caught:
+            await scene.associate()
+
+        assert caught.value.reason is EndReason.HIBERNATING
+        assert not there.is_ended
+
+
 async def test_a_circuit_has_few_associations_and_an_exit_not_too_many(
     autojump_clock: MockClock,
 ) -> None:

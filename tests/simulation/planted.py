@@ -8,7 +8,8 @@ import trio
 
 from warren.errors import EndReason
 from warren.network.streams import CircuitStream
-from warren.protocol.link import Leg, LinkProtocol
+from warren.protocol.leg import Leg
+from warren.protocol.link import LinkProtocol
 from warren.protocol.onion import LayerKey
 from warren.protocol.stream import StreamProtocol
 

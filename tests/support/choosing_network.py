@@ -93,6 +93,11 @@ class ClientNetwork:
     directory: HeldDirectory
     last_port: int = 0
 
+    @property
+    def built(self) -> int:
+        """Return how many circuits the client has built."""
+        return self.client._circuits._builder.built
+
     async def open(self, isolation: object, host: str = "a.example") -> RelayPeer:
         """Open a stream of `isolation`; return the relay that it left the network from."""
         self.last_port += 1

@@ -38,13 +38,20 @@ class ClientNetwork:
     client: Client
     guards: GuardKeeper
 
+    @property
+    def built(self) -> int:
+        """Return how many circuits the client has built."""
+        return self.client._circuits._builder.built
+
     def relay(self, peer_id: PeerId) -> RelayPeer:
         return next(peer for peer in self.net.relays if peer.peer_id == peer_id)
 
     @property
     def guard(self) -> RelayPeer:
         """Return the first guard that the client has an open circuit through, in their order."""
-        used = {slot.path[0].peer_id for slot in self.client._pool if slot.circuit.is_open}
+        used = {
+            slot.path[0].peer_id for slot in self.client._circuits._pool if slot.circuit.is_open
+        }
         return self.relay(next(peer for peer in self.guards._guards.sample if peer in used))
 
     @property

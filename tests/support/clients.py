@@ -66,7 +66,7 @@ class ClientScene:
     @property
     def slot(self) -> Slot:
         """Return the one circuit that carries streams."""
-        (slot,) = [slot for slot in self.client._pool if slot.circuit.stream_count]
+        (slot,) = [slot for slot in self.client._circuits._pool if slot.circuit.stream_count]
         return slot
 
     @property
@@ -86,7 +86,7 @@ class ClientScene:
     async def wait_path(self) -> list[RelayPeer]:
         """Wait until one circuit carries streams; return its relays."""
         while True:
-            slots = [slot for slot in self.client._pool if slot.circuit.stream_count]
+            slots = [slot for slot in self.client._circuits._pool if slot.circuit.stream_count]
             if len(slots) == 1:
                 return self.path
             await trio.sleep(0.01)

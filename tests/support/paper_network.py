@@ -26,7 +26,7 @@ from warren.protocol.cells import (
     make_cell,
 )
 from warren.protocol.ciphers import TAG_LENGTH
-from warren.protocol.circuit import ExtendRequested, OriginCircuit, RelayCircuit
+from warren.protocol.circuit import ExtendRequested
 from warren.protocol.credit import CreditBudget
 from warren.protocol.handshake import (
     CircuitInitiator,
@@ -36,15 +36,12 @@ from warren.protocol.handshake import (
     certify_link_key,
     initiate_link,
 )
-from warren.protocol.link import (
-    MOST_RECORD,
-    MOST_RECORD_CELLS,
-    CreateRequested,
-    Leg,
-    LinkProtocol,
-    RecordKey,
-)
+from warren.protocol.leg import Leg
+from warren.protocol.link import CreateRequested, LinkProtocol
 from warren.protocol.messages import Connected, ExtendStatus
+from warren.protocol.origin_circuit import OriginCircuit
+from warren.protocol.records import MOST_RECORD, MOST_RECORD_CELLS, RecordKey
+from warren.protocol.relay_circuit import RelayCircuit
 from warren.protocol.resume import Holdings
 from warren.protocol.stream import StreamProtocol
 

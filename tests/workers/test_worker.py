@@ -15,8 +15,8 @@ from warren.addresses import Address
 from warren.config import Config, RelayConfig
 from warren.errors import DirectoryError
 from warren.identity import Hop, KeyPair, Suite, SystemKeys
-from warren.network.byte_streams import SocketListener, listening_socket
 from warren.network.link import RelayKeys
+from warren.network.sockets import SocketListener, listening_socket
 from warren.peer import Peer, running_peer
 from warren.service import Announcer
 from warren.serving import Serving

@@ -17,17 +17,11 @@ from warren.network.associations import CircuitAssociation
 from warren.network.link import Link
 from warren.network.streams import CircuitStream
 from warren.network.turn import Turn
-from warren.protocol.circuit import (
-    CircuitState,
-    Closed,
-    ExtendFailed,
-    HopAdded,
-    OriginCircuit,
-    Resumed,
-)
+from warren.protocol.circuit import CircuitState, Closed, ExtendFailed, HopAdded, Resumed
 from warren.protocol.handshake import CircuitInitiator
 from warren.protocol.messages import ANY_FAMILY, BeginFlags, ExtendStatus
 from warren.protocol.multiplexer import MOST_STREAMS
+from warren.protocol.origin_circuit import OriginCircuit
 from warren.protocol.resolution import Resolved
 from warren.protocol.resume import Handover
 

@@ -23,14 +23,9 @@ from warren.network.turn import Turn
 from warren.protocol.cells import LINK_VERSION, Ready, RelayReady
 from warren.protocol.credit import CreditBudget
 from warren.protocol.handshake import LinkCredentials, certify_link_key
-from warren.protocol.link import (
-    MOST_RECORD,
-    CreateRequested,
-    Leg,
-    LinkProtocol,
-    PongReceived,
-    ReadyReceived,
-)
+from warren.protocol.leg import Leg
+from warren.protocol.link import CreateRequested, LinkProtocol, PongReceived, ReadyReceived
+from warren.protocol.records import MOST_RECORD
 from warren.protocol.round_trips import RoundTrips
 
 logger = structlog.get_logger()

@@ -1,32 +1,21 @@
-"""A link after its handshake: records of cells, circuits by number, credit, turns.
+"""A link after its handshake: cells for its circuits and from them, in records, by turns.
 
 The machine moves no bytes itself. ``receive`` takes what came from the socket and hands each run
 of cells to its circuit; ``fill`` writes the records to send next. What it cannot decide alone it
-leaves in ``events``. ``wake`` is called when there is something to send.
-
-::
-
-    record = length u16 | AEAD ciphertext of 1 to 15 cells         (protocol §2)
-
-A *leg* is one circuit on one link, seen from one side: its number, its credit both ways, what
-waits to be sent. A forwarding relay joins two legs, an end of a circuit has one.
+leaves in ``events``. ``wake`` is called when there is something to send. What waits on one circuit
+is its ``leg``'s.
 """
 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
-from cryptography.exceptions import InvalidTag
-
-from warren.errors import LinkError, ProtocolError, expect, refuse
+from warren.errors import ProtocolError, expect, refuse
 from warren.identity import PeerId, Suite
-from warren.protocol import ciphers
 from warren.protocol.cells import (
     CELL_LENGTH,
     HEADER,
     HEADER_LENGTH,
-    INITIATOR_NUMBERS,
     LINK_VERSION,
     MOST_GRANTS,
     NK_MESSAGE_2_LENGTH,
@@ -45,194 +34,14 @@ from warren.protocol.cells import (
     make_cell,
 )
 from warren.protocol.ciphers import TAG_LENGTH
+from warren.protocol.circuit_numbers import CircuitNumbers
 from warren.protocol.credit import CreditBudget, ReceiveWindow
 from warren.protocol.handshake import LinkSecrets
-from warren.protocol.noise import rekey
-
-MOST_RECORD_CELLS = 15
-_RECORD_EXTRA = 2 + TAG_LENGTH
-MOST_RECORD = MOST_RECORD_CELLS * CELL_LENGTH + _RECORD_EXTRA
-RECORDS_PER_KEY = 1 << 16
-#: Circuits that each side may have begun on one link (DOS-4: 4096 in all). Counted by side, or
-#: two honest neighbours could break the rule by beginning one at the same time.
-MOST_CIRCUITS = 2048
-_RECORD_LENGTHS = frozenset(
-    cells * CELL_LENGTH + TAG_LENGTH for cells in range(1, MOST_RECORD_CELLS + 1)
-)
+from warren.protocol.leg import Leg
+from warren.protocol.records import MOST_RECORD_CELLS, RECORD_EXTRA, RECORD_LENGTHS, RecordKey
 
 # A record is opened here and read before the call returns; one buffer serves all links.
 _PLAIN = memoryview(bytearray(MOST_RECORD_CELLS * CELL_LENGTH))
-
-
-class RecordKey:
-    """Hold one direction's key; REKEY comes before record 2^16·k, the counter goes on."""
-
-    __slots__ = ("_aead", "_key", "_nonce", "_suite", "count")
-
-    def __init__(self, suite: Suite, key: bytes) -> None:
-        self._suite = suite
-        self._nonce = ciphers.nonce_maker(suite)
-        self.count = 0
-        self._use(key)
-
-    def _use(self, key: bytes) -> None:
-        self._key = key
-        self._aead = ciphers.make_aead(self._suite, key)
-
-    def seal(self, plain: bytes | memoryview, record: memoryview) -> None:
-        """Seal the next record's cells into `record`, 16 bytes longer."""
-        nonce = self._advance()  # first: it may change the key
-        self._aead.encrypt_into(nonce, plain, None, record)
-
-    def open(self, record: memoryview, plain: memoryview) -> None:
-        """Open the next record into `plain`, 16 bytes shorter; raise ProtocolError if it fails."""
-        nonce = self._advance()
-        try:
-            self._aead.decrypt_into(nonce, record, None, plain)
-        except InvalidTag:
-            refuse("a record that does not open")
-
-    def _advance(self) -> bytes:
-        """Return the nonce of the next record, after a REKEY where one is due."""
-        count = self.count
-        if count and count % RECORDS_PER_KEY == 0:
-            self._use(rekey(self._suite, self._key))
-        self.count = count + 1
-        return self._nonce(count)
-
-
-class CellSource(Protocol):
-    """Make cells on demand: an end of a circuit seals only what leaves now."""
-
-    @property
-    def has_something(self) -> bool:
-        """Tell whether ``take`` would return something."""
-
-    def take(self, most: int) -> memoryview:
-        """Return a run of at most `most` cells."""
-
-
-class CircuitUser(Protocol):
-    """Be what a leg belongs to; a ProtocolError it raises destroys the circuit only."""
-
-    def receive_run(
-        self, leg: "Leg", command: Command, cells: memoryview, start: int, count: int
-    ) -> None:
-        """Take `count` cells at `cells[start:]`, a buffer that is reused afterwards."""
-
-    def receive_created(self, leg: "Leg", message: bytes) -> None:
-        """Take the answer to a CREATE."""
-
-    def leg_lost(self, leg: "Leg") -> None:
-        """Note that the other side destroyed the circuit, or that the link is gone."""
-
-    def violation(self, leg: "Leg", error: ProtocolError) -> None:
-        """Destroy the circuit: what came on `leg` broke the rules."""
-
-
-class Leg:
-    """Own one circuit on one link: number, credit and waiting cells."""
-
-    __slots__ = (
-        "active", "created_due", "credit", "destroy_left", "destroy_received", "destroy_sent",
-        "feeder", "link", "number", "own", "queue", "queued", "source", "user", "window",
-    )  # fmt: skip
-
-    def __init__(
-        self, link: "LinkProtocol", number: int, credit: int, window: ReceiveWindow
-    ) -> None:
-        self.link, self.number = link, number
-        self.credit = credit  # cells we may send
-        self.window = window  # cells they may send
-        self.queue: deque[memoryview] = deque()  # runs that are sealed already
-        self.queued = 0  # cells in the queue
-        self.own = 0  # the first of them that were made here and owe the feeder nothing
-        self.source: CellSource | None = None
-        self.feeder: Leg | None = None  # the leg whose cells these are; it is owed credit for them
-        self.user: CircuitUser | None = None
-        self.active = False  # whether the link has it among those that want a turn
-        self.created_due = False
-        self.destroy_sent = self.destroy_received = False
-        self.destroy_left = False  # whether our DESTROY is in a record, no longer in a queue
-
-    def __repr__(self) -> str:
-        return f"<Leg {self.number:#x} credit {self.credit}, {self.queued} queued>"
-
-    @property
-    def has_something(self) -> bool:
-        """Tell whether ``take`` would return cells."""
-        if not self.credit:
-            return False
-        return bool(self.queue) or (self.source is not None and self.source.has_something)
-
-    def enqueue(self, run: memoryview) -> None:
-        """Queue a run of sealed cells behind the others."""
-        if self.destroy_sent:
-            return
-        self.queue.append(run)
-        self.queued += len(run) // CELL_LENGTH
-        if self.credit and not self.active:
-            self.link.activate(self)
-
-    def enqueue_own(self, run: memoryview) -> None:
-        """Queue a run that was made here, before any that came from the feeder."""
-        assert self.queued == self.own
-        self.own += len(run) // CELL_LENGTH
-        self.enqueue(run)
-
-    def has_news(self) -> None:
-        """Note that ``source`` has something to send."""
-        if self.credit and not self.active and not self.destroy_sent:
-            self.link.activate(self)
-
-    def take(self, most: int) -> memoryview | None:
-        """Take up to `most` cells to send now, as far as there is credit."""
-        most = min(most, self.credit)
-        if not most:
-            return None
-        if self.queue:
-            run = self.queue[0]
-            if len(run) > most * CELL_LENGTH:
-                self.queue[0] = run[most * CELL_LENGTH :]
-                run = run[: most * CELL_LENGTH]
-            else:
-                self.queue.popleft()
-            count = len(run) // CELL_LENGTH
-            self.queued -= count
-            if self.own:
-                self.own -= count  # a run is from one maker, so all of this one was made here
-            elif self.feeder is not None:
-                self.feeder.passed(count)
-        elif self.source is not None and self.source.has_something:
-            try:
-                run = self.source.take(most)
-            except ProtocolError as error:  # a key is used up: it ends the circuit, not the link
-                assert self.user is not None
-                self.user.violation(self, error)
-                return None
-            count = len(run) // CELL_LENGTH
-        else:
-            return None
-        self.credit -= count
-        return run
-
-    def passed(self, count: int) -> None:
-        """Grant credit again for `count` cells that came on this leg and went on."""
-        if not self.destroy_sent:
-            link = self.link
-            granted = self.window.passed(count, link.now, link.round_trip)
-            if granted:
-                link.grant(self, granted)
-
-    def destroy(self) -> None:
-        """Send our one DESTROY; what waited is dropped."""
-        if self.destroy_sent:
-            return
-        self.destroy_sent = True
-        self.queue.clear()
-        self.queued = 0
-        self.source = self.feeder = None
-        self.link.send_destroy(self)
 
 
 # What a link cannot decide alone
@@ -293,9 +102,7 @@ class LinkProtocol:
         self._ready_sent = False
         self._budget = budget
         self.legs: dict[int, Leg] = {}
-        self._next_own = INITIATOR_NUMBERS if is_initiator else 1
-        self._next_theirs = 1 if is_initiator else INITIATOR_NUMBERS
-        self._own_legs = self._their_legs = 0
+        self._numbers = CircuitNumbers(is_initiator=is_initiator)
         self._control: deque[tuple[int, Command, bytes]] = deque()  # CREATE, CREATED, DESTROY
         self._grants: dict[int, int] = {}
         self._fresh: deque[Leg] = deque()  # circuits that were quiet: one turn before the others
@@ -323,11 +130,7 @@ class LinkProtocol:
     def create(self, depth: int, suite: Suite, message: bytes) -> Leg:
         """Send CREATE; return the new leg. Raises LinkError when the link is full."""
         assert self.ready is not None
-        number = self._next_own
-        if self._own_legs >= MOST_CIRCUITS or not self._is_number(number, own=True):
-            raise LinkError("the link carries as many circuits as it may")
-        self._next_own = number + 1
-        self._own_legs += 1
+        number = self._numbers.take()
         leg = self._add_leg(number)
         leg.created_due = True
         self._send_control(number, Command.CREATE, encode_create(depth, suite, message))
@@ -364,9 +167,7 @@ class LinkProtocol:
         self._grants.clear()
         self.events.clear()
         for leg in tuple(self.legs.values()):
-            leg.destroy_sent = leg.destroy_received = True
-            leg.queue.clear()
-            leg.source = leg.feeder = None
+            leg.close()
             self._forget(leg)
             if leg.user is not None:
                 leg.user.leg_lost(leg)
@@ -374,11 +175,6 @@ class LinkProtocol:
     def _send_control(self, number: int, command: Command, body: bytes = b"") -> None:
         self._control.append((number, command, body))
         self.wake()
-
-    def _is_number(self, number: int, *, own: bool) -> bool:
-        """Tell whether circuits begun by us, or by them, may have that number."""
-        low = INITIATOR_NUMBERS if own == self.is_initiator else 1
-        return low <= number < low + INITIATOR_NUMBERS - 1
 
     def _add_leg(self, number: int) -> Leg:
         assert self.ready is not None
@@ -389,10 +185,7 @@ class LinkProtocol:
     def _forget(self, leg: Leg) -> None:
         if self.legs.pop(leg.number, None) is not None:
             leg.window.close()
-            if self._is_number(leg.number, own=True):
-                self._own_legs -= 1
-            else:
-                self._their_legs -= 1
+            self._numbers.forget(leg.number)
 
     # ---- sending
 
@@ -418,7 +211,7 @@ class LinkProtocol:
         record of one cell at least, and bounds how much nothing more urgent can overtake any more.
         """
         at = 0
-        while (most := (len(out) - at - _RECORD_EXTRA) // CELL_LENGTH) > 0:
+        while (most := (len(out) - at - RECORD_EXTRA) // CELL_LENGTH) > 0:
             parts, count = self._next_cells(min(most, MOST_RECORD_CELLS))
             if not count:
                 if self._control and self.ready is not None:
@@ -503,7 +296,7 @@ class LinkProtocol:
         at, end = 0, len(data)
         while end - at >= 2:
             size = data[at] << 8 | data[at + 1]
-            if size not in _RECORD_LENGTHS:
+            if size not in RECORD_LENGTHS:
                 refuse(f"a record of {size} bytes, expected 16 + 4096·k with k from 1 to 15")
             if end - at - 2 < size:
                 break
@@ -609,11 +402,7 @@ class LinkProtocol:
 
     def _receive_create(self, number: int, body: memoryview) -> None:
         expect(not (self.is_anonymous and self.is_initiator), "a CREATE towards a client")
-        expect(self._is_number(number, own=False), "a circuit number of the wrong side")
-        expect(number >= self._next_theirs, f"circuit number {number:#x} again")
-        expect(self._their_legs < MOST_CIRCUITS, "more circuits than a link may carry")
-        self._next_theirs = number + 1
-        self._their_legs += 1
+        self._numbers.taken(number)
         leg = self._add_leg(number)
         try:
             depth, suite, message = decode_create(body)

@@ -6,7 +6,7 @@
 
 A message is never split over cells; small ones share a cell. Only the last hop of a circuit and
 its origin read messages. This module knows their fields; what may follow what is decided in
-``protocol.circuit`` and ``protocol.stream``.
+``protocol.origin_circuit``, ``protocol.relay_circuit`` and ``protocol.stream``.
 """
 
 import struct

@@ -7,7 +7,7 @@ that have something to send take turns of a few payloads; one that had nothing g
 so a keystroke overtakes fifty downloads.
 
 What a message may do to the circuit itself (EXTEND and the like) is decided in
-``protocol.circuit``, which gets everything that is not about a stream.
+``origin_circuit`` and ``relay_circuit``, which get everything that is not about a stream.
 """
 
 from collections import deque

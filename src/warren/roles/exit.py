@@ -8,53 +8,34 @@ address that was checked, which is what defeats a name whose answer changes (EXT
 """
 
 import contextlib
-import errno
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from ipaddress import IPv6Network
-from weakref import WeakKeyDictionary
 
 import trio
 
 from warren.addresses import Address, IPAddress
 from warren.directory.address_tables import NAT64_NAME, embedded_addresses, learn_nat64
 from warren.directory.exit_policy import ExitPolicy, check_target, forbidden_name
-from warren.errors import EndReason, ExitError, LinkError
+from warren.errors import EndReason, ExitError
 from warren.identity import PeerId
 from warren.network.byte_streams import ByteStream, Dialling, Network
 from warren.network.names import Resolver
 from warren.network.own_addresses import OwnAddresses
 from warren.network.splice import begin_splice
 from warren.network.streams import CircuitStream
-from warren.protocol.circuit import RelayCircuit
 from warren.protocol.messages import Begin, BeginFlags, Connected
 from warren.protocol.resolution import Resolved
+from warren.roles.exit_dial import MOST_ATTEMPTS, Dialler, checked
+from warren.roles.exit_limits import Admission, ExitLimits, expect_wanted
 from warren.roles.exit_names import ExitNames
 from warren.roles.relay import PassingCircuit, Rest
 
-#: Addresses of one name that are tried (EXT-10).
-MOST_ATTEMPTS = 2
 #: After so long without an answer from a target's machine it counts as gone (EXT-10).
 SILENCE_SECONDS = 60
 _WATCH_SECONDS = 30.0
-#: Head start of the first attempt before the second begins (RFC 8305 §8).
-ATTEMPT_DELAY_SECONDS = 0.25
-
-
-@dataclass(frozen=True)
-class ExitLimits:
-    """Bound what clients can ask of an exit (EXT-10, EXT-11)."""
-
-    streams_per_circuit: int = 512
-    begins_per_second: int = 2000
-    begin_burst: int = 4000
-    pending_connects: int = 256
-    pending_connects_per_circuit: int = 16
-    streams_per_address: int = 4096
-    connect_seconds: float = 8
-    idle_seconds: float = 600
 
 
 @dataclass
@@ -63,25 +44,6 @@ class _Open:
 
     moved: int
     since: float
-
-
-class _Bucket:
-    """Let so many through a second, and so many more at once."""
-
-    __slots__ = ("_burst", "_left", "_rate", "_then")
-
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        self._rate, self._burst = rate, burst
-        self._left, self._then = burst, now
-
-    def take(self, now: float) -> bool:
-        """Take one; return False when there is none left."""
-        self._left = min(self._burst, self._left + (now - self._then) * self._rate)
-        self._then = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 class Exit:
@@ -103,7 +65,6 @@ class Exit:
         allow_targets: Iterable[Address] = (),
         limits: ExitLimits | None = None,
     ) -> None:
-        self._network = network
         self._policy = policy
         self._resolver = resolver
         self._own = own
@@ -111,11 +72,10 @@ class Exit:
         self._network_places = network_places
         self._allow_targets = frozenset(allow_targets)
         self._limits = limits or ExitLimits()
+        self.admission = Admission(self._limits)
+        self._dialler = Dialler(network, self._limits.connect_seconds)
         self._names = ExitNames(resolver, own.contains, self._allow_targets)
         self._nat64: Sequence[IPv6Network] = ()
-        self._connecting: Counter[int] = Counter()
-        self._waiting: dict[int, trio.Event] = {}  # circuits with more to connect than may be
-        self._buckets: WeakKeyDictionary[RelayCircuit, _Bucket] = WeakKeyDictionary()
         self._open: dict[CircuitStream, _Open] = {}
         self._targets: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
@@ -137,22 +97,16 @@ class Exit:
         with self._counting_refusals():
             if self.is_leaving:
                 raise ExitError(EndReason.HIBERNATING)
-            self.count_begin(machine)
-            if begin.address.ip is not None and self._has_place(key):
+            self.admission.count_begin(machine)
+            if begin.address.ip is not None and self.admission.has_place(key):
                 (ip, *_) = self.allowed((begin.address.ip,), begin, self._policy)
                 (target,) = self._targets_for([ip], begin.address.port)
-                dialling = self._dial(target)
+                dialling = self._dialler.begin(target)
                 if dialling.stream is not None:
-                    self._carry(_checked(dialling.stream), stream, 0)
+                    self._carry(checked(dialling.stream), stream, 0)
                     return None
-                self._connecting[key] += 1
+                self.admission.enter(key)
         return partial(self._serve_later, key, stream, begin, dialling)
-
-    def _has_place(self, circuit: int) -> bool:
-        """Tell whether one more stream of the circuit may connect now."""
-        limits, connecting = self._limits, self._connecting
-        is_free = connecting[circuit] < limits.pending_connects_per_circuit
-        return is_free and connecting.total() < limits.pending_connects
 
     @contextlib.contextmanager
     def _counting_refusals(self) -> Iterator[None]:
@@ -197,7 +151,7 @@ class Exit:
         if not self.admits(circuit, _say_nothing):
             raise ExitError(EndReason.EXIT_POLICY)
         with self._counting_refusals():
-            self.count_begin(machine)
+            self.admission.count_begin(machine)
             # Questions have turns of their own, so that no stream waits behind them.
             answer = await self._names.resolve(subject, ("names", id(machine)), self._nat64)
         self.resolved += 1
@@ -250,55 +204,22 @@ class Exit:
                 elif now - known.since > self._limits.idle_seconds:
                     stream.reset(EndReason.TIMEOUT)
 
-    def count_begin(self, machine: RelayCircuit) -> None:
-        """Raise ExitError when a circuit begins more, or faster, than it may (EXT-11)."""
-        limits, now = self._limits, trio.current_time()
-        bucket = self._buckets.get(machine)
-        if bucket is None:
-            bucket = _Bucket(limits.begins_per_second, limits.begin_burst, now)
-            self._buckets[machine] = bucket
-        streams = machine.streams
-        is_full = streams is not None and streams.count > limits.streams_per_circuit
-        if is_full or not bucket.take(now):
-            raise ExitError(EndReason.RESOURCE_LIMIT)
-
     async def _reach(
         self, circuit: int, stream: CircuitStream, begin: Begin, dialling: Dialling | None
     ) -> tuple[ByteStream, int]:
         """Resolve, check and connect; return the connection and the name's time to live."""
         if dialling is None:
-            await self._wait_turn(circuit, stream)
+            await self.admission.wait_place(circuit, stream)
         try:
             if dialling is not None:
-                return await self._in_time(dialling.wait), 0
+                return await self._dialler.finish(dialling), 0
             addresses, ttl = await self.look_up(circuit, begin.address, self._policy)
             allowed = self.allowed(addresses, begin, self._policy)
-            _expect_wanted(stream)
-            return await self._connect(self._targets_for(allowed, begin.address.port)), ttl
+            expect_wanted(stream)
+            targets = self._targets_for(allowed, begin.address.port)
+            return await self._dialler.connect(targets), ttl
         finally:
-            self._end_turn(circuit)
-
-    async def _wait_turn(self, circuit: int, stream: CircuitStream) -> None:
-        """Wait until one more of the circuit's streams may connect (EXT-11).
-
-        A page opens more connections at once than may be pending, so the others wait; what waits
-        is bounded by the streams of a circuit. Raises ExitError when the whole exit is full.
-        """
-        connecting, waiting = self._connecting, self._waiting
-        while connecting[circuit] >= self._limits.pending_connects_per_circuit:
-            await waiting.setdefault(circuit, trio.Event()).wait()
-            _expect_wanted(stream)
-        if connecting.total() >= self._limits.pending_connects:
-            raise ExitError(EndReason.RESOURCE_LIMIT)
-        connecting[circuit] += 1
-
-    def _end_turn(self, circuit: int) -> None:
-        connecting = self._connecting
-        connecting[circuit] -= 1
-        if not connecting[circuit]:
-            del connecting[circuit]
-        if circuit in self._waiting:
-            self._waiting.pop(circuit).set()
+            self.admission.leave(circuit)
 
     async def look_up(
         self, circuit: int, address: Address, policy: ExitPolicy
@@ -355,70 +276,13 @@ class Exit:
             raise ExitError(EndReason.RESOURCE_LIMIT)
         return targets
 
-    def _dial(self, target: Address) -> Dialling:
-        """Begin to connect; raise ExitError when that is impossible."""
-        try:
-            return self._network.begin_dial(target)
-        except LinkError as error:
-            raise ExitError(_reason_of(error), str(error)) from error
-
-    async def _connect(self, targets: list[Address]) -> ByteStream:
-        """Connect to the first of two targets that answers; they race with a head start."""
-        if len(targets) == 1:
-            return await self._in_time(self._dial(targets[0]).wait)
-        return await self._in_time(partial(self._race, targets))
-
-    async def _in_time(self, connect: Callable[[], Awaitable[ByteStream]]) -> ByteStream:
-        """Return the connection that `connect` gives; raise ExitError when it fails or is late."""
-        scope = trio.CancelScope(deadline=trio.current_time() + self._limits.connect_seconds)
-        try:
-            with scope:
-                connection = await connect()
-        except LinkError as error:
-            raise ExitError(_reason_of(error), str(error)) from error
-        if scope.cancelled_caught:
-            raise ExitError(EndReason.TIMEOUT)
-        return _checked(connection)
-
-    async def _race(self, targets: list[Address]) -> ByteStream:
-        won: list[ByteStream] = []
-        failures: list[LinkError] = []
-        failed = trio.Event()
-
-        async def attempt(target: Address, nursery: trio.Nursery) -> None:
-            try:
-                connection = await self._network.dial(target)
-            except LinkError as error:
-                failures.append(error)
-                failed.set()
-                return
-            if won:
-                connection.close()
-            else:
-                won.append(connection)
-                nursery.cancel_scope.cancel()
-
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(attempt, targets[0], nursery)
-                with trio.move_on_after(ATTEMPT_DELAY_SECONDS):
-                    await failed.wait()
-                nursery.start_soon(attempt, targets[1], nursery)
-        except BaseException:  # too late, by as little as it may be
-            for connection in won:
-                connection.close()
-            raise
-        if not won:
-            raise failures[0]
-        return won[0]
-
     def statistics(self) -> dict[str, object]:
         """Return counters; no target is named."""
         return {
             "connected": self.connected,
             "resolved": self.resolved,
             "open": self._targets.total(),
-            "connecting": self._connecting.total(),
+            "connecting": self.admission.connecting,
             "refused": dict(self._refusals),
             "names": asdict(self._resolver.statistics()),
         }
@@ -428,37 +292,5 @@ def _say_nothing(reason: EndReason) -> None:
     """Leave an origin without a reason: a question has no end of its own."""
 
 
-def _expect_wanted(stream: CircuitStream) -> None:
-    """Raise ExitError when the client is gone; a dead circuit's streams take no place here."""
-    if stream.is_ended:
-        raise ExitError(EndReason.MISC, "the stream ended before its target was reached")
-
-
-def _checked(connection: ByteStream) -> ByteStream:
-    """Return `connection`, unless it is one to itself, as TCP allows (EXT-4)."""
-    if connection.local == connection.remote:
-        connection.reset()
-        raise ExitError(EndReason.EXIT_POLICY, "a connection to itself")
-    return connection
-
-
 def _is_wanted(ip: IPAddress, flags: BeginFlags) -> bool:
     return not flags & (BeginFlags.NO_IPV4 if ip.version == 4 else BeginFlags.NO_IPV6)
-
-
-def _reason_of(error: LinkError) -> EndReason:
-    """Translate why a connection failed, once, at the edge."""
-    cause = error.__cause__
-    code = cause.errno if isinstance(cause, OSError) else None
-    return _REASONS.get(code, EndReason.NO_ROUTE)
-
-
-_REASONS: dict[int | None, EndReason] = {
-    errno.ECONNREFUSED: EndReason.CONNECT_REFUSED,
-    errno.ECONNRESET: EndReason.CONNECTION_RESET,
-    errno.ETIMEDOUT: EndReason.TIMEOUT,
-    errno.EHOSTUNREACH: EndReason.NO_ROUTE,
-    errno.ENETUNREACH: EndReason.NO_ROUTE,
-    errno.EMFILE: EndReason.RESOURCE_LIMIT,
-    errno.ENFILE: EndReason.RESOURCE_LIMIT,
-}

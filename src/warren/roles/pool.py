@@ -1,8 +1,8 @@
 """Which stream may share which circuit, which circuits are kept ready, which are over.
 
-Pure: it decides, ``roles.client`` builds and closes. A circuit belongs to nobody until the first
-stream claims it for an isolation; from then on only streams of equal isolation use it (FE-10),
-and no new ones ten minutes after the first.
+Pure: it decides, ``roles.circuit_keeper`` has them built and closes them. A circuit belongs to
+nobody until the first stream claims it for an isolation; from then on only streams of equal
+isolation use it (FE-10), and no new ones ten minutes after the first.
 """
 
 from collections import Counter

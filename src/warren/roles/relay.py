@@ -1,8 +1,8 @@
 """The relay: circuits that others build through this peer.
 
-It answers CREATE, finds or dials the next hop for EXTEND, and passes cells on; the passing on
-itself happens in ``protocol.circuit``, inside the reading step of a link. A stream that ends here
-goes to the exit, if this relay is one, or to the directory mirror.
+It answers CREATE, finds or dials the next hop for EXTEND, and passes cells on; that itself happens
+in ``protocol.relay_circuit``, inside the reading step of a link. A stream that ends here goes to
+the exit, if this relay is one, or to the directory mirror.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -20,10 +20,12 @@ from warren.network.link import Link, LinkSettings
 from warren.network.links import Links
 from warren.network.streams import CircuitStream
 from warren.network.turn import Turn
-from warren.protocol.circuit import Closed, ExtendRequested, NameAsked, RelayCircuit
+from warren.protocol.circuit import Closed, ExtendRequested, NameAsked
 from warren.protocol.handshake import answer_circuit
-from warren.protocol.link import CreateRequested, Leg
+from warren.protocol.leg import Leg
+from warren.protocol.link import CreateRequested
 from warren.protocol.messages import Begin, BeginFlags, Connected, Extend, ExtendStatus
+from warren.protocol.relay_circuit import RelayCircuit
 from warren.protocol.resolution import NOT_FOUND_TTL, Question, Resolved
 from warren.protocol.resume import Held, Holdings
 

@@ -7,9 +7,13 @@ Sessions live in memory; the one that was quiet longest makes room for a new one
 """
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from warren.directory.consensus import Consensus
+from warren.directory.relays import Flag
 from warren.identity import PeerId
+from warren.protocol.choice import ANYTHING, Choice
+from warren.protocol.front import choice_of
 
 MOST_SESSIONS = 4096
 #: Failures in a row until another exit is drawn: the fault may be in the relay before it, or in the
@@ -37,6 +41,15 @@ class Sessions:
         """Return the exit that the session `isolation` keeps, None while it has none."""
         session = self._sessions.get(isolation)
         return session.exit_id if session is not None else None
+
+    def wish(self, isolation: Hashable) -> Choice | None:
+        """Return what `isolation` asks of a path now, None for nothing."""
+        choice = choice_of(isolation)
+        if choice is ANYTHING:
+            return None
+        if choice.keeps_exit and (kept := self.exit_of(isolation)) is not None:
+            return replace(choice, exit_id=kept)
+        return choice
 
     def begin(self, isolation: Hashable, exit_id: PeerId) -> None:
         """Note that a stream of `isolation` is about to leave from `exit_id`."""
@@ -74,6 +87,11 @@ class Sessions:
         del self._sessions[isolation]
         return True
 
-    def lost(self, isolation: Hashable) -> None:
-        """Forget the exit of `isolation`, which is listed no more."""
-        self._sessions.pop(isolation, None)
+    def check(self, isolation: Hashable, consensus: Consensus) -> None:
+        """Forget the exit of `isolation` if it is gone, or not where it is wanted any more."""
+        kept = self.exit_of(isolation)
+        if kept is None:
+            return
+        entry, country = consensus.get(kept), choice_of(isolation).country
+        if entry is None or Flag.RUNNING not in entry.flags or country not in (None, entry.country):
+            del self._sessions[isolation]

@@ -97,8 +97,10 @@ class UdpExit:
         """
         if not self.exit.admits(circuit, association.end):
             return
+        if self.exit.is_leaving:
+            raise ExitError(EndReason.HIBERNATING)
         key = id(circuit.machine)
-        self.exit.count_begin(circuit.machine)
+        self.exit.admission.count_begin(circuit.machine)
         is_full = self._per_circuit[key] >= self.limits.associations_per_circuit
         if is_full or len(self._open) >= self.limits.associations:
             raise ExitError(EndReason.RESOURCE_LIMIT)

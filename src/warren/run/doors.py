@@ -13,7 +13,8 @@ from errno import EADDRINUSE
 import trio
 
 from warren.addresses import Address
-from warren.network.byte_streams import ByteStream, SocketListener
+from warren.network.byte_streams import ByteStream
+from warren.network.sockets import SocketListener
 from warren.run.sockets import SocketMaker
 
 MOST_DOORS = 2048

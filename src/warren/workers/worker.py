@@ -18,8 +18,9 @@ from warren.config import ExitConfig
 from warren.directory.network_file import parse_network_file
 from warren.errors import DirectoryError, LinkError, ProtocolError
 from warren.identity import Identity, Suite
-from warren.network.byte_streams import Accept, ByteStream, Listener, SocketStream
+from warren.network.byte_streams import Accept, ByteStream, Listener
 from warren.network.link import RelayKeys
+from warren.network.sockets import SocketStream
 from warren.peer import Peer, running_peer
 from warren.roles.archive import Archive
 from warren.service import Announcer, LogStyle, run_process

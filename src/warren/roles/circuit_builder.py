@@ -1,0 +1,179 @@
+"""Building circuits: a path, a link to its guard, one hop after the other, until one stands.
+
+What fails teaches ``paths`` whom to avoid, the guards which of them can be reached, and a session
+how often its exit could not. While this machine has no network nothing counts as failed. Circuits
+that stand are ``circuit_keeper``'s.
+"""
+
+from collections import deque
+from collections.abc import Callable, Collection, Hashable
+from dataclasses import dataclass
+from random import Random
+
+import structlog
+import trio
+
+from warren.directory.exit_index import Target
+from warren.directory.relays import RelayEntry
+from warren.errors import CircuitError, LinkError
+from warren.identity import PeerId
+from warren.network.circuits import Circuit, build_circuit
+from warren.network.link import Link
+from warren.network.links import Links
+from warren.protocol.choice import ANYTHING
+from warren.roles.guard_keeper import GuardKeeper
+from warren.roles.mirror import Directory
+from warren.roles.paths import Paths
+from warren.roles.sessions import Sessions
+
+logger = structlog.get_logger()
+
+BUILD_SECONDS = 15.0
+MOST_BUILDS = 8
+#: Before another try while this machine has no network.
+OUTAGE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """Hold a circuit that stands, its path, and how many `hops` were asked for."""
+
+    circuit: Circuit
+    path: tuple[RelayEntry, ...]
+    hops: int
+
+
+class CircuitBuilder:
+    """Own how building went: counts, seconds, and who waits to try again.
+
+    `hops` is the length of a path that nobody wished otherwise. `is_offline` tells whether this
+    machine has no network, so that silence is no fault of a guard.
+    """
+
+    def __init__(
+        self,
+        links: Links,
+        directory: Directory,
+        guards: GuardKeeper,
+        paths: Paths,
+        sessions: Sessions,
+        *,
+        hops: int,
+        rng: Random,
+        is_offline: Callable[[], bool],
+    ) -> None:
+        self._links = links
+        self._directory = directory
+        self._guards = guards
+        self._paths = paths
+        self._sessions = sessions
+        self._hops = hops
+        self._rng = rng
+        self._is_offline = is_offline
+        self._interrupted = trio.Event()
+        self._seconds: deque[float] = deque(maxlen=64)
+        self.built = self.failed = 0
+
+    async def build(
+        self,
+        target: Target | None,
+        avoid: Collection[PeerId] = (),
+        isolation: Hashable | None = None,
+    ) -> Built:
+        """Build a circuit whose exit lets `target` through and is none of `avoid`.
+
+        Its path is one that `isolation` asks for. Waits for a consensus, and tries eight times;
+        raises CircuitError then, DirectoryError when there is no such path.
+        """
+        failure: Exception | None = None
+        hop: int | None = None
+        attempts = 0
+        while attempts < MOST_BUILDS:
+            try:
+                built = await self._build_once(target, avoid, isolation)
+            except (CircuitError, LinkError) as error:
+                self.failed += 1
+                failure = error
+                hop = error.hop if isinstance(error, CircuitError) else 0
+                logger.debug("! circuit", error=str(error))
+                if isinstance(error, LinkError) and error.is_local:
+                    await self.pause(OUTAGE_SECONDS)  # the caller's deadline says for how long
+                else:
+                    await self.pause(self._rng.uniform(0, min(0.05 * 2**attempts, 5.0)))  # REL-3
+                    attempts += 1
+                continue
+            self.built += 1
+            return built
+        raise CircuitError(f"no circuit could be built: {failure}", hop=hop)
+
+    async def _build_once(
+        self, target: Target | None, avoid: Collection[PeerId], isolation: Hashable | None
+    ) -> Built:
+        consensus = await self._directory.wait_for_consensus()
+        self._sessions.check(isolation, consensus)
+        wish = self._sessions.wish(isolation) or ANYTHING
+        hops = wish.hops or self._hops
+        path = self._paths.choose(consensus, target, wish, hops=hops, never=avoid)
+        try:
+            with trio.fail_after(BUILD_SECONDS):
+                link = await self.link_to(path[0])
+                started = trio.current_time()
+                circuit = await build_circuit(link, [entry.hop for entry in path])
+                self._seconds.append(trio.current_time() - started)
+        except trio.TooSlowError:
+            raise CircuitError("the circuit took too long to build") from None
+        except CircuitError as error:
+            if error.hop and error.is_its_fault:
+                self._paths.avoid(path[error.hop].peer_id)
+            if error.hop == len(path) - 1:
+                self._sessions.missed(isolation, path[-1].peer_id)
+            raise
+        return Built(circuit, path, hops)
+
+    async def link_to(self, guard: RelayEntry) -> Link:
+        """Find or dial the link to the guard, and let the guards learn how it went.
+
+        Raises LinkError.
+        """
+        link = self._links.find(guard.peer_id, is_anonymous=True)
+        if link is None:
+            self._guards.contacted(guard.peer_id)
+            try:
+                link = await self._links.get(guard.hop, is_anonymous=True)
+            except LinkError as error:
+                if not error.is_local:
+                    self._guards.failed(guard.peer_id)
+                raise
+            self._guards.succeeded(guard.peer_id)
+        link.on_silence = self._guard_fell_silent
+        return link
+
+    def _guard_fell_silent(self, link: Link) -> None:
+        """Neither dial it next nor go through it: that takes long, and is most likely in vain.
+
+        There may be no circuit on the link, but one that is being built.
+        """
+        peer_id = link.protocol.peer_id
+        if peer_id is not None and not self._is_offline():
+            self._guards.failed(peer_id)
+            self._paths.avoid(peer_id)
+
+    def interrupted(self) -> None:
+        """Blame nobody for what failed so far, and let those who ``pause`` go on at once."""
+        self._paths.forgive()
+        self._guards.interrupted()
+        self._interrupted.set()
+        self._interrupted = trio.Event()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait so long, or until ``interrupted``."""
+        with trio.move_on_after(seconds):
+            await self._interrupted.wait()
+
+    def statistics(self) -> dict[str, object]:
+        """Return how many circuits were built or failed, and how long the last ones took."""
+        return {
+            "built": self.built,
+            "failed": self.failed,
+            "build_seconds": [round(seconds, 6) for seconds in self._seconds],
+        }

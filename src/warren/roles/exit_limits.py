@@ -1,0 +1,117 @@
+"""What an exit lets clients ask, and how fast: streams begun, and connections under way.
+
+A page opens more connections at once than may be under way, so streams wait for a place; what
+waits is bounded by the streams that a circuit may carry (EXT-11).
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import trio
+
+from warren.errors import EndReason, ExitError
+from warren.network.streams import CircuitStream
+from warren.protocol.relay_circuit import RelayCircuit
+
+
+@dataclass(frozen=True)
+class ExitLimits:
+    """Bound what clients can ask of an exit (EXT-10, EXT-11)."""
+
+    streams_per_circuit: int = 512
+    begins_per_second: int = 2000
+    begin_burst: int = 4000
+    pending_connects: int = 256
+    pending_connects_per_circuit: int = 16
+    streams_per_address: int = 4096
+    connect_seconds: float = 8
+    idle_seconds: float = 600
+
+
+class _Bucket:
+    """Let so many through a second, and so many more at once."""
+
+    __slots__ = ("_burst", "_left", "_rate", "_then")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate, self._burst = rate, burst
+        self._left, self._then = burst, now
+
+    def take(self, now: float) -> bool:
+        """Take one; return False when there is none left."""
+        self._left = min(self._burst, self._left + (now - self._then) * self._rate)
+        self._then = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class Admission:
+    """Own how much each circuit has begun lately, and who has a place to connect, or waits for one.
+
+    Circuits are told apart by the ``id`` of their machines.
+    """
+
+    def __init__(self, limits: ExitLimits) -> None:
+        self._limits = limits
+        self._connecting: Counter[int] = Counter()
+        self._waiting: dict[int, trio.Event] = {}  # circuits with more to connect than may be
+        self._buckets: WeakKeyDictionary[RelayCircuit, _Bucket] = WeakKeyDictionary()
+
+    @property
+    def connecting(self) -> int:
+        """Return how many streams have a place."""
+        return self._connecting.total()
+
+    def count_begin(self, machine: RelayCircuit) -> None:
+        """Raise ExitError when a circuit begins more, or faster, than it may (EXT-11)."""
+        limits, now = self._limits, trio.current_time()
+        bucket = self._buckets.get(machine)
+        if bucket is None:
+            bucket = _Bucket(limits.begins_per_second, limits.begin_burst, now)
+            self._buckets[machine] = bucket
+        streams = machine.streams
+        is_full = streams is not None and streams.count > limits.streams_per_circuit
+        if is_full or not bucket.take(now):
+            raise ExitError(EndReason.RESOURCE_LIMIT)
+
+    def has_place(self, circuit: int) -> bool:
+        """Tell whether one more stream of the circuit may connect now."""
+        limits, connecting = self._limits, self._connecting
+        is_free = connecting[circuit] < limits.pending_connects_per_circuit
+        return is_free and connecting.total() < limits.pending_connects
+
+    def enter(self, circuit: int) -> None:
+        """Take a place for one stream of the circuit."""
+        self._connecting[circuit] += 1
+
+    async def wait_place(self, circuit: int, stream: CircuitStream) -> None:
+        """Wait until one more of the circuit's streams may connect (EXT-11).
+
+        A page opens more connections at once than may be pending, so the others wait; what waits
+        is bounded by the streams of a circuit. Raises ExitError when the whole exit is full.
+        """
+        connecting, waiting = self._connecting, self._waiting
+        while connecting[circuit] >= self._limits.pending_connects_per_circuit:
+            await waiting.setdefault(circuit, trio.Event()).wait()
+            expect_wanted(stream)
+        if connecting.total() >= self._limits.pending_connects:
+            raise ExitError(EndReason.RESOURCE_LIMIT)
+        connecting[circuit] += 1
+
+    def leave(self, circuit: int) -> None:
+        """Give a place back; streams of the circuit that wait try again."""
+        connecting = self._connecting
+        connecting[circuit] -= 1
+        if not connecting[circuit]:
+            del connecting[circuit]
+        if circuit in self._waiting:
+            self._waiting.pop(circuit).set()
+
+
+def expect_wanted(stream: CircuitStream) -> None:
+    """Raise ExitError when the client is gone; a dead circuit's streams take no place here."""
+    if stream.is_ended:
+        raise ExitError(EndReason.MISC, "the stream ended before its target was reached")

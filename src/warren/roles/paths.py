@@ -1,0 +1,97 @@
+"""Paths of new circuits: relays that failed a moment ago are left out where there are others.
+
+Which relays may stand in which place is decided in ``directory.path``; here is remembered whom a
+client avoids, for five minutes each. In a small network those may be all there is, so they are
+wishes, and give way one after the other.
+"""
+
+from collections.abc import Callable, Collection
+from random import Random
+
+import trio
+
+from warren.directory.consensus import Consensus
+from warren.directory.exit_index import Target
+from warren.directory.path import choose_path
+from warren.directory.relays import RelayEntry
+from warren.errors import DirectoryError
+from warren.identity import PeerId
+from warren.protocol.choice import Choice
+from warren.roles.guard_keeper import GuardKeeper
+
+#: How long a relay that failed as a hop is not chosen again.
+AVOID_SECONDS = 300.0
+_NOBODY: frozenset[PeerId] = frozenset()
+
+
+class Paths:
+    """Own who is avoided for a while, and until when.
+
+    `exempt` tells of a target that no policy is asked about (EXT-16).
+    """
+
+    def __init__(
+        self,
+        guards: GuardKeeper,
+        *,
+        own: PeerId | None,
+        exempt: Callable[[Target | None], bool],
+        rng: Random,
+    ) -> None:
+        self._guards = guards
+        self._own = own
+        self._exempt = exempt
+        self._rng = rng
+        self._avoided: dict[PeerId, float] = {}
+
+    @property
+    def avoided(self) -> tuple[PeerId, ...]:
+        """Return who is avoided, the one that failed last at the end."""
+        now = trio.current_time()
+        self._avoided = {peer: until for peer, until in self._avoided.items() if until > now}
+        return tuple(self._avoided)
+
+    def avoid(self, peer_id: PeerId) -> None:
+        """Leave out a relay that failed for a while."""
+        self._avoided.pop(peer_id, None)  # so that the last one comes last
+        self._avoided[peer_id] = trio.current_time() + AVOID_SECONDS
+
+    def forgive(self) -> None:
+        """Avoid nobody any more: the fault was our own."""
+        self._avoided.clear()
+
+    def choose(
+        self,
+        consensus: Consensus,
+        target: Target | None,
+        wish: Choice,
+        *,
+        hops: int,
+        never: Collection[PeerId],
+    ) -> tuple[RelayEntry, ...]:
+        """Return a path of `hops` relays, none of `never`, as `wish` asks; its exit takes `target`.
+
+        Raises DirectoryError when there is none.
+        """
+        avoided = self.avoided
+        wanted = None if self._exempt(target) else target
+        guards = self._guards.candidates(consensus)
+        # In a small network the avoided ones may be all there is; the last one least likely lives.
+        for unwanted in (frozenset(avoided), frozenset(avoided[-1:]), _NOBODY):
+            try:
+                return choose_path(
+                    consensus,
+                    guards,
+                    wanted,
+                    length=hops,
+                    rng=self._rng,
+                    own=self._own,
+                    avoid=unwanted.union(never),
+                    exit_id=wish.exit_id,
+                    country=wish.country,
+                    parameters=consensus.parameters,
+                )
+            except DirectoryError:
+                if not unwanted:
+                    raise
+        raise AssertionError("unreachable")
