@@ -295,7 +295,7 @@ async def test_an_answer_that_comes_when_all_was_given_up_finds_no_circuit(
             await receive(accepted)
 
         assert scene.resuming["streams_lost"] == 1
-        assert not [slot for slot in scene.client._pool if slot.circuit.stream_count]
+        assert not [slot for slot in scene.client._circuits._pool if slot.circuit.stream_count]
         held = exit_.relay.statistics()["held"]
         assert held["streams"] == 0  # type: ignore[index]
 
