@@ -101,7 +101,7 @@ def _found(scenario: Scenario, authorities: list[AuthorityEntry]) -> NetworkFile
         testing=True,
         parameters=Parameters(
             consensus_interval_seconds=scenario.interval,
-            initial_interval_seconds=20,
+            initial_interval_seconds=10,
             voting_seconds=min(300, scenario.interval // 2),
             founding_relays=scenario.relays,
             descriptor_upload_seconds=10,

@@ -62,6 +62,8 @@ class Audit:
             grown = 0
             for link in node.peer.links:
                 legs = link.protocol.legs
+                if not legs:
+                    continue
                 other = ends.setdefault(link.protocol.handshake_hash, link)
                 if len(legs) > MOST_CIRCUITS:
                     self._complain("window", f"{node.name}: {len(legs)} circuits on one link")
@@ -90,7 +92,11 @@ class Audit:
 
     def _look_at_both(self, node: Node, link: Link, other: Link) -> None:
         """Compare the two ends of a link: no more credit than the other side has given."""
-        for one, two in _pairs(link, other):
+        theirs = other.protocol.legs
+        for number, one in link.protocol.legs.items():
+            two = theirs.get(number)
+            if two is None:
+                continue
             if one.credit > two.window.outstanding and not two.destroy_sent:
                 self._say(node, one, "it has credit nobody gave")
             if two.credit > one.window.outstanding and not one.destroy_sent:
@@ -159,9 +165,9 @@ def wrong_stream(stream: StreamProtocol) -> str | None:
 def streams_of(leg: Leg) -> Multiplexer | None:
     """Return the streams that end where this leg does."""
     user = leg.user
-    if isinstance(user, OriginCircuit):
-        return user.streams if user.hops else None
-    return user.streams if isinstance(user, RelayCircuit) and leg is user.previous else None
+    if isinstance(user, RelayCircuit):
+        return user.streams if leg is user.previous else None
+    return user.streams if isinstance(user, OriginCircuit) and user.hops else None
 
 
 def _pairs(one: Link, other: Link) -> Iterator[tuple[Leg, Leg]]:

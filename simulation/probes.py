@@ -31,31 +31,50 @@ class NonceLedger:
     """Own the highest counter that each key has sealed under; counters ascend (ONI-1)."""
 
     def __init__(self, complain: Complain) -> None:
-        self.sealed = 0
-        self._highest: dict[bytes, int] = {}
+        self._complain = complain
+        self._pages: dict[bytes, _Page] = {}
+
+    @property
+    def sealed(self) -> int:
+        """Return how much was sealed."""
+        return sum(page.sealed for page in self._pages.values())
+
+    def page(self, key: bytes) -> "_Page":
+        """Return what is known of `key`, which several may seal under."""
+        return self._pages.setdefault(key, _Page(self._complain))
+
+
+class _Page:
+    """Own the highest counter of one key, and how often it was used."""
+
+    __slots__ = ("_complain", "highest", "sealed")
+
+    def __init__(self, complain: Complain) -> None:
+        self.highest, self.sealed = -1, 0
         self._complain = complain
 
-    def note(self, key: bytes, counter: int) -> None:
+    def note(self, counter: int) -> None:
         """Note that something is sealed; complain when the counter was used before."""
         self.sealed += 1
-        if counter <= self._highest.get(key, -1):
+        if counter <= self.highest:
             self._complain("nonce", f"counter {counter} of a key is used again")
-        self._highest[key] = counter
+        self.highest = counter
 
 
 class WatchedAead:
     """Be an AEAD whose seals are noted."""
 
-    def __init__(self, suite: Suite, key: bytes, aead: AEAD, ledger: NonceLedger) -> None:
-        self._key = key
+    __slots__ = ("_note", "_order", "_seal", "decrypt_into")
+
+    def __init__(self, suite: Suite, aead: AEAD, page: _Page) -> None:
         self._order: Any = _BYTE_ORDER[suite]
         self._seal = aead.encrypt_into
-        self._ledger = ledger
+        self._note = page.note
         self.decrypt_into = aead.decrypt_into
 
     def encrypt_into(self, nonce: bytes, data: Any, associated: Any, out: Any) -> int:
         """Seal, as ``cryptography`` does."""
-        self._ledger.note(self._key, int.from_bytes(nonce[4:], self._order))
+        self._note(int.from_bytes(nonce[4:], self._order))
         return self._seal(nonce, data, associated, out)
 
 
@@ -108,7 +127,7 @@ def probing(complain: Complain) -> Iterator[NonceLedger]:
     make = ciphers.make_aead
 
     def make_watched(suite: Suite, key: bytes) -> Any:
-        return WatchedAead(suite, bytes(key), make(suite, key), ledger)
+        return WatchedAead(suite, make(suite, key), ledger.page(bytes(key)))
 
     before = structlog.get_config()
     structlog.configure(processors=[partial(_heed, complain)])

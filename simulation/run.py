@@ -9,7 +9,7 @@ be left of what they did. At last every node is ended, which must close all that
 import gc
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -34,7 +34,6 @@ from simulation.targets import TARGET_PORT, Target, target_names
 from simulation.traffic import Applications, Visit, plan_visits
 from simulation.wire import Wire
 from warren.addresses import Address
-from warren.network import readiness
 
 LOOK_SECONDS = 2.0
 #: A network that nothing goes wrong in works after this time at the latest.
@@ -46,6 +45,8 @@ RECOVERY_SECONDS, RECOVERY_INTERVALS = 60.0, 2.5
 SETTLING_SECONDS = 90.0
 #: Applications begin nothing any more in the last part of the time.
 _BUSY_SHARE = 0.9
+#: One client in so many is there before the first consensus.
+_EARLY_CLIENT = 4
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,12 @@ def _repeatable(seed: int, clock: SimulatedClock) -> Iterator[None]:
         yield
 
 
+async def _wait_for_consensus(node: Node) -> None:
+    await node.is_running.wait()
+    assert node.peer is not None
+    await node.peer.archive.wait_for_consensus()
+
+
 class Simulation:
     """Own everything of one simulation."""
 
@@ -162,7 +169,7 @@ class Simulation:
 
     async def run(self) -> None:
         """Simulate from the beginning to the end, or to the first broken invariant."""
-        readiness.here()
+        self.clock.attach()
         with self._scope:
             async with trio.open_nursery() as nursery:
                 await self._run(nursery)
@@ -175,13 +182,15 @@ class Simulation:
             nursery.start_soon(self._keep, node)
 
         trouble = Trouble(self.wire, self._by_name, self._names, start=start, tell=self.tell)
+        late = [client for number, client in enumerate(self._clients) if number % _EARLY_CLIENT]
         for node in self.nodes:
-            start(node)
+            if node not in late:
+                start(node)
         for target in self.targets:
             network = self.wire.network_of(self._names[target.name])
             listener = network.listen(Address(network.host.address, TARGET_PORT))
             nursery.start_soon(listener.serve, target.accept, nursery)
-        await self._gather()
+        await self._gather(late, start)
         tasks = tasks_of_each_kind(self.nodes)
         audit = Audit(self.nodes, self.complain)
         guards = GuardWatch(self.nodes, self.complain)
@@ -220,14 +229,20 @@ class Simulation:
         except Exception as error:  # noqa: BLE001
             self.complain("bug", f"{node.name} ended: {error!r}")
 
-    async def _gather(self) -> None:
-        """Wait until every client has a circuit."""
+    async def _gather(self, late: Sequence[Node], start: Callable[[Node], None]) -> None:
+        """Wait until every client has a circuit; `late` are those that come when all others can.
+
+        Until there is a consensus whoever is there asks for it every other second, over a circuit
+        of its own: a tenth of all that happens in an hour, and each time the same.
+        """
         begin = trio.current_time()
         with trio.move_on_after(GATHERING_SECONDS) as scope:
-            for node in self.nodes:
-                await node.is_running.wait()
-                assert node.peer is not None
-                await node.peer.archive.wait_for_consensus()
+            for node in (each for each in self.nodes if each not in late):
+                await _wait_for_consensus(node)
+            for node in late:
+                start(node)
+            for node in late:
+                await _wait_for_consensus(node)
             for each in self._clients:
                 assert each.client is not None
                 await each.client.is_usable.wait()

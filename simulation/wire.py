@@ -10,7 +10,6 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import count
 from random import Random
 from struct import Struct
@@ -21,9 +20,8 @@ import trio
 from simulation.clock import SimulatedClock
 from warren.addresses import Address
 from warren.errors import LinkError
-from warren.network import readiness
 from warren.network.byte_streams import Accept, Buffer, ByteStream, Listener, Network
-from warren.network.readiness import Act, Readiness
+from warren.network.readiness import Act
 
 LOOPBACK = "127.0.0.1"
 #: Bytes of one direction that were sent and not read; and those of them that have not left.
@@ -76,6 +74,10 @@ class WireStream(ByteStream):
         self.is_closed = False
         self.was_killed = False  # closed because its process ended
         self._wire = wire
+        self._clock, self._soon = wire.clock, wire.clock.soon
+        self._on_its_way: deque[memoryview | bytes] = deque()  # to this end, in its order
+        self._arrival: Act = self._arrive  # made once, and asked for by every byte
+        self._call: Act = self._call_reader
         self._incoming: deque[memoryview] = deque()
         self._unread = 0  # bytes sent to this end and not read
         self._held: deque[memoryview | bytes] = deque()  # arrived, and held back by a fault
@@ -155,25 +157,30 @@ class WireStream(ByteStream):
 
     @property
     def _unsent(self) -> float:
-        seconds = self._leaves_at - self._wire.clock.now
+        seconds = self._leaves_at - self._clock.now
         return seconds * self.host.rate if seconds > 0 else 0.0
 
     def _send(self, what: memoryview | bytes, size: int) -> None:
         """Let `what` arrive at the other end behind everything that was sent before."""
-        wire, host, now = self._wire, self.host, self._wire.clock.now
+        host, other, clock = self.host, self.other, self._clock
+        now = clock.now
         if self.is_local:
             arrives_at = now + _LOOPBACK_SECONDS
         else:
-            host.free_at = self._leaves_at = max(now, host.free_at) + size / host.rate
-            arrives_at = self._leaves_at + wire.seconds_between(host, self.other.host)
-        self._arrives_at = max(arrives_at, self._arrives_at)
-        other = self.other
-        wire.clock.at(self._arrives_at, partial(other._arrive, what))
+            free_at = host.free_at
+            leaves_at = (now if now > free_at else free_at) + size / host.rate
+            host.free_at = self._leaves_at = leaves_at
+            arrives_at = leaves_at + (host.latency + other.host.latency) / 2
+        if arrives_at > self._arrives_at:
+            self._arrives_at = arrives_at
+        other._on_its_way.append(what)
+        clock.at(self._arrives_at, other._arrival)
 
     # ---- what arrives
 
-    def _arrive(self, what: memoryview | bytes) -> None:
-        wire = self._wire
+    def _arrive(self) -> None:
+        """Let the next of what is on its way arrive: nothing overtakes on a connection."""
+        what, wire = self._on_its_way.popleft(), self._wire
         if not self._held and not (wire.trouble and self._is_blocked):
             self._deliver(what)
             return
@@ -187,7 +194,7 @@ class WireStream(ByteStream):
 
     def _deliver(self, what: memoryview | bytes) -> None:
         wire = self._wire
-        packed = _DELIVERY(wire.clock.now, self.number, len(what))
+        packed = _DELIVERY(self._clock.now, self.number, len(what))
         wire.fingerprint = crc32(packed, wire.fingerprint)
         if self.is_closed:
             if isinstance(what, memoryview):
@@ -268,7 +275,7 @@ class WireStream(ByteStream):
             self._wake()
         if self._reader is not None and not self._is_told:
             self._is_told = True
-            self._wire.soon(self._call_reader)
+            self._soon(self._call)
 
     def _call_reader(self) -> None:
         self._is_told = False
@@ -285,7 +292,7 @@ class WireStream(ByteStream):
             return
         if self._is_writable:
             act, self._writer = self._writer, None
-            self._wire.soon(act)
+            self._soon(act)
         elif 3 * (CAPACITY - self.other._unread) >= QUEUE and not self._is_due:
             self._is_due = True
             self._wire.clock.at(self._half_sent_at, self._half_is_sent)
@@ -388,7 +395,6 @@ class Wire:
         self._resumed = trio.Event()
         self._numbers = count(1)
         self._ports = count(30000)
-        self._readiness: Readiness | None = None
         self._rng = rng
 
     def add(self, address: str, *, latency: float, rate: float) -> None:
@@ -402,12 +408,6 @@ class Wire:
     def seconds_between(self, one: Host, other: Host) -> float:
         """Return how long a byte takes from one host to another one."""
         return (one.latency + other.latency) / 2
-
-    def soon(self, act: Act) -> None:
-        """Call `act` in this moment, behind what happens in it already."""
-        if self._readiness is None:
-            self._readiness = readiness.here()
-        self._readiness.soon(act)
 
     # ---- connections
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -12,7 +13,7 @@ from tests.support.memory_network import Line, MemoryStream, receive
 from tests.support.small_network import pattern
 from warren.errors import LinkError
 from warren.roles.middles import MOST_MIDDLES
-from warren.roles.resumer import MOST_MOVES
+from warren.roles.resumer import ANSWER_SECONDS, MOST_MOVES, RESUME_SECONDS
 
 #: A megabyte takes a second on each link.
 LINE = Line(latency=0.01, rate=1e6)
@@ -261,6 +262,42 @@ async def test_after_sixty_seconds_both_ends_are_reset(
         assert leaving.relay.statistics()["held"] == {
             "circuits": 0, "streams": 0, "resumed": 0, "lost": 1,
         }  # fmt: skip
+
+
+async def test_an_answer_that_comes_when_all_was_given_up_finds_no_circuit(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with client_scene(tmp_path) as scene:
+        memory, target = scene.net.memory, scene.net.target()
+        application = await scene.browse(target.local)
+        accepted = await target.accept()
+        await application.send_all(b"lost on its way")
+        exit_ = scene.path[2]
+        holdings = exit_.relay._holdings
+        assert holdings is not None
+        answer = holdings.resume
+
+        def answer_late(*claim: Any) -> None:
+            answer(*claim)
+            memory.stall(exit_.host)
+
+        monkeypatch.setattr(holdings, "resume", answer_late)
+        for peer in scene.net.relays:
+            peer.network.refuse(peer.host)
+        memory.cut(scene.origin.host)
+        await trio.sleep(RESUME_SECONDS - ANSWER_SECONDS / 2)
+        memory.refusing.clear()
+
+        with pytest.raises(LinkError):
+            await receive(application)
+        memory.resume(exit_.host)
+        with pytest.raises(LinkError), trio.fail_after(2 * RESUME_SECONDS):
+            await receive(accepted)
+
+        assert scene.resuming["streams_lost"] == 1
+        assert not [slot for slot in scene.client._circuits._pool if slot.circuit.stream_count]
+        held = exit_.relay.statistics()["held"]
+        assert held["streams"] == 0  # type: ignore[index]
 
 
 async def test_an_outage_of_half_a_minute_is_a_pause(

@@ -11,7 +11,6 @@ from simulation.targets import receive_some
 from simulation.wire import CAPACITY, Wire, WireStream
 from warren.addresses import Address
 from warren.errors import LinkError
-from warren.network import readiness
 
 ONE, TWO = "20.1.0.1", "20.2.0.1"
 PORT = Address(TWO, 9001)
@@ -22,7 +21,7 @@ def run(test: Callable[[Wire, WireStream, WireStream], Awaitable[None]]) -> floa
     clock = SimulatedClock()
 
     async def main() -> None:
-        readiness.here()
+        clock.attach()
         wire = Wire(clock, Random(1))
         wire.link_ports = frozenset((PORT.port,))
         for host in (ONE, TWO):

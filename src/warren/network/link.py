@@ -193,9 +193,8 @@ class Link:
         """
         now = trio.current_time()
         silence = now - self.last_heard
-        self._is_urgent = (
-            self._is_urgent and bool(self.protocol.legs) and self.last_heard < self._ping_sent
-        )
+        if self._is_urgent:
+            self._is_urgent = bool(self.protocol.legs) and self.last_heard < self._ping_sent
         if silence > SILENCE_SECONDS - WATCH_SECONDS:  # the next look is too late
             self._give_up("the peer fell silent")
         elif self._is_urgent:

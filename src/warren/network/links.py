@@ -333,21 +333,24 @@ class Links:
                     link.pardon()
                 continue
             for link in self:
-                if link.protocol.legs:
+                protocol = link.protocol
+                if protocol.legs:
                     link.last_used = now
-                if link.protocol.ready is None:
+                if protocol.ready is None:
                     if now - link.last_heard > HANDSHAKE_SECONDS:
                         link.close(LinkError("no READY in time"))
-                elif now - link.last_used > IDLE_SECONDS or self._is_superseded(link):
+                elif not protocol.legs and (
+                    now - link.last_used > IDLE_SECONDS or self._is_superseded(link)
+                ):
                     link.close()
                 else:
                     is_urgent |= link.check()
             self.turn.run()
 
     def _is_superseded(self, link: Link) -> bool:
-        """Tell whether new circuits go over a newer link and this one is empty (LNK-6)."""
+        """Tell whether new circuits go over a newer link than this one, which is empty (LNK-6)."""
         peer_id = link.protocol.peer_id
-        if peer_id is None or link.protocol.legs:
+        if peer_id is None:
             return False
         return self.find(peer_id, is_anonymous=link.protocol.is_anonymous) is not link
 

@@ -136,7 +136,7 @@ class Readiness(trio.abc.Instrument):
         if self._has_served:
             self._has_served = False
         elif timeout <= 0:
-            self._act_soon()
+            self.act_soon()
             if self._readers or self._writers:
                 self._dispatch(self._poll(0, _MOST_EVENTS))
         elif not self.serve(timeout) and not self._is_idle_awaited:
@@ -158,7 +158,7 @@ class Readiness(trio.abc.Instrument):
         """
         self._has_served = True
         self._trio_is_due = False
-        self._act_soon()
+        self.act_soon()
         if not (self._readers or self._writers):
             return 0.0 if self._trio_is_due else seconds
         end = time.perf_counter() + seconds
@@ -181,14 +181,18 @@ class Readiness(trio.abc.Instrument):
                 act = self._writers.pop(descriptor)
                 self._unregister(descriptor)
                 self._call(act)
-        self._act_soon()
+        self.act_soon()
         return is_trios
 
-    def _act_soon(self) -> None:
+    def act_soon(self) -> None:
+        """Do what was to be done soon, and what that makes to be done soon."""
         while self._soon:
             acts, self._soon = self._soon, []
             for act in acts:
-                self._call(act)
+                try:
+                    act()
+                except Exception:  # as below
+                    logger.exception("a bug while serving a socket")
 
     @staticmethod
     def _call(act: Act | None) -> None:

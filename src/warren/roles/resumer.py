@@ -158,6 +158,9 @@ class Resumer:
         try:
             with trio.fail_after(ANSWER_SECONDS):
                 await circuit.resume(handover)
+        except trio.Cancelled:
+            circuit.give_up()  # an answer that still comes would find streams that were reset
+            raise
         except (CircuitError, trio.TooSlowError) as error:
             circuit.machine.destroy()
             circuit.turn.run()
