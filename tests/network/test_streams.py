@@ -1,6 +1,7 @@
 """Streams through real circuits of three hops, and their splices to applications and targets."""
 
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from random import Random
@@ -21,6 +22,7 @@ from tests.support.small_network import (
 from warren.addresses import Address
 from warren.errors import EndReason, ExitError, LinkError
 from warren.network.circuits import Circuit
+from warren.network.sockets import SocketNetwork
 from warren.network.splice import splice
 from warren.network.streams import LINGER_SECONDS, CircuitStream
 from warren.protocol.stream import MOST_UNACKNOWLEDGED
@@ -124,6 +126,7 @@ async def test_a_reset_is_an_error_that_says_why(way: Way, autojump_clock: MockC
     far.reset(EndReason.CONNECTION_RESET)
 
     await near.wait_ended()
+    assert await near.receive_some() == b"half of it"
     with pytest.raises(trio.BrokenResourceError, match="CONNECTION_RESET"):
         await near.receive_some()
     assert near.reason is EndReason.CONNECTION_RESET
@@ -456,3 +459,29 @@ async def cancel_somewhere(
                 await splice(accepted, stream)
             assert accepted.is_closed
     application.reset()
+
+
+async def test_an_answer_before_a_reset_is_delivered(way: Way) -> None:
+    near, far = await way.open()
+    answer = b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\n\r\n"
+    received = bytearray()
+
+    def serve(server: socket.socket) -> None:  # as one who does not read a body that is too long
+        client, _ = server.accept()
+        with client:
+            client.recv(100)
+            client.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, serve, server)
+            target = await SocketNetwork().dial(Address(*server.getsockname()))
+            nursery.start_soon(splice, target, far)
+            with pytest.raises(trio.BrokenResourceError):
+                await near.send_all(bytes(1_000_000))
+            while len(received) < len(answer):
+                received += await near.receive_some()
+            with pytest.raises(trio.BrokenResourceError):  # SID-4
+                await near.receive_some()
+
+    assert received == answer

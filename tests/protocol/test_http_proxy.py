@@ -106,7 +106,7 @@ HOST = "Host: a.example"
 HOSTILE = {  # FE-4
     "both lengths": head(POST, HOST, "Content-Length: 5", "Transfer-Encoding: chunked"),
     "chunked in 1.0": head("POST http://a.example/ HTTP/1.0", "Transfer-Encoding: chunked"),
-    "length on CONNECT": head(CONNECT, HOST, "Content-Length: 0"),
+    "length on CONNECT": head(CONNECT, HOST, "Content-Length: 1"),
     "chunked CONNECT": head(CONNECT, HOST, "Transfer-Encoding: chunked"),
     "two lengths": head(POST, HOST, "Content-Length: 5", "Content-Length: 5"),
     "list of lengths": head(POST, HOST, "Content-Length: 5, 5"),
@@ -167,6 +167,10 @@ HOSTILE = {  # FE-4
 def test_a_hostile_head_is_refused(words: bytes) -> None:  # FE-4
     with pytest.raises(ProtocolError):
         read(words)
+
+
+def test_a_connect_may_say_that_it_has_no_body() -> None:
+    assert tunnel("Content-Length: 0").is_tunnel
 
 
 def test_64_headers_are_just_enough() -> None:

@@ -499,14 +499,37 @@ def test_behind_our_end_credits_are_bounded() -> None:
     assert_refused(lambda: receive_credits(9, 64))
 
 
-def test_an_end_drops_what_waited_on_both_sides() -> None:
+def test_an_end_drops_what_waits_to_be_sent_and_leaves_what_came() -> None:
     stream = open_stream()
     stream.write(bytes(100))
     receive(stream, 5000)
 
     stream.receive_end(EndReason.CONNECTION_RESET)
 
-    assert not stream.incoming
+    assert sum(map(len, stream.incoming)) == 5000
     assert not stream.has_data
     assert stream.end_is_next is EndReason.MISC
     assert "ended" in repr(stream)
+
+
+def test_an_end_behind_what_was_written_waits_for_it_and_is_no_clean_one() -> None:
+    stream = open_stream()
+    stream.write(bytes(100))
+    stream.write_eof()
+
+    stream.end_behind(EndReason.CONNECTION_RESET)
+
+    assert stream.end_is_next is None
+    stream.take_data(memoryview(bytearray(100)), 0, 100)
+    assert not stream.eof_is_next  # SID-4
+    assert stream.end_is_next is EndReason.MISC  # SID-3: it is the origin's
+
+
+def test_an_end_behind_more_than_the_other_side_takes_does_not_wait() -> None:
+    stream = open_stream()
+    stream.write(bytes(FIRST_WINDOW + 1))
+
+    stream.end_behind(EndReason.CONNECTION_RESET)
+
+    assert not stream.has_data
+    assert stream.end_is_next is EndReason.MISC

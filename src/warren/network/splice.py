@@ -49,7 +49,8 @@ class Splice:
     """Own a socket while a stream is spliced to it."""
 
     __slots__ = (
-        "_has_sent_eof", "_is_blocked", "_is_over", "_is_reading", "_on_over", "_socket", "_stream",
+        "_has_sent_eof", "_is_blocked", "_is_deaf", "_is_over", "_is_reading", "_on_over",
+        "_socket", "_stream",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +62,7 @@ class Splice:
         self._is_over = False
         self._is_reading = False
         self._is_blocked = False  # whether the socket must be writable before more is written
+        self._is_deaf = False  # whether it takes nothing any more
         self._has_sent_eof = False
 
     def start(self, early: bytes = b"") -> None:
@@ -82,10 +84,13 @@ class Splice:
         """Do what has become possible: write, read on, or end."""
         stream = self._stream
         protocol = stream.protocol
-        if protocol.incoming and not self._is_blocked and not stream.was_reset:
+        if protocol.incoming and not (self._is_blocked or self._is_deaf):
             self._write()
         if stream.is_ended:
             self._finish()
+            return
+        if self._is_deaf:
+            protocol.incoming.clear()
             return
         if protocol.eof_received and not protocol.incoming and not self._has_sent_eof:
             self._has_sent_eof = True
@@ -112,7 +117,10 @@ class Splice:
         try:
             count = self._socket.receive_into(_READ[:room])
         except LinkError:
-            self.give_up(EndReason.CONNECTION_RESET)
+            self._hear_out()
+            if stream.is_ended:
+                self._finish()
+            turn.run()
             return False
         if count is None:
             return True
@@ -138,11 +146,30 @@ class Splice:
         try:
             self._write_parts()
         except LinkError:  # the application or the target is gone
-            protocol.end(EndReason.CONNECTION_RESET)
+            self._hear_out()
             return
         if protocol.incoming:
             self._is_blocked = True
             self._socket.write_with(self._writable, self._stream.turn.nursery)
+
+    def _hear_out(self) -> None:
+        """Pass on what the socket has said before it was reset, then the reset.
+
+        A server that answers early, and closes without reading the rest of the request, does that.
+        """
+        self._is_deaf = True
+        self._is_reading = False
+        self._socket.stop_reading()
+        protocol = self._stream.protocol
+        while protocol.room > 0 and not protocol.eof_due:
+            try:
+                count = self._socket.receive_into(_READ[: protocol.room])
+            except LinkError:
+                break
+            if not count:
+                break
+            protocol.write(bytes(_READ[:count]))
+        protocol.end_behind(EndReason.CONNECTION_RESET)
 
     def _write_parts(self) -> None:
         sink, incoming = self._socket, self._stream.protocol.incoming

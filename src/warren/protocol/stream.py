@@ -76,8 +76,8 @@ class StreamProtocol:
     """
 
     __slots__ = (
-        "_base", "_credited", "_head", "_late_credits", "_mark", "_marked_at", "_retained",
-        "_step", "_talk", "_unsent", "_was_too_wide", "_widened_at",
+        "_base", "_credited", "_end_behind", "_head", "_late_credits", "_mark", "_marked_at",
+        "_retained", "_step", "_talk", "_unsent", "_was_too_wide", "_widened_at",
         "acknowledged", "allowed", "connected", "consumed", "credit_queued", "end_due",
         "end_received", "end_sent", "eof_due", "eof_received", "eof_sent", "incoming",
         "is_origin", "limit", "number", "on_news", "on_send", "pace", "push", "queued", "reason",
@@ -105,6 +105,7 @@ class StreamProtocol:
         self.waits_for_room = False  # whether ``on_news`` is wanted when ``room`` has grown
         self.eof_due = self.eof_sent = False
         self.end_due: EndReason | None = None
+        self._end_behind: EndReason | None = None  # of an END behind all that was written
         self.end_sent = False
         self._late_credits = 0  # CREDITs that came behind our END
         # receiving: consumed <= received <= allowed
@@ -176,6 +177,14 @@ class StreamProtocol:
         self.end_due = EndReason.MISC if self.is_origin else reason
         self._drop_buffers()
         self.on_send()
+
+    def end_behind(self, reason: EndReason) -> None:
+        """End the stream as ``end`` does, behind what was written, if the other side takes that."""
+        if self.sent == self.written or self.written > self.limit:
+            self.end(reason)
+        elif not self.end_sent and self.end_due is None:
+            self._end_behind = reason
+            self.on_send()
 
     def consume(self, count: int) -> None:
         """Count `count` bytes of ``incoming`` as taken over by the application."""
@@ -301,7 +310,9 @@ class StreamProtocol:
         """
         if not self.eof_due or self.eof_sent or self.sent < self.written:
             return False
-        return self.end_due is None and self.state is not StreamState.ENDED
+        if self.end_due is not None or self._end_behind is not None:
+            return False
+        return self.state is not StreamState.ENDED
 
     @property
     def end_is_next(self) -> EndReason | None:
@@ -310,6 +321,10 @@ class StreamProtocol:
             return None
         if self.end_due is not None:
             return self.end_due
+        if self._end_behind is not None:
+            if self.sent < self.written:
+                return None
+            return EndReason.MISC if self.is_origin else self._end_behind  # SID-3
         if self.end_received:
             return EndReason.DONE if self.reason is EndReason.DONE else EndReason.MISC
         if self.is_finished and self.acknowledged == self.written and not self.credit_is_due:
@@ -322,7 +337,7 @@ class StreamProtocol:
         self.reason = self.reason or reason
         self.state = StreamState.ENDED
         self.pace.forget(self.number)
-        self._drop_buffers()
+        self._drop_outgoing()
 
     # ---- for the multiplexer, receiving
 
@@ -379,12 +394,16 @@ class StreamProtocol:
         self.on_news()
 
     def receive_end(self, reason: EndReason) -> None:
-        """Take the END; DONE before both sides are through is a ProtocolError."""
+        """Take the END; DONE before both sides are through is a ProtocolError.
+
+        What came before it and was not taken over yet stays: a server that resets what it does
+        not want to read may have said why.
+        """
         expect(not self.end_received, "a second END")
         expect(self.is_origin or reason in _FROM_A_CLIENT, "an END for a reason clients have not")
         self.end_received = True
         if reason is not EndReason.DONE:
-            self._drop_buffers()
+            self._drop_outgoing()
         elif self.end_due is None and not self.end_sent:
             through = self.is_finished and self.acknowledged == self.written
             expect(through, "an END for DONE in the middle of a stream")
@@ -473,8 +492,11 @@ class StreamProtocol:
             self._base += len(retained.popleft())
 
     def _drop_buffers(self) -> None:
+        self._drop_outgoing()
+        self.incoming.clear()
+
+    def _drop_outgoing(self) -> None:
         self._retained.clear()
         self._unsent.clear()
         self._head = 0
-        self.incoming.clear()
         self.written = self.sent
