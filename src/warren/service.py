@@ -33,7 +33,7 @@ from warren.network.readiness import LoopClock
 log = structlog.get_logger()
 
 FAILED, MISUSED = 1, 2
-#: A process with fewer open files than this cannot even start.
+#: With fewer open files than this a process starts hardly, and carries nothing.
 FEWEST_FILES = 64
 #: New objects after which Python looks for cycles among them; some megabytes.
 _NEW_OBJECTS = 20_000
@@ -229,8 +229,8 @@ def raise_limits() -> int:
 def _check_limit(files: int) -> None:
     if files != resource.RLIM_INFINITY and files < FEWEST_FILES:
         raise ConfigError(
-            f"this process may have {files} files open, expected {FEWEST_FILES} or more, and 3 for "
-            "each stream it is to carry: raise the limit (ulimit -n, LimitNOFILE=)"
+            f"this process may have {files} files open, expected {FEWEST_FILES} or more "
+            "(thousands for many streams): raise the limit (ulimit -n, LimitNOFILE=)"
         )
 
 
