@@ -14,7 +14,7 @@ GROUND = {"errors", "addresses", "identity", "storage", "key_files"}
 PURE = {"protocol", "directory"}
 DOORS = {
     "__init__", "__main__", "cli", "config", "config_errors", "country_files", "founding", "lab",
-    "node", "peer", "programs", "run", "service", "serving", "status", "workers",
+    "node", "outset", "peer", "programs", "run", "service", "serving", "status", "workers",
 }  # fmt: skip
 FLOORS = {
     **dict.fromkeys(GROUND, 0),

@@ -244,3 +244,147 @@ def test_announcements_to_nobody_are_dropped(tmp_path: Path) -> None:
 
     os.close(writing)
     Announcer().usable()
+
+
+CHATTER = """
+    import structlog
+    for line in sys.stdin:
+        structlog.get_logger().info("said", word=line.strip())
+        announcer.usable()
+"""
+
+
+class Chatting:
+    """Own a process that logs what it reads, to the descriptor `errors`, and says so."""
+
+    def __init__(self, errors: int) -> None:
+        announcements, pen = os.pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM.format(body=CHATTER), "", str(pen)],
+            pass_fds=(pen,),
+            stdin=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        os.close(pen)
+        self.lines = os.fdopen(announcements)
+        assert "listening" in self.lines.readline()
+
+    def say(self, word: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+        assert "usable" in self.lines.readline()
+
+    def end(self) -> int:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.lines.close()
+        return self.process.wait(10)
+
+
+def test_a_log_on_a_full_disk_harms_nothing() -> None:
+    with Path("/dev/full").open("w") as full:
+        process = Chatting(full.fileno())
+
+    process.say("hello")
+
+    assert process.end() == 0
+
+
+def test_a_log_that_nobody_reads_any_more_harms_nothing() -> None:
+    reading, writing = os.pipe()
+    process = Chatting(writing)
+    os.close(writing)
+
+    process.say("hello")
+    os.close(reading)
+    process.say("again")
+
+    assert process.end() == 0
+
+
+def test_lines_that_were_lost_are_counted_once_there_is_room() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    filled = 0
+    while True:  # a pipe that is full refuses, as a disk does
+        try:
+            filled += os.write(writing, bytes(4096))
+        except BlockingIOError:
+            break
+    process = Chatting(writing)
+    process.say("lost")
+
+    os.set_blocking(reading, False)
+    for _ in range(filled // 4096):
+        os.read(reading, 4096)
+    process.say("found")
+    code = process.end()
+    log = os.read(reading, 65536).decode().splitlines()
+    os.close(reading)
+    os.close(writing)
+
+    assert code == 0
+    assert log[0].endswith("warning lines of this log could not be written lines=3")
+    assert log[1].endswith("info    said word=found")
+
+
+def test_an_error_that_cannot_be_printed_keeps_its_code() -> None:
+    command = [sys.executable, "-c", PROGRAM.format(body=FOREVER), "77", ""]
+
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(command, stderr=full, timeout=10, check=False)
+
+    assert ended.returncode == 2
+
+
+def test_no_socket_gets_the_number_of_a_standard_file() -> None:
+    show = "announcer.listening([Address('127.0.0.1', os.stat(n).st_rdev) for n in range(3)])"
+    program = PROGRAM.format(body=show)
+    reading, pen = os.pipe()
+    script = f'exec "$0" -c "$1" "" {pen} <&- >&- 2>&-'
+
+    subprocess.run(
+        ["/bin/sh", "-c", script, sys.executable, program], pass_fds=(pen,), timeout=10, check=True
+    )
+    os.close(pen)
+    with os.fdopen(reading) as lines:
+        announced = json.loads(lines.read().splitlines()[-1])
+
+    null = Path(os.devnull).stat().st_rdev
+    assert announced["addresses"] == [f"127.0.0.1:{null}"] * 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["click", "warren.cli.roles", "warren.config", "trio"])
+def test_a_signal_before_the_service_is_there_ends_it_quietly(number: int, moment: str) -> None:
+    program = f"""
+import os, runpy, sys
+
+class Moment:
+    def find_spec(self, name, *_):
+        if name == {moment!r}:
+            os.kill(os.getpid(), {int(number)})
+
+sys.meta_path.insert(0, Moment())
+sys.argv = ["warren", "relay", "--listen", "127.0.0.1:0"]
+runpy.run_module("warren", run_name="__main__", alter_sys=True)
+"""
+
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=10, check=False
+    )
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_too_few_open_files_are_one_line() -> None:
+    script = 'ulimit -n 10; exec "$0" -c "$1" "" ""'
+    command = ["/bin/sh", "-c", script, sys.executable, PROGRAM.format(body=FOREVER)]
+
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("warren: this process may have 10 files open, expected 64")
+    assert len(ended.stderr.splitlines()) == 1

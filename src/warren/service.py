@@ -17,12 +17,14 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import structlog
 import trio
 
+from warren import outset
 from warren.addresses import Address
 from warren.errors import ConfigError, WarrenError
 from warren.identity import PeerId
@@ -31,6 +33,8 @@ from warren.network.readiness import LoopClock
 log = structlog.get_logger()
 
 FAILED, MISUSED = 1, 2
+#: With fewer open files than this a process starts hardly, and carries nothing.
+FEWEST_FILES = 64
 #: New objects after which Python looks for cycles among them; some megabytes.
 _NEW_OBJECTS = 20_000
 #: A process whose pipe was closed gets this long to end in good order.
@@ -90,11 +94,13 @@ def run_process(
     Errors that a user can do something about are one line on standard error: the code is 2 for
     a ConfigError and 1 for the others.
     """
+    outset.take_standard_numbers()
+    outset.guard_standard_error()
     with reporting_errors() as outcome:
         for name, descriptor in (("--while-open", while_open), ("--ready-fd", ready_fd)):
             _claim(name, descriptor)
         set_up_logging(style or LogStyle())
-        raise_limits()
+        _check_limit(raise_limits())
         collect_garbage_rarely()
         trio.run(
             _live,
@@ -207,13 +213,25 @@ def _claim(option: str, descriptor: int | None) -> None:
         ) from error
 
 
-def raise_limits() -> None:
-    """Allow as many open files as the system lets us (DOS-8), and no core dumps (HS-4)."""
+def raise_limits() -> int:
+    """Allow as many open files as the system lets us (DOS-8), and no core dumps (HS-4).
+
+    Return how many files may be open.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Some systems name a hard limit that they do not grant.
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def _check_limit(files: int) -> None:
+    if files != resource.RLIM_INFINITY and files < FEWEST_FILES:
+        raise ConfigError(
+            f"this process may have {files} files open, expected {FEWEST_FILES} or more "
+            "(thousands for many streams): raise the limit (ulimit -n, LimitNOFILE=)"
+        )
 
 
 def collect_garbage_rarely() -> None:
@@ -236,6 +254,9 @@ def set_up_logging(style: LogStyle) -> None:
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer() if style.json else _plain_line
     )
+    output = outset.guard_standard_error()
+    if output is not None:
+        output.notice = partial(_notice, [*shared, renderer])
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(style.level),
@@ -249,6 +270,14 @@ def set_up_logging(style: LogStyle) -> None:
     )
     handler.setFormatter(formatter)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+def _notice(processors: Sequence[structlog.typing.Processor], lost: int) -> str:
+    """Return the line that says that `lost` lines could not be written."""
+    line: Any = {"event": "lines of this log could not be written", "lines": lost}
+    for process in processors:
+        line = process(None, "warning", line)
+    return str(line)
 
 
 def _plain_line(_logger: Any, _method: str, fields: structlog.typing.EventDict) -> str:

@@ -1,0 +1,108 @@
+"""What a process does before anything else: standard files that hold, and early signals.
+
+Numbers 0 to 2 are always taken, so no socket ever gets one of them and with it what others print.
+Standard error never fails: what cannot be written there (a full disk, a reader that is gone) is
+lost and counted, for a log is not worth a network. Only built-in modules are imported here, because
+every command, ``--help`` as well, passes through.
+"""
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+#: These run until they are told to end, and end with code 0 then; others may be in the middle.
+SERVICES = frozenset({"proxy", "relay", "authority", "lab"})
+_STANDARD = (0, 1, 2)
+
+
+def begin(command: str | None) -> None:
+    """Prepare this process to run `command`, the first word of the command line."""
+    if command in SERVICES:
+        end_quietly_when_told()
+    take_standard_numbers()
+    guard_standard_error()
+
+
+def end_quietly_when_told() -> None:
+    """End with code 0 at SIGINT and SIGTERM, until ``service`` takes over: nothing is begun yet."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        os._exit(0)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+
+
+def take_standard_numbers() -> None:
+    """Open /dev/null as each standard file that was closed when the process started."""
+    for number in _STANDARD:
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is taken, and that is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+class LossyFile(io.FileIO):
+    """Write whole lines to a file descriptor; count those that cannot be written.
+
+    When there is room again, what ``notice`` makes of the count comes before the next line.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor, "wb", closefd=False)
+        #: Lines that were lost since the last one that was written.
+        self.lost = 0
+        self.notice: Callable[[int], str] = _plain_notice
+        self._torn = False
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """Write `data` or lose it; return its length either way, and raise nothing."""
+        text = bytes(data)
+        if self.lost and self._put((self.notice(self.lost) + "\n").encode(errors="replace")):
+            self.lost = 0
+        if self.lost or not self._put(text):
+            self.lost += max(1, text.count(b"\n"))
+        return len(text)
+
+    def _put(self, text: bytes) -> bool:
+        rest = b"\n" + text if self._torn else text
+        begun = self._torn
+        try:
+            while rest:
+                written = os.write(self.fileno(), rest)
+                begun, rest = begun or written > 0, rest[written:]
+        except OSError:
+            self._torn = begun  # the next line does not go on where this one broke off
+            return False
+        self._torn = False
+        return True
+
+
+def _plain_notice(lost: int) -> str:
+    return f"warren: {lost} lines before this one could not be written"
+
+
+def guard_standard_error() -> LossyFile | None:
+    """Let writing to ``sys.stderr`` never fail; return the file, None where it was replaced."""
+    current = sys.stderr
+    raw = getattr(current, "buffer", None)
+    if isinstance(raw, LossyFile):
+        return raw
+    if current is not sys.__stderr__:
+        return None
+    file = LossyFile(2)
+    sys.stderr = io.TextIOWrapper(
+        file,
+        encoding=getattr(current, "encoding", "utf-8"),
+        errors="backslashreplace",
+        line_buffering=True,
+    )
+    return file
