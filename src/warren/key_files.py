@@ -52,8 +52,8 @@ def check_keys_exist(folder: Path) -> None:
             path.stat()
         except OSError as error:
             raise ConfigError(
-                f"no keys of this authority: {path}: {error.strerror}. Say in keys where the folder "
-                "is that warren network create made"
+                f"no keys of this authority: {path}: {error.strerror}. Say in keys where the "
+                "folder is that warren network create made"
             ) from error
 
 
