@@ -17,10 +17,14 @@ from warren.config import (
 from warren.directory.network_file import NetworkFile
 from warren.errors import ConfigError
 from warren.founding import found_network
+from warren.identity import PeerId
 from warren.protocol.choice import Choice
 
 EXAMPLES = Path(__file__).parent.parent / "configs"
 LISTENER = '[[proxy.listener]]\nlisten = "127.0.0.1:1081"\n'
+LONG_PORTS = ",".join(map(str, range(1, 200, 2)))
+_PORTS = ",".join(map(str, range(1, 120, 2)))
+MUCH_POLICY = f"[exit]\npolicy = {[f'accept 1.2.3.{i}:{_PORTS}' for i in range(60)]}\n"
 RELAY = '[relay]\nlisten = "192.0.2.1:9440"\n'
 
 
@@ -124,7 +128,21 @@ def test_what_the_examples_comment_out_is_valid_too(name: str) -> None:
         ),
         (RELAY + 'address = "0.0.0.0:1"', "at which the other relays reach this one"),
         (RELAY + "[relay.limits]\nlookup = 2", "has no key 'lookup': did you mean 'lookups'?"),
-        (RELAY + f'contact = "{"x" * 257}"', "expected text in quotes of at most 256 letters"),
+        (RELAY + f'contact = "{"x" * 257}"', "xxx..., a string of more than 256 bytes: expected"),
+        (RELAY + f'contact = "{"é" * 129}"', "a string of more than 256 bytes: expected"),
+        (RELAY + 'contact = "a\\tb"', r"contact has 'a\tb', a string with unprintable"),
+        (RELAY + 'contact = """a\nb"""', r"contact has 'a\nb', a string with unprintable"),
+        (RELAY + 'contact = "a\\u0000b"', r"contact has 'a\x00b', a string with unprintable"),
+        (RELAY + f"bandwidth = {(1 << 63) - 1}", "relay.bandwidth is 9223372036854775807, exp"),
+        (RELAY + f"bandwidth = {1 << 50}", "expected a whole number of at most 1125899906842623"),
+        (RELAY + f"family = {[str(PeerId(bytes(32)))] * 2}", "family names a relay twice"),
+        (RELAY + MUCH_POLICY, "relay and exit come to a descriptor of "),
+        ("[exit]\npolicy = []", "policy is empty: expected rules or a name"),
+        ("[exit]\nudp_policy = []", "udp_policy is empty: expected rules or a name"),
+        ('[exit]\npolicy = ["accept 10.0.0.1/8:80"]', "expected 10.0.0.0/8 for the network, or"),
+        ('[exit]\npolicy = ["accept [2a00::1]/32:80"]', "expected [2a00::]/32 for the network"),
+        (f'[exit]\npolicy = ["accept *:{LONG_PORTS}"]', "a rule of 353 characters, expected at"),
+        ('network = ""', "network: found empty text '', expected a path"),
         ('[relay]\nlisten = "0.0.0.0:1"', "which means every address of this machine"),
         ('[exit]\npolicy = "webb"', "exit: 'webb' is no exit policy: expected one of web, "),
         ('[exit]\npolicy = "web"\nudp_policy = "all"', "exit: 'all' is no exit policy: expected"),
@@ -223,6 +241,16 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=r"binary\.toml is not UTF-8"):
         load_config(tmp_path / "binary.toml")
+
+
+def test_a_mark_at_the_start_of_a_file_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "peer.toml").write_text("[proxy]\nhops = 4\n", encoding="utf-8-sig")
+
+    assert load_config(tmp_path / "peer.toml").proxy.hops == 4
+
+
+def test_a_relay_at_a_port_still_to_be_chosen_is_configured() -> None:
+    assert parse('[relay]\nlisten = "127.0.0.1:0"').relay is not None
 
 
 def test_a_damaged_network_file_is_named(tmp_path: Path) -> None:

@@ -59,3 +59,24 @@ def test_an_authority_cannot_have_its_keys_elsewhere(name: str, tmp_path: Path) 
     with pytest.raises(ConfigError):
         found_network(tmp_path / "net", "home", addresses, testing=True)
     assert {path.name for path in tmp_path.rglob("*.key")} == set()
+
+
+@pytest.mark.parametrize(("voting", "interval"), [(5000, 3600), (50, 10)])
+def test_voting_must_fit_the_interval(voting: int, interval: int, tmp_path: Path) -> None:
+    parameters = {"voting_seconds": voting, "consensus_interval_seconds": interval}
+
+    with pytest.raises(ConfigError, match=f"voting_seconds is {voting} and .*seconds {interval}:"):
+        found_network(tmp_path / "net", "home", THREE, parameters=parameters)
+
+    assert not list(tmp_path.rglob("*.key*"))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "10.1.2.3", "192.168.1.1", "::1", "fd00::1"])
+def test_a_network_that_is_no_test_has_public_authorities(host: str, tmp_path: Path) -> None:
+    addresses = {**THREE, "d": Address(host, 9000)}
+
+    with pytest.raises(ConfigError, match=r"authority d is at .*--testing"):
+        found_network(tmp_path / "net", "home", addresses)
+
+    assert not list(tmp_path.rglob("*.key*"))
+    assert found_network(tmp_path / "net", "home", addresses, testing=True).testing

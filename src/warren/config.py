@@ -17,12 +17,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 import platformdirs
 
+from warren import __version__
 from warren.addresses import Address
-from warren.config_errors import explain
+from warren.config_errors import explain, shown
+from warren.directory.descriptor import (
+    MOST_BANDWIDTH,
+    MOST_STRING_BYTES,
+    Descriptor,
+    check_string,
+    sign_descriptor,
+)
 from warren.directory.exit_policy import ExitPolicy, configured_policy, configured_udp_policy
 from warren.directory.network_file import NetworkFile, parse_network_file
-from warren.errors import ConfigError, WarrenError
-from warren.identity import PeerId
+from warren.errors import ConfigError, ProtocolError, WarrenError
+from warren.identity import KEY_LENGTH, Identity, PeerId, Suite
 from warren.protocol.choice import FEWEST_HOPS, MOST_HOPS, Choice
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -82,6 +90,17 @@ def _check_targets(targets: tuple[Address, ...]) -> None:
         _check_literal("allow_targets", target)
         if target.port == 0:
             raise ValueError(f"allow_targets has {target}, expected one exact port")
+
+
+def _check_described(key: str, text: str) -> None:
+    """Refuse `text` if a descriptor cannot carry it (DIR-3)."""
+    try:
+        check_string(text)
+    except ProtocolError as error:
+        raise ValueError(
+            f"{key} has {shown(text)}, {error}: expected one line of printable characters, at "
+            f"most {MOST_STRING_BYTES} bytes"
+        ) from error
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -212,8 +231,8 @@ class RelayConfig(Section, frozen=True):
 
     listen: AddressText
     address: AddressText | None = None
-    bandwidth: Positive = 2_500_000
-    contact: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    bandwidth: Annotated[int, msgspec.Meta(ge=1, le=MOST_BANDWIDTH)] = 2_500_000
+    contact: str = ""
     family: Annotated[tuple[PeerId, ...], msgspec.Meta(max_length=64)] = ()
     memory_megabytes: Annotated[int, msgspec.Meta(ge=16)] | None = None
     workers: int = 1
@@ -225,6 +244,9 @@ class RelayConfig(Section, frozen=True):
                 f"workers is {self.workers}, expected how many processes carry circuits: "
                 f"1 to {MOST_WORKERS}"
             )
+        _check_described("contact", self.contact)
+        if len(set(self.family)) < len(self.family):
+            raise ValueError("family names a relay twice, expected each once")
         _check_literal("listen", self.listen)
         if self.address is not None:
             _check_literal("address", self.address)
@@ -253,6 +275,9 @@ class ExitConfig(Section, frozen=True):
         for address in self.resolvers:
             _check_literal("resolvers", address)
         _check_targets(self.allow_targets)
+        for key, policy in (("policy", self.policy), ("udp_policy", self.udp_policy)):
+            if policy == ():
+                raise ValueError(f'{key} is empty: expected rules or a name, such as "none"')
         try:
             is_exit = configured_policy(self.policy).is_exit
             sends_datagrams = self.exit_udp_policy.is_exit
@@ -299,10 +324,39 @@ class Config(Section, frozen=True):
     exit: ExitConfig = ExitConfig()
     authority: AuthorityConfig | None = None
 
+    def __post_init__(self) -> None:
+        if self.relay is not None:
+            _check_size(self.relay, self.exit)
+
     @property
     def allow_targets(self) -> tuple[Address, ...]:
         """Return all exemptions from the rules for targets, of every section."""
         return self.proxy.allow_targets + self.exit.allow_targets
+
+
+def _check_size(relay: RelayConfig, exits: ExitConfig) -> None:
+    """Refuse what is too much together, by making the descriptor with keys of nobody (DIR-3)."""
+    nobody = Identity(bytes(KEY_LENGTH))
+    address = relay.address or relay.listen
+    try:
+        descriptor = Descriptor(
+            peer_id=nobody.peer_id,
+            address=replace(address, port=address.port or 1),  # 0 is still to be chosen
+            link_key=bytes(KEY_LENGTH),
+            onion_key=bytes(KEY_LENGTH),
+            suites=tuple(Suite),
+            bandwidth=relay.bandwidth,
+            published=(1 << 40) - 1,
+            counter=(1 << 63) - 1,
+            policy=exits.exit_policy.rules,
+            udp_policy=exits.exit_udp_policy.rules,
+            family=relay.family,
+            contact=relay.contact,
+            version=f"warren {__version__}",
+        )
+        sign_descriptor(descriptor, nobody, bytes(KEY_LENGTH))
+    except ProtocolError as error:
+        raise ValueError(f"relay and exit come to {error}") from error
 
 
 def parse_config(text: str, source: str, base: Path) -> Config:
@@ -314,7 +368,7 @@ def parse_config(text: str, source: str, base: Path) -> Config:
         AddressText: Address.parse,
         RangeText: ipaddress.ip_network,
         PeerId: PeerId.parse,
-        Path: lambda value: base / Path(value).expanduser(),
+        Path: lambda value: _read_path(value, base),
     }
 
     def read_text(kind: type, value: Any) -> Any:
@@ -372,9 +426,15 @@ def state_directory(config: Config, role: Role) -> Path:
     return config.state or platformdirs.user_state_path("warren") / role
 
 
+def _read_path(text: str, base: Path) -> Path:
+    if not text:
+        raise ValueError("found empty text '', expected a path")
+    return base / Path(text).expanduser()
+
+
 def _read_file(path: Path, kind: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # some editors begin with a mark
     except OSError as error:
         raise ConfigError(f"cannot read the {kind} {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+_MOST_SHOWN = 60
 _WHERE = re.compile(r"(?P<what>.*) - at `\$(?P<path>.*)`\Z", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`\Z")
 _MISSING = re.compile(r"Object missing required field `(.*)`\Z")
@@ -44,6 +45,12 @@ def explain(message: str, data: Any, root: type[msgspec.Struct]) -> str:
     return f"{name}: {what}"  # our own checks say what they found
 
 
+def shown(value: object) -> str:
+    """Return `value` as it would stand in Python, cut when it is long."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
 def _section(keys: list[str]) -> str:
     if keys and keys[-1].isdigit():
         return f"section [[{'.'.join(key for key in keys if not key.isdigit())}]]"
@@ -57,7 +64,7 @@ def _found(data: Any, keys: list[str]) -> str:
         return "a section"
     if isinstance(data, bool):
         return "true" if data else "false"
-    return repr(data)
+    return shown(data)
 
 
 def _plain(kinds: str, limit: str) -> str:

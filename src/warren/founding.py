@@ -4,6 +4,7 @@ The keys are as secret as the network is important: each folder under ``authorit
 on the machine of that authority, and nowhere else.
 """
 
+import ipaddress
 import os
 import re
 import time
@@ -19,6 +20,7 @@ from warren.directory.network_file import (
     render_network_file,
 )
 from warren.directory.parameters import read_parameters
+from warren.directory.schedule import most_voting_seconds
 from warren.errors import ConfigError, ProtocolError
 from warren.identity import Hop, Suite, SystemKeys
 from warren.key_files import KeyFiles
@@ -26,6 +28,16 @@ from warren.storage import DataFolder
 
 NETWORK_FILE = "network.toml"
 
+#: Loopback, private and link-local addresses, and those that mean none.
+_INSIDE = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
+            *("172.16.0.0/12", "192.168.0.0/16", "::/127", "fc00::/7", "fe80::/10"),
+        ),
+    )
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]*")
 
 
@@ -59,6 +71,19 @@ def found_network(
     if unknown:
         known = ", ".join(agreed.to_mapping())
         raise ConfigError(f"unknown parameter {min(unknown)!r}: expected one of {known}")
+    voting, interval = agreed.voting_seconds, agreed.consensus_interval_seconds
+    # The default is cut to fit a short interval; what somebody asked for is not.
+    if "voting_seconds" in (parameters or {}) and voting > most_voting_seconds(interval):
+        raise ConfigError(
+            f"voting_seconds is {voting} and consensus_interval_seconds {interval}: expected at "
+            f"most {most_voting_seconds(interval):g} seconds of voting in such an interval"
+        )
+    for each, address in addresses.items():
+        if not testing and _is_inside(address):
+            raise ConfigError(
+                f"the authority {each} is at {address}, which the Internet cannot reach: give its "
+                "public address, or --testing for a network on one machine or at home"
+            )
     network = create_network(
         name,
         os.urandom(FOUNDING_LENGTH),
@@ -69,6 +94,10 @@ def found_network(
     )
     folder.write(NETWORK_FILE, render_network_file(network).encode())
     return network
+
+
+def _is_inside(address: Address) -> bool:
+    return address.ip is not None and any(address.ip in each for each in _INSIDE)
 
 
 def _make_authority(directory: Path, name: str, address: Address) -> Authority:

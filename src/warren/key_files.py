@@ -42,6 +42,21 @@ class RotatingKeys:
         return (self.current,) if self.previous is None else (self.current, self.previous)
 
 
+def check_keys_exist(folder: Path) -> None:
+    """Raise ConfigError when `folder` lacks keys that others know already; make nothing.
+
+    An authority's keys stand in the network file, so new ones would be of no use.
+    """
+    for path in (folder, folder / _IDENTITY, folder / _file("link")):
+        try:
+            path.stat()
+        except OSError as error:
+            raise ConfigError(
+                f"no keys of this authority: {path}: {error.strerror}. Say in keys where the "
+                "folder is that warren network create made"
+            ) from error
+
+
 class KeyFiles:
     """Own the key files in a state folder."""
 

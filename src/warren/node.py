@@ -34,7 +34,7 @@ from warren.directory.descriptor import Descriptor
 from warren.directory.network_file import NetworkFile
 from warren.errors import ConfigError, LinkError
 from warren.identity import Hop, SystemKeys
-from warren.key_files import KeyFiles
+from warren.key_files import KeyFiles, check_keys_exist
 from warren.network.interruptions import Interruption
 from warren.network.link import RelayKeys
 from warren.network.sockets import SocketListener, listening_socket
@@ -233,6 +233,7 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
         raise ConfigError(
             f"the network {network.name} has no authority {wanted.name!r}: expected one of {names}"
         )
+    check_keys_exist(wanted.keys or state_directory(config, "authority"))
     countries = load_countries(wanted.countries)
     with holding_state(config, "authority") as folder:
         long_lived = KeyFiles(DataFolder(wanted.keys), SystemKeys()) if wanted.keys else None

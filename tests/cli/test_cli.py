@@ -1,6 +1,7 @@
 """The command line: help that is quick and complete, errors that are one line."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,11 +11,13 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from warren.addresses import Address
 from warren.cli import main as command_line
 from warren.cli.main import COMMANDS, warren
 from warren.cli.options import ADDRESS, override
 from warren.config import Config, ProxyConfig
 from warren.errors import ConfigError
+from warren.founding import authority_folder, found_network
 from warren.status.control import serve_control
 
 
@@ -246,3 +249,26 @@ def test_options_override_the_file_and_are_checked_like_it() -> None:
     with pytest.raises(ConfigError, match="other machines"):
         override(section, listen=(ADDRESS.convert("0.0.0.0:1", None, None),))
     assert override(Config(), proxy=override(section, hops=4)).proxy.hops == 4
+
+
+@pytest.mark.parametrize("missing", ["alcie", "alcie/identity.key", "alcie/link.keys"])
+def test_an_authority_never_makes_keys(missing: str, tmp_path: Path) -> None:
+    addresses = {
+        name: Address("192.0.2.1", port) for port, name in enumerate(["alice", "b", "c"], 1)
+    }
+    found_network(tmp_path, "home", addresses)
+    if missing != "alcie":
+        shutil.copytree(authority_folder(tmp_path, "alice"), tmp_path / "alcie")
+        (tmp_path / missing).unlink()
+    config = tmp_path / "peer.toml"
+    config.write_text(
+        'network = "network.toml"\nstate = "state"\n[authority]\nname = "alice"\nkeys = "alcie"\n'
+    )
+    before = set(tmp_path.rglob("*"))
+
+    command = [sys.executable, "-m", "warren", "authority", "--config", str(config)]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+
+    assert ended.returncode == 2
+    assert f"{tmp_path / missing}: No such file or directory" in ended.stderr
+    assert set(tmp_path.rglob("*")) == before

@@ -80,7 +80,7 @@ def checksum(file: Path) -> None:
     from warren.directory.network_file import parse_network_file, renew_checksum
 
     try:
-        text = renew_checksum(file.read_text(encoding="utf-8"))
+        text = renew_checksum(file.read_text(encoding="utf-8-sig"))
         parse_network_file(text)
         file.write_text(text, encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -27,6 +27,7 @@ from warren.identity import KEY_LENGTH, Hop, Identity, KeyPair, PeerId, Suite
 #: DIR-3, TROVE-2018-005: caps for whatever a stranger may say.
 DESCRIPTOR_LIMIT = 8 * 1024
 MOST_STRING_BYTES = 256
+MOST_BANDWIDTH = (1 << 50) - 1
 MOST_LIST = 64
 MOST_RULES = 64
 MOST_GATEWAYS = 3
@@ -70,11 +71,10 @@ class Descriptor:
         for key in (self.link_key, self.onion_key):
             expect(len(key) == KEY_LENGTH, "a relay's key is not 32 bytes long")
         for text in (self.contact, self.version, *self.policy, *self.udp_policy):
-            expect(text.isprintable(), "a string with unprintable characters")
-            expect(len(text.encode()) <= MOST_STRING_BYTES, "a string of more than 256 bytes")
+            check_string(text)
         most = max(len(self.policy), len(self.udp_policy))
         expect(most <= MOST_RULES, f"more than {MOST_RULES} policy rules")
-        expect(0 < self.bandwidth < 1 << 50, f"a bandwidth of {self.bandwidth} bytes/s")
+        expect(0 < self.bandwidth <= MOST_BANDWIDTH, f"a bandwidth of {self.bandwidth} bytes/s")
         expect(0 <= self.published < 1 << 40, "a time of publication outside all calendars")
         expect(0 <= self.counter < 1 << 63, "a counter of more than 63 bits")
         _check_list("suites", self.suites, 1, len(Suite))
@@ -96,6 +96,12 @@ class Descriptor:
     def supersedes(self, held: "Descriptor | None") -> bool:
         """Tell whether this is newer than the one `held`, if any (DIR-6)."""
         return held is None or (self.published, self.counter) > (held.published, held.counter)
+
+
+def check_string(text: str) -> None:
+    """Raise ProtocolError unless a descriptor may carry `text`."""
+    expect(text.isprintable(), "a string with unprintable characters")
+    expect(len(text.encode()) <= MOST_STRING_BYTES, "a string of more than 256 bytes")
 
 
 def sign_descriptor(descriptor: Descriptor, identity: Identity, network_id: bytes) -> bytes:

@@ -29,9 +29,14 @@ class Period:
     collect_at: float
 
 
+def most_voting_seconds(interval: int) -> float:
+    """Return how much of `interval` seconds may go into votes and signatures."""
+    return interval * _MOST_OF_INTERVAL
+
+
 def period_of(valid_after: int, interval: int, parameters: Parameters) -> Period:
     """Return the times for the consensus of `valid_after`, with `interval` seconds for it."""
-    quarter = min(parameters.voting_seconds, interval * _MOST_OF_INTERVAL) / 4
+    quarter = min(parameters.voting_seconds, most_voting_seconds(interval)) / 4
     return Period(
         valid_after=valid_after,
         vote_at=valid_after - 4 * quarter,
