@@ -92,11 +92,7 @@ class Audit:
 
     def _look_at_both(self, node: Node, link: Link, other: Link) -> None:
         """Compare the two ends of a link: no more credit than the other side has given."""
-        theirs = other.protocol.legs
-        for number, one in link.protocol.legs.items():
-            two = theirs.get(number)
-            if two is None:
-                continue
+        for one, two in _pairs(link, other):
             if one.credit > two.window.outstanding and not two.destroy_sent:
                 self._say(node, one, "it has credit nobody gave")
             if two.credit > one.window.outstanding and not one.destroy_sent:

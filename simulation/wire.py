@@ -170,7 +170,7 @@ class WireStream(ByteStream):
             free_at = host.free_at
             leaves_at = (now if now > free_at else free_at) + size / host.rate
             host.free_at = self._leaves_at = leaves_at
-            arrives_at = leaves_at + (host.latency + other.host.latency) / 2
+            arrives_at = leaves_at + self._wire.seconds_between(host, other.host)
         if arrives_at > self._arrives_at:
             self._arrives_at = arrives_at
         other._on_its_way.append(what)

@@ -5,12 +5,11 @@ rules tell apart, so asking it costs a look-up and a rule or two. The grammar of
 ``exit_rules``. ``check_target`` puts table, policy and the exit's own places in their order.
 """
 
-import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
-from ipaddress import IPv6Network, ip_network
+from ipaddress import IPv6Network
 from itertools import pairwise
 
 from warren.addresses import Address, IPAddress
@@ -26,6 +25,7 @@ from warren.directory.exit_rules import (
     ExitRule,
     PortRanges,
     Span,
+    check_host_bits,
     parse_rule,
     render_ports,
 )
@@ -45,7 +45,6 @@ __all__ = [
 # DIR-3: what stands in a descriptor is bounded, so that reading it is cheap (T52).
 MOST_RULES = 64
 _SMTP = 25
-_NETWORK = re.compile(r"([0-9.]+|\[[0-9A-Fa-f:.]+\])/([0-9]+)")
 #: Ports whose services answer a forged question with a flood (EXT-15).
 REFLECTING_PORTS = (53, 123, 161, 389, 1900, 11211)
 #: The addresses a share of which must be open before a name is likely to be: v4, v6.
@@ -298,27 +297,13 @@ def _configured(
         policy = tuple(policy)
         parsed = ExitPolicy.parse(policy)
         for rule in policy:
-            _check_host_bits(rule)
+            check_host_bits(rule)
         closed = to_close([rule for rule in parsed.parsed if rule.accepts])
         if not closed:
             return parsed
         return ExitPolicy((f"reject *:{','.join(map(str, closed))}", *parsed.rules))
     except ValueError as error:
         raise ConfigError(f"{what}: {error}") from error
-
-
-def _check_host_bits(rule: str) -> None:
-    """Refuse a network that a user wrote as one of its addresses: one of the two is a slip."""
-    found = _NETWORK.search(rule)
-    if found is None:
-        return
-    meant = ip_network(f"{found[1].strip('[]')}/{found[2]}", strict=False)
-    if str(meant.network_address) != str(ip_network(found[1].strip("[]")).network_address):
-        written = f"[{meant.network_address}]" if meant.version == 6 else meant.network_address
-        raise ValueError(
-            f"{rule!r} has host bits set: expected {written}/{found[2]} for the network, or "
-            f"{found[1]} for the address"
-        )
 
 
 def check_target(

@@ -12,7 +12,7 @@ fit into 64 rules.
 """
 
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from warren.directory.address_tables import REFUSED_NETWORKS, IPNetwork, network_bounds
 
@@ -71,6 +71,23 @@ def parse_rule(text: str) -> ExitRule:
         networks = tuple(network for network in networks if network.version == 6)
     ports = _parse_ports(port_text, text)
     return ExitRule(verb[:6] == "accept", networks, ports, f"{verb} {where}:{render_ports(ports)}")
+
+
+def check_host_bits(text: str) -> None:
+    """Raise ValueError when the rule `text` names a network by one of its addresses.
+
+    In a descriptor that is read as the network; of what a user writes, one of the two is a slip.
+    """
+    where, _ = _split_pattern(text.split()[1], text)
+    address, slash, _ = where.partition("/")
+    if not slash:
+        return
+    (network,), spelling = _parse_networks(where, text)
+    if ip_address(address.strip("[]")) != network.network_address:
+        raise ValueError(
+            f"{text!r} has host bits set: expected {spelling} for the network, or {address} for "
+            "the address"
+        )
 
 
 def _split_pattern(pattern: str, rule: str) -> tuple[str, str]:

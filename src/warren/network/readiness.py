@@ -189,10 +189,7 @@ class Readiness(trio.abc.Instrument):
         while self._soon:
             acts, self._soon = self._soon, []
             for act in acts:
-                try:
-                    act()
-                except Exception:  # as below
-                    logger.exception("a bug while serving a socket")
+                self._call(act)
 
     @staticmethod
     def _call(act: Act | None) -> None:

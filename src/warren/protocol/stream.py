@@ -174,7 +174,7 @@ class StreamProtocol:
         if self.end_sent or self.end_due is not None:
             return
         self.reason = self.reason or reason
-        self.end_due = EndReason.MISC if self.is_origin else reason
+        self.end_due = self._told(reason)
         self._drop_buffers()
         self.on_send()
 
@@ -183,8 +183,11 @@ class StreamProtocol:
         if self.sent == self.written or self.written > self.limit:
             self.end(reason)
         elif not self.end_sent and self.end_due is None:
-            self._end_behind = reason
+            self._end_behind = self._told(reason)
             self.on_send()
+
+    def _told(self, reason: EndReason) -> EndReason:
+        return EndReason.MISC if self.is_origin else reason  # SID-3
 
     def consume(self, count: int) -> None:
         """Count `count` bytes of ``incoming`` as taken over by the application."""
@@ -322,9 +325,7 @@ class StreamProtocol:
         if self.end_due is not None:
             return self.end_due
         if self._end_behind is not None:
-            if self.sent < self.written:
-                return None
-            return EndReason.MISC if self.is_origin else self._end_behind  # SID-3
+            return self._end_behind if self.sent == self.written else None
         if self.end_received:
             return EndReason.DONE if self.reason is EndReason.DONE else EndReason.MISC
         if self.is_finished and self.acknowledged == self.written and not self.credit_is_due:

@@ -99,7 +99,7 @@ class Admission:
             expect_wanted(stream)
         if connecting.total() >= self._limits.pending_connects:
             raise ExitError(EndReason.RESOURCE_LIMIT)
-        connecting[circuit] += 1
+        self.enter(circuit)
 
     def leave(self, circuit: int) -> None:
         """Give a place back; streams of the circuit that wait try again."""
