@@ -52,6 +52,19 @@ def test_a_network_is_never_founded_over_another(tmp_path: Path) -> None:
         found_network(tmp_path, "home", THREE)
 
 
+def test_the_keys_of_an_authority_that_are_damaged_are_not_replaced(tmp_path: Path) -> None:
+    found_network(tmp_path, "home", THREE)
+    (tmp_path / "network.toml").unlink()
+    path = authority_folder(tmp_path, "b") / "link.keys"
+    path.write_bytes(damaged := path.read_bytes()[:-3])
+
+    with pytest.raises(ConfigError, match=r"b/link\.keys is damaged"):
+        found_network(tmp_path, "home", THREE)
+
+    assert path.read_bytes() == damaged
+    assert not (tmp_path / "network.toml").exists()
+
+
 @pytest.mark.parametrize("name", ["../a", "a/b", "/a", "..", ""])
 def test_an_authority_cannot_have_its_keys_elsewhere(name: str, tmp_path: Path) -> None:
     addresses = {name: Address("192.0.2.1", 9000)}

@@ -109,6 +109,20 @@ def test_a_damaged_rotating_key_is_set_aside(
     assert folder.read("link.keys.bad.1") == damage
 
 
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[" * 9999, b'{"since":1,"pairs":[],"schema":2}'])
+def test_a_key_that_others_know_already_is_never_replaced(
+    damage: bytes, folder: DataFolder, keys: KeyFiles
+) -> None:
+    keys.load("link", 100)
+    folder.write("link.keys", damage)
+
+    with pytest.raises(ConfigError, match=r"link\.keys"):
+        keys.load("link", 200, is_known=True)
+
+    assert folder.read("link.keys") == damage
+    assert folder.names("*") == {"link.keys"}
+
+
 def test_a_private_key_must_fit_its_public_one(folder: DataFolder, keys: KeyFiles) -> None:
     first = keys.load("link", 100)
     content = folder.read("link.keys")

@@ -111,7 +111,7 @@ def _make_authority(directory: Path, name: str, address: Address) -> Authority:
     hop = Hop(
         peer_id=keys.identity().peer_id,
         address=address,
-        link_key=keys.load("link", time.time()).current.public,
+        link_key=keys.load("link", time.time(), is_known=True).current.public,
         onion_key=None,
         suites=(Suite.AESGCM, Suite.CHACHAPOLY),
     )

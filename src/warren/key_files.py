@@ -2,8 +2,9 @@
 
 Every file is 0600 and names the public half beside the private one, so that damage is noticed.
 A damaged identity stops the start: to go on would mean to become somebody else without a word.
-A damaged link or onion key is set aside and replaced, because the next descriptor announces the
-new one anyway. When the keys change is decided by the role that uses them (protocol §1).
+So does a damaged link key of an authority, which stands in the network file. Any other link or
+onion key that is damaged is set aside and replaced, because the next descriptor announces the new
+one anyway. When the keys change is decided by the role that uses them (protocol §1).
 """
 
 import contextlib
@@ -78,18 +79,23 @@ class KeyFiles:
             stored = msgspec.json.decode(content, type=_IdentityFile)
             identity = Identity(_key_from(stored.seed))
         except (ValueError, RecursionError) as error:
-            raise _damaged(str(path)) from error
+            raise _damaged_identity(path) from error
         if str(identity.peer_id) != stored.peer_id:
-            raise _damaged(str(path))
+            raise _damaged_identity(path)
         return identity
 
-    def load(self, name: Rotating, now: float) -> RotatingKeys:
+    def load(self, name: Rotating, now: float, *, is_known: bool = False) -> RotatingKeys:
         """Return the keys of this kind; make the first one when there is none.
 
-        A damaged file, or one of a later version, is renamed and a new key made.
+        A damaged file, or one of a later version, is renamed and a new key made; but with
+        `is_known`, because others know the key by a network file, it raises ConfigError and stays.
         """
         path = self._folder.path / _file(name)
-        held = self._folder.load(_file(name), lambda content: _decode(content, path))
+        if is_known:
+            content = self._folder.read(_file(name))
+            held = None if content is None else _decode_known(content, path)
+        else:
+            held = self._folder.load(_file(name), lambda content: _decode(content, path))
         return held or self._save(name, RotatingKeys(self._keys.key_pair(), None, now))
 
     def rotate(self, name: Rotating, now: float) -> RotatingKeys:
@@ -167,6 +173,16 @@ def _decode(content: bytes, path: Path) -> RotatingKeys:
     return RotatingKeys(current, previous[0] if previous else None, stored.since)
 
 
+def _decode_known(content: bytes, path: Path) -> RotatingKeys:
+    try:
+        return _decode(content, path)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{path} is damaged, and the network file names the key in it. Restore it from a copy; "
+            "without one this authority needs new keys and the network a new file"
+        ) from error
+
+
 def _key_from(text: str) -> bytes:
     key = bytes.fromhex(text)
     if len(key) != KEY_LENGTH:
@@ -174,7 +190,7 @@ def _key_from(text: str) -> bytes:
     return key
 
 
-def _damaged(path: str) -> ConfigError:
+def _damaged_identity(path: Path) -> ConfigError:
     return ConfigError(
         f"the identity in {path} is damaged. Restore it from a copy; or move the file away to "
         "become a new peer, one that nobody knows yet"

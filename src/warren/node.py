@@ -31,6 +31,7 @@ from warren.config import (
 )
 from warren.directory.consensus import Consensus
 from warren.directory.descriptor import Descriptor
+from warren.directory.network_file import Authority as NetworkAuthority
 from warren.directory.network_file import NetworkFile
 from warren.errors import ConfigError, LinkError
 from warren.identity import Hop, SystemKeys
@@ -238,12 +239,8 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
     with holding_state(config, "authority") as folder:
         long_lived = KeyFiles(DataFolder(wanted.keys), SystemKeys()) if wanted.keys else None
         files = KeyFiles(folder, SystemKeys())
-        keys = relay_keys(long_lived or files, files)
-        if keys.link_keys[0].public != entry.hop.link_key:
-            raise ConfigError(
-                f"the link key of {wanted.name} is not the one in the network file: say in keys "
-                "where the keys are that warren network create made"
-            )
+        keys = relay_keys(long_lived or files, files, is_known=True)
+        _check_keys_of(entry, keys)
         listener = SocketListener(_listen(wanted.listen or entry.hop.address))
         async with running_peer(network, folder, keys=keys) as peer:
 
@@ -282,6 +279,19 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
                 await peer.archive.wait_for_consensus()
                 announcer.usable()
                 await trio.sleep_forever()
+
+
+def _check_keys_of(authority: NetworkAuthority, keys: RelayKeys) -> None:
+    """Raise ConfigError unless these are the keys that the network file names."""
+    for what, found, expected in (
+        ("peer id", keys.identity.peer_id, authority.hop.peer_id),
+        ("link key", keys.link_keys[0].public, authority.hop.link_key),
+    ):
+        if found != expected:
+            raise ConfigError(
+                f"the {what} of {authority.name} is not the one in the network file: say in keys "
+                "where the keys are that warren network create made"
+            )
 
 
 def _begin_anew(

@@ -100,12 +100,15 @@ class Serving:
         }
 
 
-def relay_keys(identity: KeyFiles, onion: KeyFiles) -> RelayKeys:
-    """Load the keys of a relay, or of an authority whose onion key is elsewhere."""
+def relay_keys(identity: KeyFiles, onion: KeyFiles, *, is_known: bool = False) -> RelayKeys:
+    """Load the keys of a relay, or of an authority whose onion key is elsewhere.
+
+    With `is_known` the network file names the link key, and it is never replaced.
+    """
     now = time.time()
     return RelayKeys(
         identity.identity(),
-        list(identity.load("link", now).pairs),
+        list(identity.load("link", now, is_known=is_known).pairs),
         list(onion.load("onion", now).pairs),
         _preferred_suites(),
     )

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -251,24 +251,66 @@ def test_options_override_the_file_and_are_checked_like_it() -> None:
     assert override(Config(), proxy=override(section, hops=4)).proxy.hops == 4
 
 
-@pytest.mark.parametrize("missing", ["alcie", "alcie/identity.key", "alcie/link.keys"])
-def test_an_authority_never_makes_keys(missing: str, tmp_path: Path) -> None:
+def start_authority(folder: Path, spoil: Callable[[Path], object]) -> tuple[int, str, str]:
+    """Start alice with a copy of her keys that `spoil` was let loose on; return how it ended.
+
+    That is the exit code, what it said, and which files of the copy it changed.
+    """
     addresses = {
         name: Address("192.0.2.1", port) for port, name in enumerate(["alice", "b", "c"], 1)
     }
-    found_network(tmp_path, "home", addresses)
-    if missing != "alcie":
-        shutil.copytree(authority_folder(tmp_path, "alice"), tmp_path / "alcie")
-        (tmp_path / missing).unlink()
-    config = tmp_path / "peer.toml"
+    found_network(folder, "home", addresses)
+    keys = folder / "alcie"
+    shutil.copytree(authority_folder(folder, "alice"), keys)
+    spoil(keys)
+    config = folder / "peer.toml"
     config.write_text(
         'network = "network.toml"\nstate = "state"\n[authority]\nname = "alice"\nkeys = "alcie"\n'
     )
-    before = set(tmp_path.rglob("*"))
+    before = contents(keys)
 
     command = [sys.executable, "-m", "warren", "authority", "--config", str(config)]
     ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
 
-    assert ended.returncode == 2
-    assert f"{tmp_path / missing}: No such file or directory" in ended.stderr
-    assert set(tmp_path.rglob("*")) == before
+    changed = before.items() ^ contents(keys).items()
+    return ended.returncode, ended.stderr, " ".join(sorted({str(path) for path, _ in changed}))
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("missing", ["", "identity.key", "link.keys"])
+def test_an_authority_never_makes_keys(missing: str, tmp_path: Path) -> None:
+    def remove(keys: Path) -> None:
+        (keys / missing).unlink() if missing else shutil.rmtree(keys)
+
+    code, said, changed = start_authority(tmp_path, remove)
+
+    assert (code, changed) == (2, "")
+    assert f"{tmp_path / 'alcie' / missing}: No such file or directory" in said
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("name", ["identity.key", "link.keys"])
+def test_damaged_keys_of_an_authority_stop_it_and_stay(name: str, tmp_path: Path) -> None:  # T40
+    def damage(keys: Path) -> None:
+        (keys / name).write_bytes((keys / name).read_bytes()[:-9])
+
+    code, said, changed = start_authority(tmp_path, damage)
+
+    assert (code, changed) == (2, "")
+    assert f"{tmp_path / 'alcie' / name} is damaged" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("identity.key", "peer id"), ("link.keys", "link key")]
+)
+def test_keys_of_another_authority_are_noticed(name: str, what: str, tmp_path: Path) -> None:
+    def mix_up(keys: Path) -> None:
+        shutil.copy(authority_folder(tmp_path, "b") / name, keys / name)
+
+    code, said, changed = start_authority(tmp_path, mix_up)
+
+    assert (code, changed) == (2, "")
+    assert f"the {what} of alice is not the one in the network file" in said

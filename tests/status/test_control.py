@@ -85,6 +85,39 @@ async def test_a_folder_with_a_pointer_to_elsewhere_loses_nothing(tmp_path: Path
         assert precious.exists()
 
 
+async def test_a_folder_of_a_short_path_is_never_taken_for_a_sockets_own(tmp_path: Path) -> None:
+    state = tmp_path / "warren-state"
+    state.mkdir()
+    (state / "control.path").write_text(str(state / "control.sock"))
+    (state / "identity.key").write_text("precious")
+
+    async with serve_control(state, counting()):
+        pass
+
+    assert (state / "identity.key").read_text() == "precious"
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\x80", b"/tmp/a\0b", b"x" * 5000, None])
+@pytest.mark.parametrize("has_long_path", [False, True])
+async def test_a_pointer_that_makes_no_sense_is_replaced(
+    content: bytes | None, *, has_long_path: bool, tmp_path: Path
+) -> None:  # T40
+    folder = tmp_path / ("x" * 100 if has_long_path else "x")
+    folder.mkdir()
+    if content is None:
+        os.mkfifo(folder / "control.path")
+    else:
+        (folder / "control.path").write_bytes(content)
+
+    with pytest.raises(ConfigError):
+        ask(find_socket(folder))
+    async with serve_control(folder, counting()):
+        answer = await ask_soon(find_socket(folder))
+
+    assert answer == NUMBERS
+    assert list(folder.iterdir()) == []
+
+
 @pytest.mark.parametrize("request_line", ["", "quit", "statistics now", "\0" * 99])
 async def test_an_unknown_request_is_refused(tmp_path: Path, request_line: str) -> None:
     async with serve_control(tmp_path, counting()) as path:

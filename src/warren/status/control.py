@@ -9,7 +9,6 @@ private folder of its own, and ``control.path`` in the state folder says where.
 
 import contextlib
 import os
-import shutil
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -29,6 +28,7 @@ Statistics = Callable[[], Awaitable[Mapping[str, Any]]]
 SOCKET, POINTER = "control.sock", "control.path"
 #: Linux takes 107 bytes, other systems 103.
 LONGEST_PATH = 103
+POINTER_LIMIT = 1024
 REQUEST_LIMIT = 256
 REPLY_LIMIT = 64 * 1024 * 1024
 PATIENCE_SECONDS = 5
@@ -74,7 +74,8 @@ def _bound_socket(folder: Path) -> Iterator[tuple[socket.socket, Path]]:
     if len(os.fsencode(path)) > LONGEST_PATH:
         path = _private_folder() / SOCKET
         try:
-            pointer.write_text(str(path), encoding="utf-8")
+            with pointer.open("x", encoding="utf-8") as file:
+                file.write(str(path))
         except OSError as error:
             raise ConfigError(f"cannot write {pointer}: {error.strerror}") from error
     try:
@@ -108,19 +109,32 @@ def _discard(folder: Path) -> None:
     """Remove the control socket of `folder`, wherever it lies."""
     with contextlib.suppress(OSError):
         (folder / SOCKET).unlink()
+    path = _read_pointer(folder)
     with contextlib.suppress(OSError):
-        path = Path((folder / POINTER).read_text(encoding="utf-8"))
         (folder / POINTER).unlink()
-        if path.name == SOCKET and path.parent.name.startswith("warren-"):
-            shutil.rmtree(path.parent, ignore_errors=True)
+    if path is not None and path.name == SOCKET and path.parent.name.startswith("warren-"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+            path.parent.rmdir()  # which refuses a folder that has something else in it
+
+
+def _read_pointer(folder: Path) -> Path | None:
+    """Return where the state folder says that its socket lies; None if it does not, or no path."""
+    try:
+        # O_NONBLOCK: it may be a pipe by now, and nobody is to wait for that.
+        pointer = os.open(folder / POINTER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            text = os.read(pointer, POINTER_LIMIT).decode("utf-8")
+        finally:
+            os.close(pointer)
+    except (OSError, ValueError):
+        return None
+    return Path(text) if text and "\0" not in text else None
 
 
 def find_socket(folder: Path) -> Path:
     """Return the path of the control socket of the state folder `folder`; it need not exist."""
-    try:
-        return Path((folder / POINTER).read_text(encoding="utf-8"))
-    except OSError:
-        return folder / SOCKET
+    return _read_pointer(folder) or folder / SOCKET
 
 
 def ask(path: Path, request: str = "statistics") -> dict[str, Any]:
