@@ -1,5 +1,6 @@
 """Byte streams: sockets of the system and streams in memory keep one contract."""
 
+import contextlib
 import errno
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from tests.support.memory_network import (
 from warren.addresses import Address
 from warren.errors import LinkError, ProtocolError
 from warren.network.byte_streams import ByteStream, Network
-from warren.network.sockets import SocketNetwork
+from warren.network.sockets import SocketNetwork, SocketStream
 from warren.protocol.exchange import Exchange, Receive, ReceiveUntil, Send
 
 
@@ -172,6 +173,23 @@ async def test_a_reset_is_an_error_and_never_an_end(pair: Pair) -> None:  # T29
 
     with pytest.raises(LinkError):
         await receive(far)
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+async def test_only_who_is_killed_resets_what_it_had_begun(*, is_killed: bool) -> None:  # SID-4
+    near, far = await World(SocketNetwork(), Address("127.0.0.1", 0)).pair()
+    near.reset_if_killed()
+    near.send_now(b"half")
+
+    if is_killed:
+        assert isinstance(near, SocketStream)
+        near._socket.close()  # as the system does
+    else:
+        near.close()
+
+    with pytest.raises(LinkError) if is_killed else contextlib.nullcontext():
+        assert [await receive(far), await receive(far)] == [b"half", b""]
+    far.close()
 
 
 async def test_closing_with_bytes_unread_is_a_reset(pair: Pair) -> None:

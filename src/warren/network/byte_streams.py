@@ -126,6 +126,13 @@ class ByteStream(ABC):
         """Notice within about `seconds` that the other side is gone without a word."""
         return
 
+    def reset_if_killed(self) -> None:
+        """Let the other side see an error, no clean end, when this process is killed (SID-4).
+
+        Only ``close`` ends it cleanly then. Where this cannot be asked for, nothing happens.
+        """
+        return
+
     @abstractmethod
     def close(self) -> None:
         """Close now; what was sent is still delivered. Closing twice is fine."""

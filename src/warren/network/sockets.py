@@ -33,7 +33,8 @@ from warren.network.readiness import Act
 
 _MOST_PARTS = 512  # below Linux's IOV_MAX of 1024
 _SIOCOUTQNSD = 0x894B  # linux/sockios.h: the bytes that were never sent, not even once
-_NO_LINGER = struct.pack("ii", 1, 0)
+#: With the first, the end of the last descriptor is a reset: also where the system closes it.
+_NO_LINGER, _LINGER = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 _MOST_MET = 64  # connections accepted in one go
 #: How long to wait when the system is out of descriptors: what closes makes room (DOS-8).
 _FULL_SECONDS = 0.1
@@ -56,6 +57,7 @@ class SocketStream(ByteStream):
         """Take the socket; `remote` saves asking it who is at its other end."""
         sock.setblocking(False)
         self._socket = sock
+        self._is_armed = False  # whether what ends it is a reset
         self._waiting = 0  # tasks that wait for it
         try:
             self.remote = remote or _address_of(sock.getpeername())
@@ -163,7 +165,26 @@ class SocketStream(ByteStream):
         with contextlib.suppress(OSError):  # the other side may be gone: reading will tell
             self._socket.shutdown(socket.SHUT_WR)
 
+    def reset_if_killed(self) -> None:
+        if not self._is_armed and self._socket.fileno() >= 0:
+            self._set_linger(is_armed=True)
+
     def close(self) -> None:
+        if self._is_armed and self._socket.fileno() >= 0:
+            self._set_linger(is_armed=False)
+        self._close()
+
+    def reset(self) -> None:
+        self.reset_if_killed()
+        self._close()
+
+    def _set_linger(self, *, is_armed: bool) -> None:
+        self._is_armed = is_armed
+        with contextlib.suppress(OSError):
+            option = _NO_LINGER if is_armed else _LINGER
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
+
+    def _close(self) -> None:
         descriptor = self._socket.fileno()
         if descriptor >= 0:
             self.stop_reading()
@@ -171,12 +192,6 @@ class SocketStream(ByteStream):
             if self._waiting:
                 trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
-
-    def reset(self) -> None:
-        if self._socket.fileno() >= 0:
-            with contextlib.suppress(OSError):
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-        self.close()
 
 
 class SocketListener(Listener):

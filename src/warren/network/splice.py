@@ -67,6 +67,7 @@ class Splice:
 
     def start(self, early: bytes = b"") -> None:
         """Begin, with `early` as the first bytes of the socket."""
+        self._socket.reset_if_killed()
         stream = self._stream
         if early:
             stream.protocol.write(early)

@@ -89,6 +89,7 @@ class _Carrier:
 
     async def run(self) -> None:
         """Return when the answer is delivered or the exchange has failed."""
+        self._visit.stream.reset_if_killed()
         self._put_off_deadline()
         if self._relay.is_request_whole:
             await self._carry_answer()
