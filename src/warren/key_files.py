@@ -96,7 +96,7 @@ class KeyFiles:
             held = None if content is None else _decode_known(content, path)
         else:
             held = self._folder.load(_file(name), lambda content: _decode(content, path))
-        return held or self._save(name, RotatingKeys(self._keys.key_pair(), None, now))
+        return held or self.save(name, RotatingKeys(self._keys.key_pair(), None, now))
 
     def rotate(self, name: Rotating, now: float) -> RotatingKeys:
         """Make a new key; the one before the last is forgotten.
@@ -104,12 +104,18 @@ class KeyFiles:
         When this returns the new key is on the disk, so it may be published (HS-4).
         """
         before = self.load(name, now)
-        return self._save(name, RotatingKeys(self._keys.key_pair(), before.current, now))
+        return self.save(name, RotatingKeys(self._keys.key_pair(), before.current, now))
 
     def retire(self, name: Rotating, now: float) -> RotatingKeys:
         """Forget the previous key."""
         keys = self.load(name, now)
-        return self._save(name, RotatingKeys(keys.current, None, keys.since))
+        return self.save(name, RotatingKeys(keys.current, None, keys.since))
+
+    def save(self, name: Rotating, keys: RotatingKeys) -> RotatingKeys:
+        """Replace the file of this kind; when this returns it is on the disk."""
+        pairs = [[pair.private.hex(), pair.public.hex()] for pair in keys.pairs]
+        self._folder.write(_file(name), msgspec.json.encode(_KeysFile(keys.since, pairs)))
+        return keys
 
     def _create_identity(self) -> bytes:
         """Write a fresh identity, unless somebody was faster; return what stands there."""
@@ -119,11 +125,6 @@ class KeyFiles:
         content = self._folder.read(_IDENTITY)
         assert content is not None
         return content
-
-    def _save(self, name: Rotating, keys: RotatingKeys) -> RotatingKeys:
-        pairs = [[pair.private.hex(), pair.public.hex()] for pair in keys.pairs]
-        self._folder.write(_file(name), msgspec.json.encode(_KeysFile(keys.since, pairs)))
-        return keys
 
     def __repr__(self) -> str:
         return f"<KeyFiles in {self._folder.path}>"

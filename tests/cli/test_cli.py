@@ -303,9 +303,7 @@ def test_damaged_keys_of_an_authority_stop_it_and_stay(name: str, tmp_path: Path
     assert f"{tmp_path / 'alcie' / name} is damaged" in said
 
 
-@pytest.mark.parametrize(
-    ("name", "what"), [("identity.key", "peer id"), ("link.keys", "link key")]
-)
+@pytest.mark.parametrize(("name", "what"), [("identity.key", "peer id"), ("link.keys", "link key")])
 def test_keys_of_another_authority_are_noticed(name: str, what: str, tmp_path: Path) -> None:
     def mix_up(keys: Path) -> None:
         shutil.copy(authority_folder(tmp_path, "b") / name, keys / name)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -135,3 +136,76 @@ async def test_a_clock_that_was_set_right_is_followed_by_a_new_descriptor(
         nursery.cancel_scope.cancel()
 
     assert publisher.uploads > 0
+
+
+@dataclass
+class Upkeep:
+    """Hold a relay's keys while hours pass, and its files."""
+
+    folder: DataFolder
+    error: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.files = KeyFiles(self.folder, SystemKeys())
+        pairs = {name: list(self.files.load(name, self.now()).pairs) for name in LIFETIME_SECONDS}
+        self.keys = RelayKeys(self.files.identity(), pairs["link"], pairs["onion"], (Suite.AESGCM,))
+
+    def now(self) -> float:
+        return wall_clock() + self.error
+
+    async def publish_for(self, seconds: float) -> None:
+        publisher = Publisher(
+            self.keys,
+            self.files,
+            Archive(NETWORK, self.folder, self.now),
+            Authorities().fetch,
+            describe,
+            now=self.now,
+            rng=Random(1),
+        )
+        with trio.move_on_after(seconds):
+            await publisher.run()
+
+
+@pytest.mark.parametrize("damage", [b"", None])
+async def test_keys_in_use_outlive_their_file(
+    damage: bytes | None, tmp_path: Path, autojump_clock: MockClock
+) -> None:  # T40
+    upkeep = Upkeep(DataFolder(tmp_path))
+    used = upkeep.keys.onion_keys[0]
+    if damage is None:
+        (tmp_path / "onion.keys").unlink()
+    else:
+        upkeep.folder.write("onion.keys", damage)
+
+    await upkeep.publish_for(2 * 3600)
+
+    assert upkeep.files.load("onion", upkeep.now()).current == used
+    assert upkeep.keys.onion_keys == [used]
+
+
+async def test_a_key_that_changes_after_its_file_was_lost_is_accepted_for_a_while(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    upkeep = Upkeep(DataFolder(tmp_path))
+    used = upkeep.keys.onion_keys[0]
+    await upkeep.publish_for(3 * DAY)
+    (tmp_path / "onion.keys").unlink()
+
+    await upkeep.publish_for(LIFETIME_SECONDS["onion"] + DAY)
+
+    current, previous = upkeep.keys.onion_keys
+    assert previous == used
+    assert upkeep.files.load("onion", upkeep.now()).pairs == (current, previous)
+
+
+async def test_keys_that_a_wrong_clock_dated_change_in_time(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    upkeep = Upkeep(DataFolder(tmp_path), error=1000 * DAY)
+    used = upkeep.keys.onion_keys[0]
+    upkeep.error = 0
+
+    await upkeep.publish_for(LIFETIME_SECONDS["onion"] + DAY)
+
+    assert upkeep.keys.onion_keys[1:] == [used]

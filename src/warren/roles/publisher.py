@@ -127,7 +127,7 @@ class Publisher:
 
     def _change_key(self, name: Rotating, pairs: list[KeyPair], now: float) -> None:
         try:
-            held = self._files.load(name, now)
+            held = self._held(name, pairs, now)
             age = now - held.since
             if age > LIFETIME_SECONDS[name]:
                 self._use(pairs, self._files.rotate(name, now))
@@ -137,6 +137,16 @@ class Publisher:
                 self._use(pairs, self._files.retire(name, now))
         except WarrenError as error:  # a full disk: the old key goes on
             logger.warning("a key could not be changed", key=name, error=str(error))
+
+    def _held(self, name: Rotating, pairs: list[KeyPair], now: float) -> RotatingKeys:
+        """Return the keys in use and their date, in the past; bring the file in line with them.
+
+        It may have been damaged or lost meanwhile, or written while the clock was wrong.
+        """
+        held = self._files.load(name, now)
+        current, *previous = pairs
+        keys = RotatingKeys(current, previous[0] if previous else None, min(held.since, now))
+        return held if held == keys else self._files.save(name, keys)
 
     def _use(self, pairs: list[KeyPair], keys: RotatingKeys) -> None:
         pairs[:] = keys.pairs
