@@ -13,6 +13,7 @@ from simulation.sweep import Results, Row, cores, executor, summary, sweep
 from warren.errors import ConfigError
 
 _KINDS = "\n".join(f"    {kind:<8}  {what}" for kind, what in KINDS.items())
+_COUNT = click.IntRange(1)
 
 
 @click.command(
@@ -30,9 +31,9 @@ _KINDS = "\n".join(f"    {kind:<8}  {what}" for kind, what in KINDS.items())
 @click.option("--traffic", default=1.0, show_default=True, help="Times the usual traffic.")
 @click.option("--trace", is_flag=True, help="Print every event.")
 @click.option("--no-shrink", is_flag=True, help="Do not look for fewer faults that break it too.")
-@click.option("--sweep", "count", type=int, help="Simulate so many seeds, --seed and up.")
+@click.option("--sweep", "count", type=_COUNT, help="Simulate so many seeds, --seed and up.")
 @click.option("--results", type=click.Path(path_type=Path), help="Where a sweep keeps its results.")
-@click.option("--jobs", type=int, help="Processes of a sweep.  [default: one for each core]")
+@click.option("--jobs", type=_COUNT, help="Processes of a sweep.  [default: one for each core]")
 @click.option("--scheduler", help="Sweep on the Dask cluster at this address instead.")
 def main(
     seed: int,
@@ -84,8 +85,9 @@ def _text_of(script: str) -> str:
         return script
     try:
         return Path(script[1:]).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read {script[1:]}: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"cannot read {script[1:]}: {why}") from error
 
 
 def _simulate_one(scenario: Scenario, *, trace: bool, no_shrink: bool) -> bool:

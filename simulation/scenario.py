@@ -4,6 +4,7 @@ A scenario names its faults one by one where somebody has written them down, or 
 then the seed decides which of them happen when and to whom.
 """
 
+import math
 import re
 from dataclasses import dataclass, replace
 
@@ -117,8 +118,19 @@ class Scenario:
     def __post_init__(self) -> None:
         if self.peers < 10:
             raise ConfigError(f"{self.peers} peers: expected 10 at least, so that paths differ")
-        if self.seconds < 1 or self.fault_seconds <= 0 or self.traffic < 0:
-            raise ConfigError("times must be positive: a simulation lasts a second at least")
+        for what, value, least in (
+            ("seconds", self.seconds, 1.0),
+            ("seconds from fault to fault", self.fault_seconds, 0.01),
+            ("times the usual traffic", self.traffic, 0.0),
+        ):
+            if not least <= value < math.inf:
+                raise ConfigError(f"{value:g} {what}: expected {least:g} or more")
+        for fault in self.faults or ():
+            if fault.at >= self.seconds:
+                raise ConfigError(
+                    f"{fault}: the simulation is over after {self.seconds:g} s, expected an "
+                    "earlier time, or more --seconds"
+                )
 
     @property
     def relays(self) -> int:

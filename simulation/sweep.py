@@ -20,15 +20,31 @@ from hashlib import sha256
 from itertools import islice
 from multiprocessing import active_children, get_context
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, TypeVar
+
+import msgspec
 
 from simulation.run import Outcome, simulate
 from simulation.scenario import Scenario
 from warren.errors import ConfigError
 
+T = TypeVar("T")
+
 ROOT = Path(__file__).parents[1]
 
-Row = dict[str, Any]
+
+class Row(TypedDict):
+    """Be what a sweep keeps of one seed; a violation is its kind, its time and what it was."""
+
+    seed: int
+    digest: str
+    violations: list[tuple[str, float, str]]
+    outcomes: dict[str, int]
+    faults: int
+    recovered: float
+    seconds: float
+    processor_seconds: float
+    cells: int
 
 
 @cache
@@ -46,7 +62,7 @@ def row_of(outcome: Outcome) -> Row:
     return {
         "seed": outcome.scenario.seed,
         "digest": outcome.digest,
-        "violations": [[v.kind, v.at, v.what] for v in outcome.violations],
+        "violations": [(v.kind, v.at, v.what) for v in outcome.violations],
         "outcomes": dict(sorted(outcome.outcomes.items())),
         "faults": len(outcome.faults),
         "recovered": round(outcome.recovered, 3),
@@ -66,37 +82,54 @@ def simulate_seed(scenario: Scenario, wanted: str) -> Row:
     return row_of(simulate(scenario))
 
 
+def _read(line: str, kind: type[T]) -> T | None:
+    """Return the `kind` of thing in a line of JSON, or None when it is none."""
+    try:
+        return msgspec.json.decode(line, type=kind)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
 class Results:
     """Own the file of a sweep."""
 
     def __init__(self, path: Path, scenario: Scenario) -> None:
-        """Open the file, or begin it; raise ConfigError when it is of another sweep."""
+        """Open the file, or begin it.
+
+        Raises ConfigError when it is of another sweep, or none at all, or cannot be written. A line
+        that is no row was being written when we were stopped: that seed is not done.
+        """
         self.rows: dict[int, Row] = {}
         self._path = path
         head = {"sweep": replace(scenario, seed=0).command, "version": version()}
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        if not lines:
-            self._write(head)
-            return
-        if json.loads(lines[0]) != head:
+        try:
+            text = path.read_bytes().decode("utf-8", "replace") if path.exists() else ""
+            if not text:
+                self._write(head)
+                return
+            first, *lines = text.splitlines()
+            if _read(first, dict[str, str]) != head:
+                raise ConfigError(
+                    f"{path} is of another sweep or version: found {first:.400}, expected "
+                    f"{json.dumps(head)}; name another file with --results"
+                )
+            if not text.endswith("\n"):
+                with path.open("a", encoding="utf-8") as file:
+                    file.write("\n")
+        except OSError as error:
             raise ConfigError(
-                f"{path} is of another sweep or version: found {lines[0]}, expected "
-                f"{json.dumps(head)}; name another file with --results"
-            )
-        for line in lines[1:]:
-            with contextlib.suppress(json.JSONDecodeError):  # the last one, when we were stopped
-                row = json.loads(line)
+                f"cannot keep results in {path}: {error.strerror}; name another file with --results"
+            ) from error
+        for line in lines:
+            if (row := _read(line, Row)) is not None:
                 self.rows[row["seed"]] = row
-        if not path.read_bytes().endswith(b"\n"):
-            with path.open("a", encoding="utf-8") as file:
-                file.write("\n")
 
     def add(self, row: Row) -> None:
         """Keep the row of a seed."""
         self.rows[row["seed"]] = row
         self._write(row)
 
-    def _write(self, row: Row) -> None:
+    def _write(self, row: Row | dict[str, str]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +58,18 @@ def test_a_fault_of_a_machine_that_is_not_there_is_refused() -> None:
 
     with pytest.raises(ConfigError, match="there is no target1 for that, only authority1"):
         Simulation(scenario, SimulatedClock(), 1)
+
+
+def test_a_fault_that_would_come_too_late_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at 60 cut relay1: the simulation is over after 60 s"):
+        Scenario(1, seconds=60.0, faults=parse_faults("at 5 cut relay1; at 60 cut relay1"))
+
+
+@pytest.mark.parametrize("what", ["seconds", "fault_seconds", "traffic"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_a_figure_that_is_none_is_refused(what: str, value: float) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        replace(Scenario(1), **{what: value})  # type: ignore[arg-type]
 
 
 def test_kinds_are_listed_by_name() -> None:

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from simulation.__main__ import main
 from simulation.scenario import Scenario
-from simulation.sweep import Results, Row, simulate_seed, summary, sweep
+from simulation.sweep import Results, Row, simulate_seed, summary, sweep, version
 from warren.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +66,57 @@ def test_results_of_another_sweep_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="is of another sweep or version"):
         Results(path, replace(TINY, peers=11))
+
+
+HEAD = json.dumps({"sweep": replace(TINY, seed=0).command, "version": version()})
+
+
+@pytest.mark.parametrize("content", ["{", "", "no JSON", "5", "\0"])
+def test_a_file_that_holds_no_results_is_refused_and_stays(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "sweep.jsonl"
+    path.write_text(content + "\n")
+
+    with pytest.raises(ConfigError, match="name another file with --results"):
+        Results(path, TINY)
+
+    assert path.read_text() == content + "\n"
+
+
+@pytest.mark.parametrize("row", ["5", "[]", '"x"', "{}", '{"seed": 2}', '{"seed": "2"}', "{"])
+def test_a_row_that_is_none_is_simulated_again(row: str, tmp_path: Path) -> None:
+    path, here = tmp_path / "sweep.jsonl", Here()
+    path.write_text(f"{HEAD}\n{row}\n")
+
+    results = Results(path, TINY)
+    sweep(TINY, range(2, 3), results, here, 1, lambda _: None)
+
+    assert here.seeds == [2]
+    assert "1 seeds" in summary(results.rows.values())
+
+
+@pytest.mark.parametrize("name", [".", "none/there", "binary"])
+def test_results_that_cannot_be_kept_there_are_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x80")
+
+    with pytest.raises(ConfigError, match="--results"):
+        Results(tmp_path / name, TINY)
+
+
+@pytest.mark.parametrize("option", ["--sweep=0", "--sweep=-1", "--jobs=0", "--jobs=-1"])
+def test_counts_begin_with_one(option: str) -> None:
+    refused = CliRunner().invoke(main, ["--sweep=1", option])
+
+    assert refused.exit_code == 2
+    assert "x>=1" in refused.output
+
+
+def test_a_script_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x80")
+
+    refused = CliRunner().invoke(main, ["--script", f"@{tmp_path}/binary"])
+
+    assert refused.exit_code == 1
+    assert "Error: cannot read" in refused.output
 
 
 def test_a_worker_with_other_code_is_refused() -> None:
