@@ -2,16 +2,21 @@
 
 from collections.abc import Callable
 from itertools import count
+from typing import Any
 
 import pytest
 import trio
 
-from warren.errors import EndReason
+from warren.directory.path_search import Closeness
+from warren.errors import CircuitError, EndReason
+from warren.network.splice import Splice
 from warren.network.streams import CircuitStream
+from warren.protocol.credit import CreditBudget
 from warren.protocol.leg import Leg
 from warren.protocol.link import LinkProtocol
 from warren.protocol.onion import LayerKey
 from warren.protocol.stream import StreamProtocol
+from warren.roles.circuit_builder import Built, CircuitBuilder
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -75,3 +80,38 @@ def forgotten_end(monkeypatch: pytest.MonkeyPatch) -> None:
         return reason
 
     monkeypatch.setattr(StreamProtocol, "end_is_next", property(forget))
+
+
+def clean_end_of_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was lost is told to the application as if it were over."""
+
+    def end_in_good_order(self: Splice) -> None:
+        if not self._is_over:
+            self._stream.on_news = None
+            self._socket.close()
+            self._is_over = True
+            self._on_over()
+
+    monkeypatch.setattr(Splice, "_finish", end_in_good_order)
+
+
+def near_relays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relays of one network may stand in one path."""
+    monkeypatch.setattr(Closeness, "_are_near", lambda *_: False)
+
+
+def free_credit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows grow without end: what they take is not counted."""
+    monkeypatch.setattr(CreditBudget, "take", lambda _, cells: cells)
+
+
+def one_failure_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that could not build a circuit once never builds another one."""
+    build_once = CircuitBuilder._build_once
+
+    async def give_up(self: CircuitBuilder, *arguments: Any) -> Built:
+        if self.failed:
+            raise CircuitError("planted")
+        return await build_once(self, *arguments)
+
+    monkeypatch.setattr(CircuitBuilder, "_build_once", give_up)

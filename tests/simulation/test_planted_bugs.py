@@ -13,14 +13,20 @@ from tests.simulation.planted import Plant
 
 #: A small, busy network, in which a seed takes a second or two.
 BUSY = Scenario(0, peers=12, seconds=90.0, traffic=6.0, fault_seconds=12.0)
+#: One in which exits die with streams on them, all the time.
+DEADLY = replace(BUSY, kinds=("crash",), fault_seconds=4.0)
 
-#: What may be noticed first of each.
-BUGS: list[tuple[Plant, set[str]]] = [
-    (planted.lost_credit, {"credit", "window", "hanging"}),
-    (planted.offset_off_by_one, {"wrong byte", "bug"}),
-    (planted.leaked_task, {"leak"}),
-    (planted.reused_nonce, {"nonce"}),
-    (planted.forgotten_end, {"leak", "hanging"}),
+#: Where each is looked for, and what may be noticed first of it.
+BUGS: list[tuple[Plant, Scenario, set[str]]] = [
+    (planted.lost_credit, BUSY, {"credit", "window", "hanging"}),
+    (planted.offset_off_by_one, BUSY, {"wrong byte", "bug"}),
+    (planted.leaked_task, BUSY, {"leak"}),
+    (planted.reused_nonce, BUSY, {"nonce"}),
+    (planted.forgotten_end, BUSY, {"leak", "hanging"}),
+    (planted.clean_end_of_a_loss, DEADLY, {"truncated"}),
+    (planted.near_relays, BUSY, {"path"}),
+    (planted.free_credit, BUSY, {"quota"}),
+    (planted.one_failure_too_many, BUSY, {"recovery"}),
 ]
 
 
@@ -34,13 +40,15 @@ def first_broken(scenario: Scenario, seeds: int) -> Outcome:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("plant", "kinds"), BUGS, ids=lambda bug: getattr(bug, "__name__", ""))
+@pytest.mark.parametrize(
+    ("plant", "scenario", "kinds"), BUGS, ids=lambda bug: getattr(bug, "__name__", "")
+)
 def test_a_planted_bug_is_found_within_a_hundred_seeds(
-    plant: Plant, kinds: set[str], monkeypatch: pytest.MonkeyPatch
+    plant: Plant, scenario: Scenario, kinds: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch)
 
-    outcome = first_broken(BUSY, seeds=100)
+    outcome = first_broken(scenario, seeds=100)
 
     assert outcome.violations[0].kind in kinds
 
