@@ -11,7 +11,7 @@ import structlog.testing
 
 import warren
 from warren.errors import ConfigError, NewerSchema
-from warren.storage import MOST_BYTES, RETRY_SECONDS, DataFolder
+from warren.storage import LOCK, MOST_BYTES, RETRY_SECONDS, DataFolder
 
 OLD, NEW = b"old" * 1000, b"new" * 2000
 
@@ -142,6 +142,18 @@ def test_a_second_process_leaves_the_files_of_the_first_alone(folder: DataFolder
             pass
 
         assert half_written.read_bytes() == NEW[:10]
+
+
+def test_a_folder_stays_held_when_its_lock_is_removed(folder: DataFolder) -> None:
+    second = DataFolder(folder.path)
+
+    with folder.held():
+        (folder.path / LOCK).unlink()
+        with pytest.raises(ConfigError, match="uses"), second.held():
+            pass
+
+    with second.held():
+        assert (folder.path / LOCK).exists()
 
 
 def test_a_file_that_is_there_is_not_made_again(folder: DataFolder) -> None:

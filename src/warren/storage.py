@@ -68,9 +68,10 @@ class DataFolder:
             descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise _failed("lock", self.path / LOCK, error) from error
-        with os.fdopen(descriptor, "rb+", buffering=0) as lock:
+        with os.fdopen(descriptor, "rb+", buffering=0) as lock, _opened_folder(self.path) as folder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock_folder(folder)
             except OSError as error:
                 holder = lock.read(20).strip().decode("ascii", "replace")
                 which = f"process {holder}" if holder.isdigit() else "another process"
@@ -237,9 +238,25 @@ def _write_flushed(path: Path, content: bytes) -> None:
 
 
 def _flush_folder(path: Path) -> None:
+    with _opened_folder(path) as handle:
+        os.fsync(handle)
+
+
+def _lock_folder(handle: int) -> None:
+    """Lock the folder itself too: who tidies up may remove the file, and its lock with it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # a network's file system may lock no folders
+        return
+
+
+@contextlib.contextmanager
+def _opened_folder(path: Path) -> Iterator[int]:
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(handle)
+        yield handle
     finally:
         os.close(handle)
 
