@@ -205,8 +205,13 @@ def test_what_is_no_file_of_ours_is_refused(folder: DataFolder) -> None:  # T40
         file.truncate(MOST_BYTES + 1)
     (folder.path / "huge").chmod(0o600)
 
-    for name in ("folder", "link", "pipe", "huge"):
-        with pytest.raises(ConfigError, match=name):
+    for name, what in (
+        ("folder", "is no file, expected one"),
+        ("link", "it is a symbolic link, expected a file"),
+        ("pipe", "is no file, expected one"),
+        ("huge", "bytes, expected"),
+    ):
+        with pytest.raises(ConfigError, match=f"{name}.* {what}"):
             folder.read(name)
 
 

@@ -9,6 +9,7 @@ Some files a peer cannot do without (``read``, ``write``): their damage stops it
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -262,4 +263,7 @@ def _opened_folder(path: Path) -> Iterator[int]:
 
 
 def _failed(verb: str, path: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"cannot {verb} {path}: {error.strerror or error}")
+    why = error.strerror or error
+    if error.errno == errno.ELOOP:  # O_NOFOLLOW
+        why = "it is a symbolic link, expected a file"
+    return ConfigError(f"cannot {verb} {path}: {why}")
