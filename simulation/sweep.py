@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
@@ -18,7 +19,7 @@ from dataclasses import replace
 from functools import cache
 from hashlib import sha256
 from itertools import islice
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import TypedDict, TypeVar
 
@@ -158,8 +159,17 @@ def executor(scheduler: str | None, jobs: int) -> Iterator[tuple[Executor, int]]
 
 
 def _leave_it_to_us() -> None:
-    """Let a key that interrupts reach the process that ends the others."""
+    """Let a key that interrupts reach the process that ends the others; and end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of whoever started us, who may have been killed and tell nobody."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def sweep(

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from simulation.__main__ import main
 from simulation.scenario import Scenario
 from simulation.sweep import Results, Row, simulate_seed, summary, sweep, version
+from tests.support.labs import wait_until_dead
 from warren.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -144,6 +145,23 @@ def test_an_interrupted_sweep_ends_at_once_and_keeps_what_is_done(tmp_path: Path
 
     assert process.returncode == 130
     assert len(path.read_text().splitlines()) >= 4
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(120)
+def test_no_worker_outlives_a_sweep_that_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.jsonl"
+    words = ["--sweep=1000", "--peers=10", "--seconds=10", "--jobs=2", "--results", str(path)]
+    with subprocess.Popen([sys.executable, "-m", "simulation", *words], cwd=ROOT) as process:
+        while not path.exists() or path.read_text().count("\n") < 3:
+            assert process.poll() is None
+            time.sleep(0.1)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+        process.kill()
+
+    assert len(children) >= 2
+    assert wait_until_dead([int(pid) for pid in children], 20) == []
 
 
 @pytest.fixture
