@@ -21,7 +21,8 @@ from warren.protocol import http_proxy, socks
 from warren.protocol.dns_queries import DnsQuery, read_query
 from warren.protocol.front import BY_REASON
 from warren.protocol.http_answers import malformed
-from warren.protocol.http_proxy import ForeignRequest, HttpRequest
+from warren.protocol.http_head import ForeignRequest
+from warren.protocol.http_proxy import HttpRequest
 from warren.protocol.http_relay import HttpRelay
 from warren.protocol.messages import Begin, Connected, Message, encode_message
 from warren.protocol.multiplexer import Multiplexer

@@ -12,7 +12,9 @@ import h11
 
 from warren.addresses import Address
 from warren.errors import ProtocolError, expect
-from warren.protocol.http_proxy import HEAD_LIMIT, Headers, HttpRequest, tokens_of, values_of
+from warren.protocol.http_chunks import ChunkFraming
+from warren.protocol.http_head import HEAD_LIMIT, Headers, tokens_of, values_of
+from warren.protocol.http_proxy import HttpRequest
 
 #: Bytes an answer's head may have: sites send more than clients do.
 RESPONSE_HEAD_LIMIT = 64 * 1024
@@ -50,17 +52,21 @@ class HttpRelay:
         lines = [b"%s %s HTTP/%s" % (request.method, request.target, request.version)]
         lines += [b"%s: %s" % header for header in request.headers]
         self._client.receive_data(b"\r\n".join(lines) + b"\r\n\r\n")
+        is_chunked = values_of(request.headers, b"transfer-encoding")
+        self._framing = ChunkFraming() if is_chunked else None
         self.has_answered = False
         self.is_finished = False
 
     @property
     def is_request_whole(self) -> bool:
         """Tell whether the client has sent all of its request."""
-        return self._client.their_state not in (h11.IDLE, h11.SEND_BODY)
+        return self._client.their_state not in (h11.IDLE, h11.SEND_BODY, h11.ERROR)
 
     def take_request(self, data: bytes) -> bytes:
         """Take bytes from the client, return those for the target."""
         if data:
+            if self._framing is not None:
+                self._framing.check(data)
             self._client.receive_data(data)
         output = bytearray()
         while isinstance(event := _next_event(self._client), _REQUEST_EVENTS):
@@ -74,11 +80,15 @@ class HttpRelay:
     def take_response(self, data: bytes) -> bytes:
         """Take bytes from the target, return those for the client; b"" is the target's end.
 
-        Raises ProtocolError as well when the end comes before the response has ended.
+        What follows a response that has ended is dropped: nobody asked for it. Raises
+        ProtocolError as well when the end comes before the response has ended.
         """
         self._target.receive_data(data)
         output = bytearray()
-        while isinstance(event := _next_event(self._target), _RESPONSE_EVENTS):
+        while not self.is_finished:
+            event = _next_event(self._target)
+            if not isinstance(event, _RESPONSE_EVENTS):
+                break
             if isinstance(event, h11.InformationalResponse):
                 if self._request.version == b"1.0":
                     continue  # HTTP/1.0 has none
