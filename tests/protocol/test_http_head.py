@@ -140,7 +140,10 @@ def test_a_head_that_does_not_end_is_told_that_its_time_is_over(words: bytes) ->
     exchange = receive_request()
     Side(exchange).receive(words)
 
-    assert last_words(exchange).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    told = last_words(exchange, 408, "too late")
+
+    assert told.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert told.endswith(b"408 Request Timeout: too late.\n")
 
 
 @pytest.mark.parametrize("words", [b"", b"\x05", b"\x05\x01\x00\x05", b"\x04\x01"])
@@ -148,4 +151,12 @@ def test_who_speaks_no_http_is_not_told_that_its_time_is_over(words: bytes) -> N
     exchange = receive_request()
     Side(exchange).receive(words)
 
-    assert last_words(exchange) == b""
+    assert last_words(exchange, 408, "too late") == b""
+
+
+@pytest.mark.parametrize("words", [GET + HOST + b"\r\n", b"GET\r\n"])
+def test_who_was_answered_is_not_told_anything_else(words: bytes) -> None:
+    exchange = receive_request()
+    Side(exchange).receive(words)
+
+    assert last_words(exchange, 408, "too late") == b""

@@ -644,6 +644,25 @@ async def test_a_head_that_is_too_long_is_answered_in_words(door: Door) -> None:
     assert reply.count(b"HTTP/1.1 ") == 1
 
 
+async def test_a_head_without_its_empty_line_is_told_what_is_missing(door: Door) -> None:
+    browser = await door.say(GET[:-2])
+
+    await browser.send_eof()
+
+    reply = await everything(browser)
+    assert reply.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"the request ended before the empty line behind its head" in reply
+
+
+@pytest.mark.parametrize("words", [b"", SOCKS5[:-1], SOCKS4A[:-1]])
+async def test_who_speaks_no_http_and_leaves_is_told_nothing(door: Door, words: bytes) -> None:
+    browser = await door.say(words)
+
+    await browser.send_eof()
+
+    assert (await everything(browser))[2:] == b""
+
+
 async def test_a_kept_connection_takes_an_empty_line_before_the_next_request(door: Door) -> None:
     browser = await door.say(b"CONNECT printer:80 HTTP/1.1\r\nHost: printer:80\r\n\r\n")
     refusal = b""

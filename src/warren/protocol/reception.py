@@ -50,13 +50,16 @@ def receive_request(login: Login | None = None) -> Exchange[Asked]:
         return Malformed(answer, is_login=isinstance(error, WrongLogin))
 
 
-def last_words(exchange: Exchange[Asked]) -> bytes:
-    """End an `exchange` whose time is over; return what a program that speaks HTTP is told."""
+def last_words(exchange: Exchange[Asked], status: int, details: str) -> bytes:
+    """End an `exchange` that nothing more is read for; return what is said, over HTTP only.
+
+    It is b"" for who said nothing yet, spoke SOCKS, or was answered already.
+    """
     try:
-        exchange.throw(BadRequest("the request did not arrive in time", status=408))
+        exchange.throw(BadRequest(details, status=status))
     except StopIteration as done:
         asked: Asked = done.value
         return (isinstance(asked, Malformed) and asked.answer) or b""
     except ProtocolError:
-        pass  # not a word was said
+        pass
     return b""

@@ -296,15 +296,21 @@ class _QuickWay:
 
     def _give_up(self) -> None:
         self._proxy.give_up(self._visit)
-        assert self._exchange is not None, "a request that was read is given up by its scope"
-        if words := last_words(self._exchange):
-            with contextlib.suppress(LinkError):
-                self._visit.stream.send_now(words)
+        self._say_last_words(408, "the request did not arrive in time")
         self._leave()
 
     def _fail(self, error: Exception) -> None:
         self._proxy.note(error)
+        self._say_last_words(400, "the request ended before the empty line behind its head")
         self._leave()
+
+    def _say_last_words(self, status: int, details: str) -> None:
+        """Tell a program whose request was not read to its end why, if it may still read."""
+        if self._exchange is None:
+            return
+        if words := last_words(self._exchange, status, details):
+            with contextlib.suppress(LinkError):
+                self._visit.stream.send_now(words)
 
     def _has_left_the_doorstep(self) -> None:
         self._exchange = None
