@@ -50,6 +50,16 @@ def test_a_body_is_whole_at_its_last_byte_however_it_is_cut(cuts: list[int], beh
     assert not check(*split(BODY[:-1], cuts)).is_whole
 
 
+@given(st.lists(st.binary(min_size=1, max_size=20), max_size=20), st.lists(st.integers(0, 400)))
+def test_chunks_of_any_number_and_size_are_read_however_they_are_cut(
+    chunks: list[bytes], cuts: list[int]
+) -> None:
+    words = b"".join(b"%X\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+
+    assert check(*split(words, cuts)).is_whole
+    assert not check(*split(words[:-1], cuts)).is_whole
+
+
 @pytest.mark.parametrize("words", WRONG.values(), ids=WRONG.keys())
 @given(cuts=st.lists(st.integers(0, 20)))
 def test_the_first_wrong_byte_is_refused_however_it_is_cut(words: bytes, cuts: list[int]) -> None:

@@ -212,8 +212,30 @@ def test_answers_without_a_body_end_with_their_head(method: str, answer: bytes) 
 
 
 @pytest.mark.parametrize(
+    "parts",
+    [
+        [b"2\nok\n0\n\n"],
+        [b"2\r\nok\r\n", b"2\n"],
+        [b"", b"z"],
+        [b"2\r\nok\r\n0\r\n\n"],
+    ],
+)
+def test_a_chunk_of_an_answer_that_can_no_longer_be_right_ends_it_at_once(
+    parts: list[bytes],
+) -> None:
+    relay = relay_for()
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    with pytest.raises(ProtocolError):
+        answered(relay, head + parts[0], *parts[1:])
+    assert not relay.is_finished
+
+
+@pytest.mark.parametrize(
     ("method", "head"),
     [
+        ("HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n"),
         ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"),
         ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n"),
         ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"),
@@ -227,7 +249,7 @@ def test_what_follows_a_whole_answer_is_dropped(method: str, head: bytes) -> Non
 
     assert at_once.is_finished
     assert sent == answered(apart, head)
-    assert sent.endswith(b"Connection: close\r\n\r\n")
+    assert sent.endswith(b"\r\n\r\n")
 
 
 def test_early_answers_come_through_before_the_last_one() -> None:

@@ -19,6 +19,7 @@ from warren.protocol.http_head import HEAD_LIMIT, read_field
 
 _TEXT = rb"[\t\x20-\x7e\x80-\xff]*"
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;%s)?\r?\n?\Z" % _TEXT)
+_WHOLE_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\x20-\x7e]{0,64})?\r\n")
 _END = re.compile(rb"\r?\n?\Z")
 _TRAILER = re.compile(rb"%s\r?\n?\Z" % _TEXT)
 _BARE = "a line of the chunked body ends in a bare line feed; it must end in CR LF"
@@ -55,6 +56,10 @@ class ChunkFraming:
                 self._chunk_left -= passed
                 at += passed
                 continue
+            if self._expected is _Expected.SIZE and not self._line:
+                at = _behind_whole_chunks(data, at)
+                if at == len(data):
+                    return
             end = data.find(b"\n", at) + 1 or len(data)
             self._line += data[at:end]
             at = end
@@ -85,3 +90,13 @@ class ChunkFraming:
             self._trailers += len(line) + 2
         else:
             self.is_whole = True
+
+
+def _behind_whole_chunks(data: bytes, at: int) -> int:
+    """Return where the chunks end that are there as a whole: thousands, if each has one byte."""
+    while size := _WHOLE_SIZE.match(data, at):
+        end = size.end() + int(size[1], 16)
+        if end == size.end() or data[end : end + 2] != b"\r\n":
+            break
+        at = end + 2
+    return at

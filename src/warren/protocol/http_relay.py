@@ -1,8 +1,9 @@
 """A plain HTTP request on its way to the target, and the answer on its way back.
 
 Nothing is passed through: each message is read by one h11 connection and written anew by another,
-so both sides agree where it ends, whatever the sender meant (FE-5). Bytes go in, bytes come out;
-one object carries one request, and the connections on both sides are closed after it.
+so both sides agree where it ends, whatever the sender meant (FE-5). Chunks are checked before h11
+reads them: it would wait for ever for the rest of some that are broken. Bytes go in, bytes come
+out; one object carries one request, and the connections on both sides are closed after it.
 
     client  --take_request-->  h11 server | h11 client  -->  target
     client  <--  h11 server | h11 client  <--take_response--  target
@@ -53,7 +54,8 @@ class HttpRelay:
         lines += [b"%s: %s" % header for header in request.headers]
         self._client.receive_data(b"\r\n".join(lines) + b"\r\n\r\n")
         is_chunked = values_of(request.headers, b"transfer-encoding")
-        self._framing = ChunkFraming() if is_chunked else None
+        self._upward = ChunkFraming() if is_chunked else None
+        self._downward: ChunkFraming | None = None
         self.has_answered = False
         self.is_finished = False
 
@@ -65,8 +67,8 @@ class HttpRelay:
     def take_request(self, data: bytes) -> bytes:
         """Take bytes from the client, return those for the target."""
         if data:
-            if self._framing is not None:
-                self._framing.check(data)
+            if self._upward is not None:
+                self._upward.check(data)
             self._client.receive_data(data)
         output = bytearray()
         while isinstance(event := _next_event(self._client), _REQUEST_EVENTS):
@@ -83,6 +85,8 @@ class HttpRelay:
         What follows a response that has ended is dropped: nobody asked for it. Raises
         ProtocolError as well when the end comes before the response has ended.
         """
+        if self._downward is not None:
+            self._downward.check(data)
         self._target.receive_data(data)
         output = bytearray()
         while not self.is_finished:
@@ -119,6 +123,9 @@ class HttpRelay:
         # A site must not make the browser ask for the proxy's password.
         expect(response.status_code != 407, "an answer 407 from a target that is no proxy")
         received = tuple(response.headers.raw_items())
+        if self._has_chunks(response, received):
+            self._downward = ChunkFraming()
+            self._downward.check(self._target.trailing_data[0])
         headers = _end_to_end(received)
         if response.status_code != 204:  # it has no body, whatever it says
             headers += _framing(received)
@@ -126,6 +133,10 @@ class HttpRelay:
         return h11.Response(
             status_code=response.status_code, reason=response.reason, headers=headers
         )
+
+    def _has_chunks(self, response: h11.Response, headers: Headers) -> bool:
+        has_body = self._request.method != b"HEAD" and response.status_code not in (204, 304)
+        return has_body and bool(values_of(headers, b"transfer-encoding"))
 
 
 def _next_event(reader: h11.Connection) -> object:
