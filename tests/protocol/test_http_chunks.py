@@ -61,8 +61,11 @@ def test_chunks_of_any_number_and_size_are_read_however_they_are_cut(
 
 
 @pytest.mark.parametrize("words", WRONG.values(), ids=WRONG.keys())
-@given(cuts=st.lists(st.integers(0, 20)))
-def test_the_first_wrong_byte_is_refused_however_it_is_cut(words: bytes, cuts: list[int]) -> None:
+@given(before=st.sampled_from([b"", b"3\r\nabc\r\n"]), cuts=st.lists(st.integers(0, 20)))
+def test_the_first_wrong_byte_is_refused_however_it_is_cut(
+    words: bytes, before: bytes, cuts: list[int]
+) -> None:
+    words = before + words
     framing = check(*split(words[:-1], cuts))
 
     with pytest.raises(ProtocolError):

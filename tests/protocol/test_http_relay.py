@@ -299,6 +299,8 @@ def test_a_target_cannot_speak_for_the_proxy(header: str) -> None:
         [b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"],
         [b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000],
         [b"SSH-2.0-OpenSSH_9.2\r\n\r\n"],
+        [b"SSH-2.0-OpenSSH_9.2\r\n"],
+        [b"HT", b"ML"],
     ],
 )
 def test_an_answer_that_is_cut_short_or_wrong_is_never_whole(parts: list[bytes]) -> None:  # T29

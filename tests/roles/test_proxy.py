@@ -916,6 +916,16 @@ async def test_an_answer_that_is_wrong_behind_its_head_is_no_empty_one(door: Doo
     assert (await everything(browser)).startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
 
 
+async def test_a_target_that_waits_in_another_protocol_is_not_waited_for(door: Door) -> None:
+    browser = await door.say(GET)
+    target = await door.next_stream()
+
+    await target.far.send_all(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+    with trio.fail_after(5):
+        assert (await everything(browser)).startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+
+
 async def test_a_body_that_no_answer_may_have_costs_nothing(door: Door) -> None:
     browser = await door.say(GET.replace(b"GET", b"HEAD"))
     target = await door.next_stream()

@@ -20,6 +20,7 @@ from warren.protocol.http_proxy import HttpRequest
 #: Bytes an answer's head may have: sites send more than clients do.
 RESPONSE_HEAD_LIMIT = 64 * 1024
 
+_BEGINNING = b"HTTP/"
 _HOP_BY_HOP = frozenset(
     b"connection keep-alive te trailer transfer-encoding upgrade http2-settings".split()
 )
@@ -56,6 +57,7 @@ class HttpRelay:
         is_chunked = values_of(request.headers, b"transfer-encoding")
         self._upward = ChunkFraming() if is_chunked else None
         self._downward: ChunkFraming | None = None
+        self._beginning = b""  # of the answer
         self.has_answered = False
         self.is_finished = False
 
@@ -85,6 +87,10 @@ class HttpRelay:
         What follows a response that has ended is dropped: nobody asked for it. Raises
         ProtocolError as well when the end comes before the response has ended.
         """
+        if len(self._beginning) < len(_BEGINNING):
+            # What speaks another protocol may wait for us to say more, and h11 for an empty line.
+            self._beginning = (self._beginning + data)[: len(_BEGINNING)]
+            expect(_BEGINNING.startswith(self._beginning), "an answer that is no HTTP")
         if self._downward is not None:
             self._downward.check(data)
         self._target.receive_data(data)
