@@ -233,6 +233,10 @@ SEEDS: dict[str, list[bytes]] = {
             b"PUT http://a.example/ HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n"
             b"\r\n3;x=y\r\nabc\r\n0\r\nT: 1\r\n\r\n"
         ),
+        (
+            b"\r\nPOST http://a.example:/ HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked"
+            b"\r\n\r\n1\r\na\r\n5;x\nhello\n0\n\n"
+        ),
         b"OPTIONS http://a.example HTTP/1.1\r\nHost: a.example\r\nMax-Forwards: 3\r\n\r\n",
         b"OPTIONS * HTTP/1.1\r\nHost: localhost:1080\r\n\r\n",
         b"GET /proxy.pac HTTP/1.1\r\nHost: 127.0.0.1:1080\r\nSec-Fetch-Site: none\r\n\r\n",
