@@ -108,6 +108,20 @@ def test_a_command_that_ignores_interrupts_goes_on() -> None:
     assert ended.stdout.startswith(b"warren, version")
 
 
+def test_a_service_takes_interrupts_that_were_ignored_when_it_was_started() -> None:
+    """As by a shell without job control, for what is started with ``&``."""
+    script = f'trap "" INT; exec {sys.executable} -c "$0"'
+    program = INTERRUPTED.format(
+        moment="warren.config", number=int(signal.SIGINT), arguments=["proxy"]
+    )
+
+    ended = subprocess.run(
+        ["/bin/sh", "-c", script, program], capture_output=True, timeout=10, check=False
+    )
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
+
+
 def test_a_path_is_printed_as_it_is(tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path) + b"/\xff"
     authorities = [f"--authority={name}=192.0.2.{name}:1" for name in "123"]

@@ -12,7 +12,7 @@ from abc import ABC
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import msgspec
 import platformdirs
@@ -35,6 +35,7 @@ from warren.protocol.choice import FEWEST_HOPS, MOST_HOPS, Choice
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 Role = Literal["proxy", "relay", "authority"]
+ROLES: tuple[Role, ...] = get_args(Role)
 
 if TYPE_CHECKING:
     AddressText = Address

@@ -236,10 +236,11 @@ async def trio_run(command: list[str]) -> bytes:
     return bytes(done.stdout)
 
 
-def test_status_without_a_process_asks_which(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_without_a_process_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/nonexistent")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/nonexistent")
 
-    assert "Name its folder with --state. Found: none" in str(run("status").exception)
+    assert "name its state folder with --state" in str(run("status").exception)
 
 
 def test_options_override_the_file_and_are_checked_like_it() -> None:

@@ -123,6 +123,19 @@ def find_socket(folder: Path) -> Path:
         return folder / SOCKET
 
 
+def answers(path: Path) -> bool | None:
+    """Tell whether a process listens at the socket `path`; None when that cannot be told."""
+    try:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(PATIENCE_SECONDS)
+            sock.connect(os.fsencode(path))
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+        return False
+    except OSError:
+        return None
+    return True
+
+
 def ask(path: Path, request: str = "statistics") -> dict[str, Any]:
     """Ask the process whose control socket is at `path`; wait up to 5 s for its answer.
 
@@ -177,8 +190,22 @@ def _read_reply(path: Path, reply: bytes) -> dict[str, Any]:
 
 
 def _silent(path: Path, error: BaseException) -> ConfigError:
-    why = str(error) or type(error).__name__
     return ConfigError(
-        f"no running process answers at {path} ({why}): start it, or name the state folder of "
-        "one that runs"
+        f"no running process answers at {path}: {_why_silent(path, error)}. Start it, or name the "
+        "state folder of one that runs (warren status without options finds those)"
     )
+
+
+def _why_silent(path: Path, error: BaseException) -> str:
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}"
+    if not os.path.lexists(path):
+        return "there is no such socket, so nothing runs in this folder now"
+    if isinstance(error, ConnectionRefusedError):
+        return "who made this socket has ended, and left it behind"
+    if isinstance(error, PermissionError):
+        return "it belongs to another user"
+    if isinstance(error, (TimeoutError, trio.TooSlowError)):
+        return f"it took the question, and was silent for {PATIENCE_SECONDS} s"
+    why = error.strerror if isinstance(error, OSError) else None
+    return why or "it broke off the conversation"
