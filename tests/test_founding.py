@@ -41,7 +41,7 @@ def test_parameters_are_checked_by_name_and_value(tmp_path: Path) -> None:
     assert network.parameters.consensus_interval_seconds == 600
     with pytest.raises(ConfigError, match="unknown parameter 'speed': expected one of"):
         found_network(tmp_path / "x", "home", THREE, parameters={"speed": 1})
-    with pytest.raises(ConfigError, match="parameter is wrong"):
+    with pytest.raises(ConfigError, match="interval_seconds is 0, expected a whole number"):
         found_network(tmp_path / "y", "home", THREE, parameters={"consensus_interval_seconds": 0})
 
 

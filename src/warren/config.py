@@ -7,7 +7,6 @@ thing that makes ``allow_targets`` acceptable (EXT-16).
 """
 
 import ipaddress
-import tomllib
 from abc import ABC
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +18,7 @@ import platformdirs
 
 from warren import __version__
 from warren.addresses import Address
-from warren.config_errors import explain, shown
+from warren.config_errors import explain, read_toml, shown
 from warren.directory.descriptor import (
     MOST_BANDWIDTH,
     MOST_STRING_BYTES,
@@ -367,7 +366,7 @@ def parse_config(text: str, source: str, base: Path) -> Config:
     """
     readers: dict[object, Callable[[str], Any]] = {
         AddressText: Address.parse,
-        RangeText: ipaddress.ip_network,
+        RangeText: _read_range,
         PeerId: PeerId.parse,
         Path: lambda value: _read_path(value, base),
     }
@@ -378,9 +377,9 @@ def parse_config(text: str, source: str, base: Path) -> Config:
         return readers[kind](value)
 
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source} is not TOML: {error}") from error
+        data = read_toml(text)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
     try:
         return msgspec.convert(data, Config, dec_hook=read_text)
     except msgspec.ValidationError as error:
@@ -407,8 +406,8 @@ def load_network(config: Config) -> NetworkFile:
     text = _read_file(config.network, "network file")
     try:
         network = parse_network_file(text)
-    except (WarrenError, ValueError) as error:
-        raise ConfigError(f"{config.network}: {error}") from error
+    except WarrenError as error:
+        raise ConfigError(f"network file {config.network}: {error}") from error
     check_testing(config, network)
     return network
 
@@ -427,10 +426,30 @@ def state_directory(config: Config, role: Role) -> Path:
     return config.state or platformdirs.user_state_path("warren") / role
 
 
+def _read_range(text: str) -> IPNetwork:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        pass
+    try:
+        wider = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(
+            f"found {shown(text)}, expected an address or a range such as 192.168.1.0/24"
+        ) from None
+    address = text.partition("/")[0]
+    raise ValueError(f"found {shown(text)}, expected {wider} for the range, or {address} for one")
+
+
 def _read_path(text: str, base: Path) -> Path:
     if not text:
         raise ValueError("found empty text '', expected a path")
-    return base / Path(text).expanduser()
+    if "\0" in text:
+        raise ValueError(f"found {shown(text)}, expected a path, which has no zero bytes")
+    try:
+        return base / Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"found {shown(text)}, and this machine knows no such user") from None
 
 
 def _read_file(path: Path, kind: str) -> str:

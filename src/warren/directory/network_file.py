@@ -10,7 +10,6 @@ signature, so a network file must come from somebody one trusts.
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +18,7 @@ from typing import Annotated, Any
 import msgspec
 
 from warren.addresses import Address
+from warren.config_errors import explain, read_toml, shown
 from warren.directory.parameters import Parameters, read_parameters
 from warren.errors import ConfigError, ProtocolError
 from warren.identity import KEY_LENGTH, Hop, PeerId, Suite
@@ -159,19 +159,19 @@ def parse_network_file(text: str) -> NetworkFile:
     found = values.pop("checksum", None)
     if found != _checksum(values):
         raise ConfigError(
-            "the network file is damaged or was edited by hand: its checksum does not fit. "
+            "it is damaged or was edited by hand: its checksum does not fit. "
             "Get a fresh copy, or run `warren network checksum FILE` if the change was meant"
         )
     try:
         return _network_of(msgspec.convert(values, _File))
     except msgspec.ValidationError as error:
-        raise ConfigError(f"network file: {error}") from None
+        raise ConfigError(explain(str(error), values, _File)) from None
     except (ValueError, ProtocolError) as error:
-        raise ConfigError(f"network file: {error}") from None
+        raise ConfigError(str(error)) from None
 
 
 def renew_checksum(text: str) -> str:
-    """Return `text` with the checksum that fits it; raise ConfigError when it is no TOML."""
+    """Return `text` with the checksum that fits it; raise ConfigError when it has no content."""
     values = _parse_toml(text)
     values.pop("checksum", None)
     line = f'checksum = "{_checksum(values)}"'
@@ -193,13 +193,13 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     threshold: int
     authorities: list[_AuthorityTable]
     testing: bool = False
-    parameters: dict[str, int] = {}
+    parameters: dict[str, Any] = {}
 
 
 def _network_of(file: _File) -> NetworkFile:
     return NetworkFile(
         name=file.name,
-        founding=bytes.fromhex(file.founding),
+        founding=_read_founding(file.founding),
         authorities=tuple(_authority_of(table) for table in file.authorities),
         threshold=file.threshold,
         testing=file.testing,
@@ -207,14 +207,30 @@ def _network_of(file: _File) -> NetworkFile:
     )
 
 
+def _read_founding(text: str) -> bytes:
+    try:
+        founding = bytes.fromhex(text)
+    except ValueError:
+        founding = b""
+    if len(founding) != FOUNDING_LENGTH:
+        raise ValueError(
+            f"founding is {shown(text)}, expected {FOUNDING_LENGTH} bytes as "
+            f"{2 * FOUNDING_LENGTH} hex digits"
+        )
+    return founding
+
+
 def _authority_of(table: _AuthorityTable) -> Authority:
-    hop = Hop(
-        peer_id=PeerId.parse(table.peer_id),
-        address=Address.parse(table.address),
-        link_key=bytes(PeerId.parse(table.link_key)),
-        onion_key=None,
-        suites=tuple(_suite_of(name) for name in table.suites),
-    )
+    try:
+        hop = Hop(
+            peer_id=PeerId.parse(table.peer_id),
+            address=Address.parse(table.address),
+            link_key=bytes(PeerId.parse(table.link_key)),
+            onion_key=None,
+            suites=tuple(_suite_of(name) for name in table.suites),
+        )
+    except ValueError as error:
+        raise ValueError(f"authority {table.name[:64]!r}: {error}") from None
     return Authority(table.name, hop)
 
 
@@ -232,25 +248,24 @@ def _key_text(key: bytes) -> str:
 
 def _parse_toml(text: str) -> dict[str, Any]:
     if len(text) > FILE_LIMIT:
-        raise ConfigError(f"a network file of more than {FILE_LIMIT} characters")
-    try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"the network file is not valid TOML: {error}") from None
+        raise ConfigError(f"{len(text)} characters, expected at most {FILE_LIMIT}")
+    return read_toml(text)
 
 
 def _checksum(values: dict[str, Any]) -> str:
     """Return 32 hex digits over the content; layout and comments may change freely."""
     try:
         canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    except (TypeError, RecursionError) as error:  # dates, for one
-        raise ConfigError(f"network file: {error}") from None
+    except TypeError:
+        raise ConfigError("it has a date or time, expected text and whole numbers only") from None
+    except RecursionError:
+        raise ConfigError("it has too many brackets within brackets") from None
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:32]
 
 
 def _check(condition: bool, message: str) -> None:
     if not condition:
-        raise ConfigError(f"network file: {message}")
+        raise ConfigError(message)
 
 
 def _check_name(name: str, what: str) -> None:
