@@ -13,7 +13,7 @@ ROOT = Path(warren.__file__).parent
 GROUND = {"errors", "config_errors", "addresses", "identity", "storage", "key_files"}
 PURE = {"protocol", "directory"}
 DOORS = {
-    "__init__", "__main__", "cli", "config", "country_files", "founding", "lab",
+    "__init__", "__main__", "cli", "config", "country_files", "founding", "lab", "listing",
     "node", "outset", "peer", "programs", "run", "service", "serving", "status", "workers",
 }  # fmt: skip
 FLOORS = {

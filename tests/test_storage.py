@@ -44,7 +44,7 @@ def test_folder_and_files_are_for_their_owner_only(folder: DataFolder) -> None: 
 def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path) -> None:  # FE-15
     tmp_path.chmod(0o770)
 
-    with pytest.raises(ConfigError, match="chmod 700"):
+    with pytest.raises(ConfigError, match="chmod go-w"):
         DataFolder(tmp_path)
 
 

@@ -20,6 +20,8 @@ from warren.errors import ConfigError
 from warren.founding import authority_folder, found_network
 from warren.status.control import serve_control
 
+NETWORK = str(Path(__file__).parents[2] / "configs" / "network.toml")
+
 
 def run(*arguments: str) -> Result:
     return CliRunner().invoke(warren, arguments)
@@ -150,7 +152,13 @@ def test_a_wrong_option_is_refused_with_what_is_expected() -> None:
         (["lab", "--country", "exit1=deu"], "--country exit1=deu, expected two letters"),
         (["lab", "--country", "exit9=de"], "expected relay1 to exit3"),
         (["lab", "--country", "all=de", "--country", "all=fr"], "given twice"),
-        (["network", "relays", "--state", "/nowhere"], "/nowhere/consensus: No such file"),
+        (["network", "relays", "--state", "/nowhere"], "no network file"),
+        (
+            ["network", "relays", "--network", NETWORK, "--state", "/nowhere"],
+            "/nowhere/consensus: No such file",
+        ),
+        (["network", "relays", "--country", "germany"], "'germany': expected two letters"),
+        (["network", "relays", "--country", ""], "'': expected two letters"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(arguments: list[str], complaint: str) -> None:
@@ -207,6 +215,24 @@ def test_a_change_to_a_network_file_is_signed_off(tmp_path: Path) -> None:
     path.write_text(broken)
     assert "expected more than half" in str(run("network", "checksum", str(path)).exception)
     assert path.read_text() == broken
+
+
+def test_a_network_file_is_signed_off_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "network.toml"
+    text = Path(NETWORK).read_text()
+    path.write_text(text.replace("threshold = 2", "threshold = 3"))
+    path.chmod(0o600)
+    link = tmp_path / "link.toml"
+    link.symlink_to(path)
+
+    assert run("network", "checksum", str(link)).exit_code == 0
+
+    assert link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["link.toml", "network.toml"]
+    (tmp_path / "network.toml.tmp").mkdir()  # no room for the new one
+    assert "cannot write" in str(run("network", "checksum", str(path)).exception)
+    assert "threshold = 3" in path.read_text()
 
 
 def test_keys_shows_one_peer_id_for_ever(tmp_path: Path) -> None:
