@@ -260,6 +260,21 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         load_config(tmp_path / "binary.toml")
 
 
+def test_a_device_is_not_read_for_ever() -> None:
+    with pytest.raises(ConfigError, match="the configuration /dev/zero has more than"):
+        load_config(Path("/dev/zero"))
+
+
+def test_files_that_were_mixed_up_are_told_apart(tmp_path: Path) -> None:
+    make_network(tmp_path, testing=False)
+    (tmp_path / "peer.toml").write_text("[proxy]\n")
+
+    with pytest.raises(ConfigError, match=r"network\.toml is a network file, not a configuration"):
+        load_config(tmp_path / "network.toml")
+    with pytest.raises(ConfigError, match=r"peer\.toml: it has nothing of a network file in it"):
+        load_network(Config(network=tmp_path / "peer.toml"))
+
+
 def test_a_mark_at_the_start_of_a_file_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "peer.toml").write_text("[proxy]\nhops = 4\n", encoding="utf-8-sig")
 

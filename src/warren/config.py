@@ -53,6 +53,8 @@ else:
     RangeText.register(ipaddress.IPv6Network)
 
 MOST_WORKERS = 64
+#: Of a file that somebody wrote by hand; a device that never ends is none.
+MOST_FILE_BYTES = 4 * 1024 * 1024
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 #: What a listener can keep apart; see ``roles.listener_rules``.
@@ -380,6 +382,8 @@ def parse_config(text: str, source: str, base: Path) -> Config:
         data = read_toml(text)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
+    if "founding" in data:
+        raise ConfigError(f"{source} is a network file, not a configuration: give it as --network")
     try:
         return msgspec.convert(data, Config, dec_hook=read_text)
     except msgspec.ValidationError as error:
@@ -390,7 +394,7 @@ def load_config(path: Path | None) -> Config:
     """Read the file at `path`; without one, every key has its default."""
     if path is None:
         return Config()
-    return parse_config(_read_file(path, "configuration"), str(path), path.parent)
+    return parse_config(read_file(path, "configuration"), str(path), path.parent)
 
 
 def load_network(config: Config) -> NetworkFile:
@@ -403,7 +407,7 @@ def load_network(config: Config) -> NetworkFile:
             "no network file: give --network FILE, or network = FILE in the configuration. Whoever "
             "runs the network hands it out; warren network create makes one"
         )
-    text = _read_file(config.network, "network file")
+    text = read_file(config.network, "network file")
     try:
         network = parse_network_file(text)
     except WarrenError as error:
@@ -452,9 +456,14 @@ def _read_path(text: str, base: Path) -> Path:
         raise ValueError(f"found {shown(text)}, and this machine knows no such user") from None
 
 
-def _read_file(path: Path, kind: str) -> str:
+def read_file(path: Path, kind: str) -> str:
+    """Return the text of the file at `path`, the `kind` of it being what an error names."""
     try:
-        return path.read_text(encoding="utf-8-sig")  # some editors begin with a mark
+        with path.open("rb") as file:
+            content = file.read(MOST_FILE_BYTES + 1)
+        if len(content) > MOST_FILE_BYTES:
+            raise ConfigError(f"the {kind} {path} has more than {MOST_FILE_BYTES} bytes")
+        return content.decode("utf-8-sig")  # some editors begin with a mark
     except OSError as error:
         raise ConfigError(f"cannot read the {kind} {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -190,6 +190,16 @@ def test_a_network_is_founded_from_the_command_line(tmp_path: Path) -> None:
         (["--authority", "a=192.0.2.1:1", "--authority", "a=192.0.2.1:2"], "there twice"),
         (["--authority", "a=192.0.2.1:1", "--parameter", "x=y"], "expected a whole number"),
         (["--authority", "a=192.0.2.1:1"], "1 authorities, expected 3"),
+        (["--authority", "a=host:1"], "--authority a: 'host:1' names a host, expected an IP"),
+        (["--authority", "a=192.0.2.1"], "--authority a: '192.0.2.1' is not HOST:PORT"),
+        (
+            ["--testing", "--authority", "a=192.0.2.1:0"],
+            "authority 'a' is at 192.0.2.1:0, expected IP:PORT",
+        ),
+        (
+            ["--authority", "a=192.0.2.1:1", "--parameter", "x=1", "--parameter", "x=2"],
+            "--parameter x is there twice",
+        ),
     ],
 )
 def test_a_network_with_a_mistake_is_not_founded(

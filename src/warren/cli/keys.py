@@ -7,7 +7,7 @@ import click
 from warren.cli.options import FOLDER
 
 
-@click.command()
+@click.command(short_help="Show the peer id in a state folder.")
 @click.option("--state", type=FOLDER, help="State folder; that of this user's relay unless given.")
 def keys(state: Path | None) -> None:
     """Show the peer id in a state folder; make one where there is none.

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from warren.addresses import Address
-from warren.cli.options import ADDRESS, EXISTING_FILE, FOLDER, config_options, read_options
+from warren.cli.options import EXISTING_FILE, FOLDER, config_options, read_options
 from warren.errors import ConfigError
 
 
@@ -56,12 +56,19 @@ def create(
         who, where = _split(text, "--authority", "NAME=HOST:PORT")
         if who in addresses:
             raise ConfigError(f"--authority {who} is there twice")
-        addresses[who] = ADDRESS.convert(where, None, None)
+        try:
+            addresses[who] = Address.parse(where)
+        except ValueError as error:
+            raise ConfigError(f"--authority {who}: {error}") from error
+        if addresses[who].ip is None:
+            raise ConfigError(f"--authority {who}: {where!r} names a host, expected an IP address")
     numbers: dict[str, int] = {}
     for text in parameters:
         key, number = _split(text, "--parameter", "KEY=NUMBER")
         if not number.isascii() or not number.isdigit() or len(number) > 15:
             raise ConfigError(f"--parameter {key} is {number[:32]!r}, expected a whole number")
+        if key in numbers:
+            raise ConfigError(f"--parameter {key} is there twice")
         numbers[key] = int(number)
     found_network(
         directory, name, addresses, threshold=threshold, testing=testing, parameters=numbers
@@ -78,16 +85,16 @@ def checksum(file: Path) -> None:
 
     The file is checked first and stays as it was if something in it is wrong.
     """
+    from warren.config import read_file
     from warren.directory.network_file import parse_network_file, renew_checksum
     from warren.storage import replace_public
 
+    before = read_file(file, "network file")
     try:
-        text = renew_checksum(file.read_text(encoding="utf-8-sig"))
+        text = renew_checksum(before)
         parse_network_file(text)
-    except (ConfigError, UnicodeDecodeError) as error:
+    except ConfigError as error:
         raise ConfigError(f"network file {file}: {error}") from error
-    except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
     replace_public(file, text.encode())
     click.echo(f"{file} has a new checksum")
 

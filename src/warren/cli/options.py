@@ -54,9 +54,17 @@ proxy_option = click.option(
 def config_options(function: F) -> F:
     """Add ``--config``, ``--network`` and ``--state``."""
     for option in (
-        click.option("--state", type=FOLDER, help="Folder for what must be remembered."),
+        click.option(
+            "--state",
+            type=FOLDER,
+            help="Folder for what must be remembered; ~/.local/state/warren/ROLE unless given.",
+        ),
         click.option("--network", type=EXISTING_FILE, help="Network file: which network this is."),
-        click.option("--config", type=EXISTING_FILE, help="TOML file; see configs/."),
+        click.option(
+            "--config",
+            type=EXISTING_FILE,
+            help="Configuration, a TOML file; see configs/. Options override it.",
+        ),
     ):
         function = option(function)
     return function

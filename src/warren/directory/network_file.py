@@ -68,7 +68,7 @@ class NetworkFile:
         _check(
             least <= count <= MOST_AUTHORITIES,
             f"{count} authorities, expected {least} to {MOST_AUTHORITIES}"
-            + ("" if self.testing else " (fewer only with testing = true)"),
+            + ("" if self.testing else " (fewer only for tests: testing = true, --testing)"),
         )
         _check(
             count // 2 < self.threshold <= count,
@@ -78,7 +78,8 @@ class NetworkFile:
             _check_name(authority.name, "authority")
             _check(
                 authority.hop.address.ip is not None and authority.hop.address.port > 0,
-                f"authority {authority.name!r}: its address must be IP:PORT, not a host name",
+                f"authority {authority.name!r} is at {authority.hop.address}, expected IP:PORT, "
+                "not a host name, and a port of 1 to 65535",
             )
         for what, values in (
             ("names", {authority.name for authority in self.authorities}),
@@ -156,6 +157,8 @@ def parse_network_file(text: str) -> NetworkFile:
     that is damaged, or edited without a new checksum, or does not make sense.
     """
     values = _parse_toml(text)
+    if not values.keys() & {"checksum", "founding", "authorities"}:
+        raise ConfigError("it has nothing of a network file in it: is it another file?")
     found = values.pop("checksum", None)
     if found != _checksum(values):
         raise ConfigError(

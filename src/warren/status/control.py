@@ -190,22 +190,19 @@ def _read_reply(path: Path, reply: bytes) -> dict[str, Any]:
 
 
 def _silent(path: Path, error: BaseException) -> ConfigError:
-    return ConfigError(
-        f"no running process answers at {path}: {_why_silent(path, error)}. Start it, or name the "
-        "state folder of one that runs (warren status without options finds those)"
-    )
+    return ConfigError(f"no running process answers at {path}: {_why_silent(path, error)}")
 
 
 def _why_silent(path: Path, error: BaseException) -> str:
+    start_it = "Start it, or name the state folder of one that runs (warren status alone finds it)"
     if not path.parent.is_dir():
-        return f"there is no folder {path.parent}"
+        return f"there is no folder {path.parent}. {start_it}"
     if not os.path.lexists(path):
-        return "there is no such socket, so nothing runs in this folder now"
+        return f"there is no such socket, so nothing runs in this folder now. {start_it}"
     if isinstance(error, ConnectionRefusedError):
-        return "who made this socket has ended, and left it behind"
+        return f"who made this socket has ended, and left it behind. {start_it}"
     if isinstance(error, PermissionError):
-        return "it belongs to another user"
+        return "it belongs to another user. Ask as that one"
     if isinstance(error, (TimeoutError, trio.TooSlowError)):
-        return f"it took the question, and was silent for {PATIENCE_SECONDS} s"
-    why = error.strerror if isinstance(error, OSError) else None
-    return why or "it broke off the conversation"
+        return f"it took the question and said nothing for {PATIENCE_SECONDS} s. It may be stopped"
+    return (error.strerror if isinstance(error, OSError) else None) or "it broke off"
