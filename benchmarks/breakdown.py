@@ -72,6 +72,7 @@ RULES = (
     ("warren/protocol/circuit_end.py", "", STREAMS),
     ("warren/protocol/datagrams.py", "", STREAMS),
     ("warren/protocol/multiplexer.py", "", STREAMS),
+    ("warren/protocol/outbox.py", "", STREAMS),
     ("warren/protocol/messages.py", "", STREAMS),
     ("warren/protocol/stream.py", "", STREAMS),
     ("warren/protocol/ciphers.py", "", CALLER),

@@ -33,6 +33,7 @@ from warren.peer import Peer, World, running_peer
 from warren.roles.authority import BODY_LIMITS, Authority
 from warren.roles.client import Client
 from warren.roles.guard_keeper import GuardKeeper
+from warren.roles.last_hop import LastHop
 from warren.roles.mirror import Directory
 from warren.roles.proxy import Proxy
 from warren.roles.publisher import Publisher
@@ -143,7 +144,7 @@ class AuthorityNode(Node):
             )
             answer = answer_directory(authority.handle, BODY_LIMITS, authority.large_bodies)
             peer.answer_with(
-                Relay(peer.turn, peer.settings, find_hops=lambda _: (), serve_directory=answer)
+                Relay(peer.turn, peer.settings, LastHop(answer), find_hops=lambda _: ())
             )
             listener = world.network.listen(Address(self.address, LINK_PORT))
             await peer.turn.nursery.start(authority.run)

@@ -40,6 +40,7 @@ from warren.network.link import RelayKeys
 from warren.network.sockets import SocketListener, listening_socket
 from warren.peer import World, running_peer
 from warren.roles.archive import Archive
+from warren.roles.last_hop import LastHop
 from warren.roles.mirror import Directory
 from warren.roles.relay import Relay
 from warren.service import Announcer, LogStyle
@@ -263,7 +264,7 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
             )
             answer = answer_directory(authority.handle, BODY_LIMITS, authority.large_bodies)
             peer.answer_with(
-                Relay(peer.turn, peer.settings, find_hops=lambda _: (), serve_directory=answer)
+                Relay(peer.turn, peer.settings, LastHop(answer), find_hops=lambda _: ())
             )
 
             async def statistics() -> dict[str, Any]:

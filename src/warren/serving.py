@@ -21,14 +21,9 @@ from warren.network.link import RelayKeys
 from warren.peer import Peer
 from warren.protocol.ciphers import make_aead, nonce_maker
 from warren.roles.archive import Archive
+from warren.roles.last_hop import LastHop, ServeDirectory, refuse_datagrams
 from warren.roles.mirror import Mirror
-from warren.roles.relay import (
-    Relay,
-    ServeDirectory,
-    refuse_datagrams,
-    refuse_names,
-    refuse_streams,
-)
+from warren.roles.relay import Relay
 
 if TYPE_CHECKING:
     from warren.network.names import Resolver
@@ -60,13 +55,8 @@ class Serving:
         self._relay = Relay(
             peer.turn,
             peer.settings,
+            _make_last_hop(peer, self._leaving, self._datagrams),
             find_hops=partial(_find_hops, peer.archive),
-            serve_directory=answer_directory(Mirror(peer.archive).handle),
-            serve_exit=self._leaving.serve if self._leaving is not None else refuse_streams,
-            serve_datagrams=(
-                self._datagrams.serve if self._datagrams is not None else refuse_datagrams
-            ),
-            serve_names=self._leaving.resolve if self._leaving is not None else refuse_names,
             is_relay=peer.archive.knows,
         )
         self._peer = peer
@@ -211,6 +201,15 @@ def _make_udp_exit(
         associations_per_circuit=bounds.associations_per_circuit,
     )
     return UdpExit(leaving, policy, limits=limits)
+
+
+def _make_last_hop(peer: Peer, leaving: "Exit | None", datagrams: "UdpExit | None") -> LastHop:
+    """Return what serves that which ends at this relay."""
+    directory = answer_directory(Mirror(peer.archive).handle)
+    if leaving is None:
+        return LastHop(directory)
+    serve_datagrams = datagrams.serve if datagrams is not None else refuse_datagrams
+    return LastHop(directory, leaving.serve, serve_datagrams, leaving.resolve)
 
 
 class _Places:

@@ -186,7 +186,7 @@ def _payload_of(data: bytes) -> memoryview:
 
 def _drain(end: Multiplexer) -> None:
     payload = memoryview(bytearray(_PAYLOAD))
-    while end.write_payload(payload):
+    while end.outbox.write_payload(payload):
         pass
 
 

@@ -24,7 +24,7 @@ from warren.protocol.datagrams import (
     encode_datagram,
 )
 from warren.protocol.messages import BeginFlags, Message, encode_end, encode_message
-from warren.protocol.multiplexer import TURN_PAYLOADS
+from warren.protocol.outbox import TURN_PAYLOADS
 from warren.protocol.pace import Pace
 
 REMOTE = Address("93.184.216.34", 443)
@@ -386,9 +386,9 @@ def test_with_its_circuit_an_association_is_gone() -> None:
     pair.near.lose_all(EndReason.DESTROY)
 
     assert near.reason is EndReason.DESTROY
-    assert not pair.near.has_something
+    assert not pair.near.outbox.has_something
     near.send(REMOTE, b"neither")
-    assert not pair.near.has_something
+    assert not pair.near.outbox.has_something
 
 
 def test_ids_are_shared_with_streams() -> None:

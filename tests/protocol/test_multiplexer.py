@@ -26,7 +26,8 @@ from warren.protocol.messages import (
     encode_stream_credit,
     read_messages,
 )
-from warren.protocol.multiplexer import TURN_PAYLOADS, Multiplexer
+from warren.protocol.multiplexer import Multiplexer
+from warren.protocol.outbox import TURN_PAYLOADS
 from warren.protocol.stream import (
     FIRST_WINDOW,
     MOST_UNACKNOWLEDGED,
@@ -57,11 +58,11 @@ class Lane:
         if not self.awake:
             return False
         payload = memoryview(bytearray(b"\xff" * size))
-        if self.source.write_payload(payload):
+        if self.source.outbox.write_payload(payload):
             self.under_way.append(bytes(payload))
         else:
-            assert not self.source.has_something
-        self.awake = self.source.has_something
+            assert not self.source.outbox.has_something
+        self.awake = self.source.outbox.has_something
         return bool(self.under_way)
 
 
@@ -100,7 +101,7 @@ class Pair:
 def say(lane: Lane) -> list[tuple[int, int, bytes]]:
     """Return the messages of the next payload."""
     payload = memoryview(bytearray(PAYLOAD))
-    assert lane.source.write_payload(payload)
+    assert lane.source.outbox.write_payload(payload)
     return [(command, number, bytes(data)) for command, number, data in read_messages(payload)]
 
 
@@ -319,7 +320,7 @@ def test_a_stream_of_a_question_and_its_answer_ends_with_three_cells() -> None:
         if end is not None:
             end.write_eof()
         payload = memoryview(bytearray(PAYLOAD))
-        pair.lanes[lane].source.write_payload(payload)
+        pair.lanes[lane].source.outbox.write_payload(payload)
         said.append([command for command, _, _ in read_messages(payload)])
         pair.lanes[1 - lane].source.receive(payload)
 
@@ -338,9 +339,9 @@ def test_no_data_overtakes_the_begin_of_its_stream(size: int) -> None:
     for number in range(6):
         pair.near.begin(TARGET).write(bytes(7 * number))
 
-    while pair.near.has_something:
+    while pair.near.outbox.has_something:
         payload = memoryview(bytearray(size))
-        assert pair.near.write_payload(payload)
+        assert pair.near.outbox.write_payload(payload)
         pair.far.receive(payload)
 
     assert [stream.received for stream, _ in pair.far.opened] == [0, 7, 14, 21, 28, 35]
@@ -355,7 +356,7 @@ def test_small_messages_of_many_streams_share_a_cell() -> None:
     said = say(pair.lanes[0])
 
     assert said == [(Message.DATA, stream.number, b"key") for stream in streams]
-    assert not pair.near.has_something
+    assert not pair.near.outbox.has_something
 
 
 def test_bulk_streams_take_turns_of_some_cells() -> None:
@@ -407,14 +408,14 @@ def test_a_credit_never_overtakes_the_connected_of_its_stream(size: int) -> None
     ((far, _),) = pair.far.opened
     reached = Connected(Address("2001:db8::1", 80))  # longer than a CREDIT
     for _ in range(9):
-        pair.far.push(encode_message(Message.CONNECTED, 99, reached.encode()))
+        pair.far.outbox.push(encode_message(Message.CONNECTED, 99, reached.encode()))
     far.accept(reached)
     read_all(far)
 
     said: list[int] = []
-    while pair.far.has_something:
+    while pair.far.outbox.has_something:
         payload = memoryview(bytearray(size))
-        pair.far.write_payload(payload)
+        pair.far.outbox.write_payload(payload)
         said += [command for command, number, _ in read_messages(payload) if number == near.number]
 
     assert said == [Message.CONNECTED, Message.CREDIT]
@@ -430,9 +431,9 @@ def test_an_eof_and_an_end_that_do_not_fit_come_in_the_next_cell(size: int) -> N
     near.write_eof()
 
     payloads = []
-    while pair.near.has_something:
+    while pair.near.outbox.has_something:
         payload = memoryview(bytearray(size))
-        pair.near.write_payload(payload)
+        pair.near.outbox.write_payload(payload)
         payloads.append(payload)
         pair.far.receive(payload)
         read_all(far)
@@ -462,7 +463,7 @@ def test_every_byte_of_a_payload_is_written() -> None:
     pair.open()[0].write(b"short")
     dirty = memoryview(bytearray(b"\xff" * PAYLOAD))
 
-    pair.near.write_payload(dirty)
+    pair.near.outbox.write_payload(dirty)
 
     assert dirty == payload_of(encode_message(Message.DATA, 1, b"short"))
 
@@ -621,7 +622,7 @@ def test_a_stream_that_ended_meanwhile_is_not_connected() -> None:
     pair.settle()
     far.accept(REACHED)
 
-    assert not pair.far.has_something
+    assert not pair.far.outbox.has_something
     assert far.reason is EndReason.MISC
 
 
@@ -665,7 +666,7 @@ def test_a_lost_circuit_takes_its_streams_with_it() -> None:
     pair.far.lose_all(EndReason.DESTROY)
 
     assert (near.state, near.reason) == (StreamState.ENDED, EndReason.DESTROY)
-    assert not pair.near.has_something
+    assert not pair.near.outbox.has_something
     assert not pair.far.opened, "nobody should connect for a stream that is lost"
 
 
@@ -697,8 +698,8 @@ def test_many_payloads_at_once_say_what_single_ones_would(
 
     for count in (*places, *[15] * 100):
         room = [memoryview(bytearray(b"\xff" * PAYLOAD)) for _ in range(count)]
-        filled = pair.near.write_payloads(room)
-        assert not pair.near.has_something or filled == count
+        filled = pair.near.outbox.write_payloads(room)
+        assert not pair.near.outbox.has_something or filled == count
         assert pair.far.receive_payloads(memoryview(b"".join(room[:filled])), PAYLOAD) == []
 
     for (near, far), size in zip(streams, sizes, strict=True):

@@ -56,7 +56,7 @@ class Ends:
     def settle(self) -> None:
         for source, target in ((self.near, self.far), (self.far, self.near)):
             payload = memoryview(bytearray(PAYLOAD))
-            while source.write_payload(payload):
+            while source.outbox.write_payload(payload):
                 assert target.receive(payload) == []
 
 
@@ -201,7 +201,7 @@ def test_a_circuit_that_is_lost_settles_its_questions() -> None:
         _ = question.answer
     assert caught.value.reason is EndReason.DESTROY
     assert ends.told == 1
-    assert not ends.far.has_something
+    assert not ends.far.outbox.has_something
 
 
 def test_questions_count_as_streams_do() -> None:  # EXT-11

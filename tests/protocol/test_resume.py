@@ -443,7 +443,7 @@ def claim(story: Story, body: bytes) -> OriginCircuit:
     assert end is not None
     circuit.streams.on_resumed = lambda *_: None
     for message in cut(Message.RESUME, body, end.layers.payload):
-        circuit.streams.push(message)
+        circuit.streams.outbox.push(message)
     story.network.settle()
     return circuit
 
@@ -578,7 +578,7 @@ def test_an_origin_that_lies_about_offsets_loses_its_streams(lie: str) -> None: 
     body = encode_resume(handover.tickets, fresh.secrets.handshake_hash, [standing])
     assert fresh._end is not None
     for message in cut(Message.RESUME, body, fresh._end.layers.payload):
-        fresh.streams.push(message)
+        fresh.streams.outbox.push(message)
     story.network.settle()
 
     assert fresh.is_closed
@@ -641,7 +641,7 @@ def test_only_a_fresh_circuit_takes_streams_over() -> None:
     body = handover.ask(story.circuit.secrets.handshake_hash)
 
     for message in cut(Message.RESUME, body, 4040):
-        story.circuit.streams.push(message)
+        story.circuit.streams.outbox.push(message)
     story.network.settle()
 
     assert story.circuit.is_closed

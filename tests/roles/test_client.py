@@ -18,8 +18,8 @@ from warren.network.circuits import Circuit
 from warren.network.streams import CircuitStream
 from warren.protocol.messages import Begin
 from warren.roles.attempts import REQUEST_SECONDS
+from warren.roles.passing_circuit import PassingCircuit
 from warren.roles.paths import AVOID_SECONDS
-from warren.roles.relay import PassingCircuit
 
 
 @pytest.fixture
@@ -298,7 +298,7 @@ async def test_an_exit_that_is_about_to_end_is_asked_once(
         asked += 1
         raise ExitError(EndReason.HIBERNATING)
 
-    network.relay(slot.exit_id).relay._serve_exit = refuse
+    network.relay(slot.exit_id).relay._last_hop._serve_exit = refuse
     for number in range(20):
         (await network.client.open_stream(address, "somebody")).reset()
         (await network.client.open_stream(address, number)).reset()

@@ -22,7 +22,7 @@ from warren.protocol.messages import BeginFlags
 from warren.roles.client import CONNECT_SECONDS, Client
 from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.mirror import Directory
-from warren.roles.relay import PassingCircuit
+from warren.roles.passing_circuit import PassingCircuit
 
 SITE, VOICE = Address("site.example", 443), Address("stun.example", 3478)
 EXEMPT = Address("127.0.0.1", 5300)

@@ -25,7 +25,7 @@ from warren.protocol.resolution import Resolved
 from warren.roles.client import CONNECT_SECONDS, Client
 from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.mirror import Directory
-from warren.roles.relay import PassingCircuit
+from warren.roles.passing_circuit import PassingCircuit
 
 NAME, FOUR = Address("a.example", 0), Address("93.184.216.34", 0)
 ANSWER = Resolved((FOUR,), 300)

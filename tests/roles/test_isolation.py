@@ -14,8 +14,8 @@ from tests.support.choosing_network import ClientNetwork, client_network
 from tests.support.memory_network import MemoryListener
 from warren.addresses import Address
 from warren.roles.listener_rules import ListenerRules
+from warren.roles.passing_circuit import PassingCircuit
 from warren.roles.proxy import Proxy
-from warren.roles.relay import PassingCircuit
 
 PAIRS = 500
 NAME = b"a.example"

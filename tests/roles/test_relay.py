@@ -20,7 +20,9 @@ from warren.protocol.cells import Command, make_cell
 from warren.protocol.link import CreateRequested
 from warren.protocol.messages import Begin
 from warren.roles.circuit_builder import BUILD_SECONDS
-from warren.roles.relay import PassingCircuit, Relay, Rest, refuse_streams
+from warren.roles.last_hop import Rest, refuse_streams
+from warren.roles.passing_circuit import PassingCircuit
+from warren.roles.relay import Relay
 
 TARGET = Address("5.6.0.1", 80)
 STRANGER = "5.5.66.6"
@@ -336,7 +338,7 @@ async def test_a_bug_in_one_circuit_hurts_no_other(
         return partial(fail, circuit, stream, begin)
 
     async with small_network(relays=2, serve_exit=fail_at_port_13) as net:
-        exit_of_the_second = (await net.add_relay()).relay._serve_exit
+        exit_of_the_second = (await net.add_relay()).relay._last_hop._serve_exit
         origin = await net.add_origin()
         sound, broken = [await origin.build(net.hops[:2]) for _ in range(2)]
         application = await origin.browse(sound, net.echo())

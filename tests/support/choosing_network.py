@@ -30,7 +30,7 @@ from warren.protocol.messages import Begin
 from warren.roles.client import Client
 from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.mirror import Directory
-from warren.roles.relay import PassingCircuit
+from warren.roles.passing_circuit import PassingCircuit
 from warren.storage import DataFolder
 
 HOST = "5.6.0.1"

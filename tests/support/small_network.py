@@ -28,9 +28,8 @@ from warren.network.streams import CircuitStream
 from warren.network.turn import Turn
 from warren.protocol.messages import Begin, Connected
 from warren.protocol.stream import StreamProtocol
-from warren.roles.relay import (
-    PassingCircuit,
-    Relay,
+from warren.roles.last_hop import (
+    LastHop,
     ServeDatagrams,
     ServeDirectory,
     ServeExit,
@@ -38,6 +37,8 @@ from warren.roles.relay import (
     refuse_datagrams,
     refuse_names,
 )
+from warren.roles.passing_circuit import PassingCircuit
+from warren.roles.relay import Relay
 
 NETWORK_ID = bytes(range(32))
 START = 1_800_000_000
@@ -147,11 +148,13 @@ class SmallNetwork:
         relay = Relay(
             turn,
             settings,
+            LastHop(
+                serve_directory or _serve_nothing,
+                serve_exit or in_a_task(OpenExit(network)),
+                serve_datagrams,
+                serve_names,
+            ),
             find_hops=self.find_hops,
-            serve_directory=serve_directory or _serve_nothing,
-            serve_exit=serve_exit or in_a_task(OpenExit(network)),
-            serve_datagrams=serve_datagrams,
-            serve_names=serve_names,
         )
         links = Links(
             network, settings, turn, on_create=on_create(relay) if on_create else relay.create

@@ -29,12 +29,12 @@ class CircuitEnd:
     @property
     def has_something(self) -> bool:
         """Tell whether ``take`` would return cells."""
-        return self.streams.has_something
+        return self.streams.outbox.has_something
 
     def take(self, most: int) -> memoryview:
         """Seal up to `most` cells of what the streams have to send (ONI-1: in one step)."""
         places = self.layers.places
-        count = self.streams.write_payloads(places[:most])
+        count = self.streams.outbox.write_payloads(places[:most])
         self.cells_sealed += count
         return self.layers.seal_run(Command.RELAY, places[:count], self._header)
 

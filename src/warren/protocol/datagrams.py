@@ -8,7 +8,7 @@ with the address of the remote that it is for or comes from (protocol §5.2)::
 
 They keep their order, and nobody acknowledges them or sends one again, over this circuit or
 another. What waits is bounded on both sides, and the oldest is dropped for the newest: it waits
-unsealed, so what went stale while credit was short takes none. To ``protocol.multiplexer`` an
+unsealed, so what went stale while credit was short takes none. To ``protocol.outbox`` an
 association is a stream that never has data; which remotes it may reach is the exit's business.
 """
 
@@ -115,7 +115,7 @@ class Association:
         "reason", "received", "sent",
     )  # fmt: skip
 
-    #: What the multiplexer asks of a stream and an association never has.
+    #: What the outbox asks of a stream and an association never has.
     sendable = 0
     eof_is_next = False
 
@@ -128,7 +128,7 @@ class Association:
         self.on_news: Callable[[], None] = _nothing
         self.connected: Connected | None = None
         self.reason: EndReason | None = None
-        self.queued = False  # whether the multiplexer has it among those with something to send
+        self.queued = False  # whether the outbox has it among those with something to send
         self._outgoing = _Waiting[bytes]()
         self._incoming = _Waiting[Datagram]()
         self.sent = self.received = 0
@@ -177,7 +177,7 @@ class Association:
         self._incoming.clear()
         self.on_send()
 
-    # ---- for the multiplexer, sending
+    # ---- for the outbox
 
     @property
     def has_data(self) -> bool:
@@ -215,7 +215,7 @@ class Association:
         """Note that our END was sent."""
         self.end_sent = True
 
-    # ---- for the multiplexer, receiving
+    # ---- for the multiplexer
 
     def receive_connected(self, connected: Connected) -> None:
         """Take the CONNECTED; a second one is a ProtocolError."""

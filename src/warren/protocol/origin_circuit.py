@@ -117,7 +117,7 @@ class OriginCircuit(CircuitMachine):
         end.streams.on_resumed = receive
         body = handover.ask(secrets.handshake_hash)
         for message in cut(Message.RESUME, body, end.layers.payload):
-            end.streams.push(message)
+            end.streams.outbox.push(message)
 
     def destroy(self, error: ProtocolError | None = None) -> None:
         """Destroy the circuit. Doing it twice is fine.

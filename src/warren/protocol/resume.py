@@ -346,7 +346,7 @@ class Holdings:
                 moving.append((stream, standing))
         self._reset(taken.values())  # the origin has given these up
         for message in cut(Message.RESUMED, _encode_standings(answers), payload):
-            home.push(message)
+            home.outbox.push(message)
         for stream, standing in moving:
             _move(stream, standing, home)
         self.resumed += len(moving)

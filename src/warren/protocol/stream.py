@@ -5,9 +5,9 @@ credit (the receiver takes bytes up to a limit), as acknowledgement (it has cons
 offset) and as the place to go on from over another circuit (protocol §5). A sender keeps
 what is not acknowledged.
 
-The machine never waits and knows no circuit: ``protocol.multiplexer`` asks it for what to send
-and hands it what arrives; whoever owns the application's socket writes to it and reads from it.
-It tells both through its two hooks that there is something to do.
+The machine never waits and knows no circuit: ``protocol.outbox`` asks it for what to send, and
+``protocol.multiplexer`` hands it what arrives; whoever owns the application's socket writes to it
+and reads from it. It tells them through its two hooks that there is something to do.
 """
 
 from collections import deque
@@ -93,7 +93,7 @@ class StreamProtocol:
         self.push: Callable[[bytes], None] = _to_nobody
         self.connected: Connected | None = None
         self.reason: EndReason | None = None
-        # whether the multiplexer has it among those with data, EOF or END, or a CREDIT, to send
+        # whether the outbox has it among those with data, EOF or END, or a CREDIT, to send
         self.queued = self.credit_queued = False
         # sending: acknowledged <= sent <= written, sent <= limit
         self._retained: deque[memoryview] = deque()  # sent whole, from `acknowledged` on
@@ -243,7 +243,7 @@ class StreamProtocol:
         """Tell whether both directions came to their clean end and everything was taken over."""
         return self.eof_received and self.eof_sent and self.consumed == self.received
 
-    # ---- for the multiplexer, sending
+    # ---- for the outbox
 
     @property
     def credit_is_due(self) -> bool:
@@ -340,7 +340,7 @@ class StreamProtocol:
         self.pace.forget(self.number)
         self._drop_outgoing()
 
-    # ---- for the multiplexer, receiving
+    # ---- for the multiplexer
 
     def receive_data(self, data: memoryview) -> None:
         """Take bytes that arrived; raise ProtocolError when nothing may arrive."""

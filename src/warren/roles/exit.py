@@ -31,7 +31,8 @@ from warren.protocol.resolution import Resolved
 from warren.roles.exit_dial import MOST_ATTEMPTS, Dialler, checked
 from warren.roles.exit_limits import Admission, ExitLimits, expect_wanted
 from warren.roles.exit_names import ExitNames
-from warren.roles.relay import PassingCircuit, Rest
+from warren.roles.last_hop import Rest
+from warren.roles.passing_circuit import PassingCircuit
 
 #: After so long without an answer from a target's machine it counts as gone (EXT-10).
 SILENCE_SECONDS = 60

@@ -1,33 +1,31 @@
 """The relay: circuits that others build through this peer.
 
 It answers CREATE, finds or dials the next hop for EXTEND, and passes cells on; that itself happens
-in ``protocol.relay_circuit``, inside the reading step of a link. A stream that ends here goes to
-the exit, if this relay is one, or to the directory mirror.
+in ``protocol.relay_circuit``, inside the reading step of a link. What ends here is served by
+``last_hop``.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import structlog
 import trio
 
-from warren.addresses import Address
-from warren.errors import EndReason, ExitError, LinkError, NotFound, ProtocolError
+from warren.errors import LinkError, ProtocolError
 from warren.identity import Hop, PeerId
-from warren.network.associations import CircuitAssociation
 from warren.network.expiry import Expiry
 from warren.network.link import Link, LinkSettings
 from warren.network.links import Links
-from warren.network.streams import CircuitStream
 from warren.network.turn import Turn
 from warren.protocol.circuit import Closed, ExtendRequested, NameAsked
 from warren.protocol.handshake import answer_circuit
 from warren.protocol.leg import Leg
 from warren.protocol.link import CreateRequested
-from warren.protocol.messages import Begin, BeginFlags, Connected, Extend, ExtendStatus
+from warren.protocol.messages import Extend, ExtendStatus
 from warren.protocol.relay_circuit import RelayCircuit
-from warren.protocol.resolution import NOT_FOUND_TTL, Question, Resolved
 from warren.protocol.resume import Held, Holdings
+from warren.roles.last_hop import LastHop
+from warren.roles.passing_circuit import PassingCircuit
 
 logger = structlog.get_logger()
 
@@ -37,70 +35,7 @@ EXTEND_SECONDS = 10.0
 #: How long an exit holds the streams of a circuit that died, with their sockets (protocol §5.4).
 HOLD_SECONDS = 60.0
 
-#: Where the directory is. Our own address of the link might be one inside our own network.
-_HERE = Connected(Address("0.0.0.0", 0))
-
 FindHops = Callable[[PeerId], Iterable[Hop]]
-ServeDirectory = Callable[[CircuitStream], Awaitable[None]]
-#: What is left to do for a stream, as a task.
-Rest = Callable[[], Awaitable[None]]
-ServeExit = Callable[["PassingCircuit", CircuitStream, Begin], Rest | None]
-ServeDatagrams = Callable[["PassingCircuit", CircuitAssociation, BeginFlags], Awaitable[None]]
-ServeNames = Callable[["PassingCircuit", Address], Awaitable[Resolved]]
-
-
-def refuse_streams(circuit: "PassingCircuit", stream: CircuitStream, begin: Begin) -> None:
-    """Refuse every stream: what a relay does that is no exit."""
-    stream.reset(EndReason.EXIT_POLICY)
-
-
-async def refuse_datagrams(
-    circuit: "PassingCircuit", association: CircuitAssociation, flags: BeginFlags
-) -> None:
-    """Refuse every association: what a relay does that sends no datagrams for others."""
-    association.end(EndReason.EXIT_POLICY)
-
-
-async def refuse_names(circuit: "PassingCircuit", subject: Address) -> Resolved:
-    """Resolve nothing: what a relay does that is no exit."""
-    raise ExitError(EndReason.EXIT_POLICY)
-
-
-class PassingCircuit:
-    """Own one circuit through this relay: its machine, and the tasks of its streams."""
-
-    def __init__(self, relay: "Relay", link: Link, machine: RelayCircuit) -> None:
-        self.machine = machine
-        self.previous_link = link
-        self.in_turn = False
-        self._relay = relay
-        machine.wake = lambda: link.turn.add(self)
-
-    def __repr__(self) -> str:
-        return repr(self.machine)
-
-    def flush(self) -> None:
-        """Act on what the machine tells."""
-        machine = self.machine
-        while machine.events:
-            event = machine.events.popleft()
-            if isinstance(event, ExtendRequested):
-                self._relay.extend(self, event.extend)
-            elif isinstance(event, NameAsked):
-                self._relay.start(self._relay.serve_question, self, event.question)
-            elif isinstance(event, Closed):
-                self._relay.forget(self)
-        streams = machine.streams
-        if streams is not None and streams.opened:
-            opened, streams.opened = streams.opened, []
-            for protocol, begin in opened:
-                stream = CircuitStream(protocol, self.previous_link.turn)
-                self._relay.serve_stream(self, stream, begin)
-        if streams is not None and streams.associated:
-            associated, streams.associated = streams.associated, []
-            for each, flags in associated:
-                association = CircuitAssociation(each, self.previous_link.turn)
-                self._relay.start(self._relay.serve_association, self, association, flags)
 
 
 class _Extension:
@@ -158,26 +93,20 @@ class Relay:
         self,
         turn: Turn,
         settings: LinkSettings,
+        last_hop: LastHop,
         *,
         find_hops: FindHops,
-        serve_directory: ServeDirectory,
-        serve_exit: ServeExit = refuse_streams,
-        serve_datagrams: ServeDatagrams = refuse_datagrams,
-        serve_names: ServeNames = refuse_names,
         is_relay: Callable[[PeerId], bool] = _anybody,
     ) -> None:
         assert settings.relay is not None
         self.turn = turn
         self._settings = settings
         self._keys = settings.relay
+        self._last_hop = last_hop
         self._find_hops = find_hops
-        self._serve_directory = serve_directory
-        self._serve_exit = serve_exit
-        self._serve_datagrams = serve_datagrams
-        self._serve_names = serve_names
         self._is_relay = is_relay
         self._holdings: Holdings | None = None
-        if serve_exit is not refuse_streams:
+        if last_hop.is_exit:
             self._holdings = Holdings(settings.budget)
             self._holdings.on_held = self._hold
         self._hold_expiry = Expiry(turn.nursery, HOLD_SECONDS)
@@ -186,25 +115,6 @@ class Relay:
         self._cells_forward = self._cells_backward = 0
         self.links: Links | None = None  # set once, before the first circuit
         self.created = self.extended = self.refused = 0
-
-    def start(self, work: Callable[..., Awaitable[None]], *arguments: object) -> None:
-        """Run `work` as a task of its own, whose failure hurts nobody else (DOS-1)."""
-        self.turn.nursery.start_soon(self._guard, work, arguments)
-
-    async def _guard(
-        self, work: Callable[..., Awaitable[None]], arguments: tuple[object, ...]
-    ) -> None:
-        try:
-            await work(*arguments)
-        except Exception:
-            (circuit,) = arguments[:1]
-            assert isinstance(circuit, PassingCircuit)
-            logger.exception("a bug in a circuit", circuit=repr(circuit))
-            circuit.machine.destroy()
-        finally:
-            self.turn.run()
-
-    # ---- circuits
 
     def create(self, link: Link, request: CreateRequested) -> None:
         """Answer a CREATE; one that does not fit our keys destroys its circuit only."""
@@ -234,9 +144,22 @@ class Relay:
         if request.depth and previous is not None:
             machine.holdings = self._holdings
             machine.may_hold = partial(self._is_relay, previous)
-        self._circuits.add(PassingCircuit(self, link, machine))
+        self._circuits.add(PassingCircuit(link, machine, self._act))
 
-    def forget(self, circuit: PassingCircuit) -> None:
+    def _act(self, circuit: PassingCircuit) -> None:
+        """Act on what the machine of `circuit` tells."""
+        machine = circuit.machine
+        while machine.events:
+            event = machine.events.popleft()
+            if isinstance(event, ExtendRequested):
+                self._extend(circuit, event.extend)
+            elif isinstance(event, NameAsked):
+                self._last_hop.answer(circuit, event.question)
+            elif isinstance(event, Closed):
+                self._forget(circuit)
+        self._last_hop.serve(circuit)
+
+    def _forget(self, circuit: PassingCircuit) -> None:
         """Drop a circuit that is gone, and keep its counts."""
         if circuit in self._circuits:
             self._circuits.discard(circuit)
@@ -254,17 +177,16 @@ class Relay:
 
         self._hold_expiry.watch(let_go)
 
-    def extend(self, circuit: PassingCircuit, extend: Extend) -> None:
+    def _extend(self, circuit: PassingCircuit, extend: Extend) -> None:
         """Join the circuit to the peer that EXTEND names, over a link there is or will be."""
         assert self.links is not None
         link = self.links.find(extend.peer_id)
         if link is None:
-            self.start(self._extend_later, circuit, extend)
+            circuit.start(self._extend_later, circuit.machine, extend)
         else:
             self._create(link, circuit.machine, extend)
 
-    async def _extend_later(self, circuit: PassingCircuit, extend: Extend) -> None:
-        machine = circuit.machine
+    async def _extend_later(self, machine: RelayCircuit, extend: Extend) -> None:
         try:
             with trio.fail_after(EXTEND_SECONDS):
                 link = await self._find_link(extend.peer_id)
@@ -300,98 +222,6 @@ class Relay:
         if failure is not None:
             raise failure
         return None
-
-    # ---- streams
-
-    def serve_stream(
-        self, circuit: PassingCircuit, stream: CircuitStream, begin: Begin | None
-    ) -> None:
-        """Serve a stream that ends here, with a task for what of it has to wait.
-
-        On a circuit of one hop only the directory is served: with an exit at its end it would be
-        a plain proxy, for whoever wants one and against whoever runs it (EXT-8).
-        """
-        if begin is None:
-            self._connect_directory(circuit, stream)
-            self.start(self._finish, circuit, stream, partial(self._serve_directory, stream))
-            return
-        if circuit.machine.depth == 0:
-            self.start(self._turn_away, circuit, stream)
-            return
-        try:
-            rest = self._serve_exit(circuit, stream, begin)
-        except ExitError as error:
-            stream.reset(error.reason)
-        except Exception:
-            logger.exception("a bug in a circuit", circuit=repr(circuit))  # DOS-1
-            stream.reset(EndReason.INTERNAL)
-            circuit.machine.destroy()
-        else:
-            if rest is not None:
-                self.start(self._finish, circuit, stream, rest)
-
-    @staticmethod
-    async def _turn_away(circuit: PassingCircuit, stream: CircuitStream) -> None:
-        """Refuse a stream; its own step, so that its end leaves before its circuit does."""
-        stream.reset(EndReason.EXIT_POLICY)
-        circuit.machine.destroy()
-
-    async def _finish(self, circuit: PassingCircuit, stream: CircuitStream, rest: Rest) -> None:
-        """Do what is left to do for a stream."""
-        try:
-            await rest()
-        except ExitError as error:
-            stream.reset(error.reason)
-        except (LinkError, trio.BrokenResourceError):
-            stream.reset(EndReason.MISC)
-        except BaseException:
-            stream.reset(EndReason.INTERNAL)
-            raise
-
-    async def serve_association(
-        self, circuit: PassingCircuit, association: CircuitAssociation, flags: BeginFlags
-    ) -> None:
-        """Serve an association that ends here, until it is over; never on one hop (EXT-8)."""
-        if circuit.machine.depth == 0:
-            association.end(EndReason.EXIT_POLICY)
-            circuit.machine.destroy()
-            return
-        try:
-            await self._serve_datagrams(circuit, association, flags)
-        except ExitError as error:
-            association.end(error.reason)
-        except BaseException:
-            association.end(EndReason.INTERNAL)
-            raise
-
-    async def serve_question(self, circuit: PassingCircuit, question: Question) -> None:
-        """Answer a question that ends here; on a circuit of one hop there is no answer (EXT-8).
-
-        Nothing is looked up any more for a circuit that is gone.
-        """
-        machine = circuit.machine
-        if machine.depth == 0:
-            machine.destroy()
-            return
-        if question.outcome is not None:
-            return
-        outcome: Resolved | EndReason = EndReason.INTERNAL
-        try:
-            with trio.CancelScope() as scope:
-                question.on_answer = scope.cancel
-                outcome = await self._serve_names(circuit, question.subject)
-        except NotFound:
-            outcome = Resolved((), NOT_FOUND_TTL)
-        except ExitError as error:
-            outcome = error.reason
-        finally:
-            if machine.streams is not None:
-                machine.streams.questions.answer(question, outcome)
-
-    @staticmethod
-    def _connect_directory(circuit: PassingCircuit, stream: CircuitStream) -> None:
-        if circuit.machine.streams is not None:
-            stream.protocol.accept(_HERE)
 
     def statistics(self) -> dict[str, object]:
         """Return counters; cells count those that passed or ended here on circuits."""

@@ -24,7 +24,7 @@ from warren.network.datagram_sockets import DatagramSocket, UdpSocket
 from warren.protocol.datagrams import MOST_DATAGRAM
 from warren.protocol.messages import ANY_FAMILY, Begin, BeginFlags
 from warren.roles.exit import Exit
-from warren.roles.relay import PassingCircuit
+from warren.roles.passing_circuit import PassingCircuit
 
 logger = structlog.get_logger()
 
