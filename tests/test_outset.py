@@ -122,6 +122,17 @@ def test_a_service_takes_interrupts_that_were_ignored_when_it_was_started() -> N
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
 
 
+def test_warnings_do_not_get_into_the_output(tmp_path: Path) -> None:
+    command = [*WARREN, "keys", "--state", str(tmp_path / "state")]
+    first = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    (tmp_path / "state" / "identity.key").chmod(0o644)
+
+    again = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+
+    assert again.stdout == first.stdout
+    assert "others could read a file until now" in again.stderr
+
+
 def test_a_path_is_printed_as_it_is(tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path) + b"/\xff"
     authorities = [f"--authority={name}=192.0.2.{name}:1" for name in "123"]

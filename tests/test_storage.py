@@ -51,7 +51,7 @@ def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path) -> None:  
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(b"")
 
-    with pytest.raises(ConfigError, match="cannot use"):
+    with pytest.raises(ConfigError, match="is a file, expected a folder"):
         DataFolder(tmp_path / "data")
 
 

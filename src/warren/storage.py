@@ -51,6 +51,8 @@ class DataFolder:
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = path.stat()
+        except FileExistsError as error:
+            raise ConfigError(f"{path} is a file, expected a folder: choose another") from error
         except OSError as error:
             raise _failed("use", path, error) from error
         if status.st_uid != os.geteuid():

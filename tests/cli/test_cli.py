@@ -249,8 +249,9 @@ def test_keys_shows_one_peer_id_for_ever(tmp_path: Path) -> None:
     first = run("keys", "--state", str(tmp_path / "relay"))
     second = run("keys", "--state", str(tmp_path / "relay"))
 
-    assert len(first.output.strip()) == 52
-    assert first.output == second.output
+    assert len(first.stdout.strip()) == 52
+    assert second.output == first.stdout
+    assert first.stderr == f"warren: made a new one, {tmp_path / 'relay' / 'identity.key'}\n"
 
 
 async def test_status_prints_what_a_process_says(tmp_path: Path) -> None:

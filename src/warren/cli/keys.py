@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from warren.cli.options import FOLDER
+from warren.cli.options import FOLDER, log_to_standard_error
 
 
 @click.command(short_help="Show the peer id in a state folder.")
@@ -17,8 +17,12 @@ def keys(state: Path | None) -> None:
     """
     from warren.config import Config, state_directory
     from warren.identity import SystemKeys
-    from warren.key_files import KeyFiles
+    from warren.key_files import IDENTITY_FILE, KeyFiles
     from warren.storage import DataFolder
 
-    folder = state or state_directory(Config(), "relay")
-    click.echo(str(KeyFiles(DataFolder(folder), SystemKeys()).identity().peer_id))
+    log_to_standard_error()
+    folder = DataFolder(state or state_directory(Config(), "relay"))
+    is_new = not folder.names(IDENTITY_FILE)
+    click.echo(str(KeyFiles(folder, SystemKeys()).identity().peer_id))
+    if is_new:
+        click.echo(f"warren: made a new one, {folder.path / IDENTITY_FILE}", err=True)

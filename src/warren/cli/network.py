@@ -6,7 +6,13 @@ from pathlib import Path
 import click
 
 from warren.addresses import Address
-from warren.cli.options import EXISTING_FILE, FOLDER, config_options, read_options
+from warren.cli.options import (
+    EXISTING_FILE,
+    FOLDER,
+    config_options,
+    log_to_standard_error,
+    read_options,
+)
 from warren.errors import ConfigError
 
 
@@ -51,6 +57,7 @@ def create(
     """
     from warren.founding import NETWORK_FILE, authority_folder, found_network
 
+    log_to_standard_error()
     addresses: dict[str, Address] = {}
     for text in authorities:
         who, where = _split(text, "--authority", "NAME=HOST:PORT")

@@ -98,6 +98,13 @@ def read_options(config: Path | None, *, network: Path | None, state: Path | Non
     return override(load_config(config), **{k: v for k, v in given.items() if v is not None})
 
 
+def log_to_standard_error() -> None:
+    """Let what is to be warned of not get into the output of a command; services do it anyway."""
+    from warren.service import LogStyle, set_up_logging
+
+    set_up_logging(LogStyle(level="warning"))
+
+
 def make_section(kind: Callable[..., S], **values: Any) -> S:
     """Make the section `kind` of `values`; raise ConfigError when they do not fit."""
     try:

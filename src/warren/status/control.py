@@ -199,10 +199,14 @@ def _why_silent(path: Path, error: BaseException) -> str:
         return f"there is no folder {path.parent}. {start_it}"
     if not os.path.lexists(path):
         return f"there is no such socket, so nothing runs in this folder now. {start_it}"
+    if not path.is_socket():
+        return f"that is no socket. {start_it}"
     if isinstance(error, ConnectionRefusedError):
         return f"who made this socket has ended, and left it behind. {start_it}"
     if isinstance(error, PermissionError):
         return "it belongs to another user. Ask as that one"
     if isinstance(error, (TimeoutError, trio.TooSlowError)):
         return f"it took the question and said nothing for {PATIENCE_SECONDS} s. It may be stopped"
-    return (error.strerror if isinstance(error, OSError) else None) or "it broke off"
+    if isinstance(error, (ConnectionError, trio.BrokenResourceError)):
+        return "it broke off the conversation. It may end just now, or be another program"
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
