@@ -273,9 +273,9 @@ async def trio_run(command: list[str]) -> bytes:
     return bytes(done.stdout)
 
 
-def test_status_without_a_process_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_without_a_process_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/nonexistent")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "/nonexistent")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
     assert "name its state folder with --state" in str(run("status").exception)
 

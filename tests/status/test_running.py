@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,8 +101,21 @@ def test_a_place_that_others_can_write_to_is_not_used(
     assert (runtime / f"proxy.{os.getpid()}").read_text() == "theirs"
 
 
-def test_no_place_at_all_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "nowhere"))
+@pytest.mark.parametrize("mode", [0o777, 0o770])
+def test_a_runtime_folder_of_others_is_passed_over(
+    mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs").chmod(mode)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "theirs"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    with known_as_running("proxy", tmp_path):
+        assert list((tmp_path / "theirs").iterdir()) == []
+
+
+def test_no_place_at_all_is_no_obstacle(runtime: Path, tmp_path: Path) -> None:
+    runtime.write_text("a file")
 
     with known_as_running("proxy", tmp_path):
         assert find_running() == []
@@ -119,8 +133,8 @@ def running_proxy(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     announcements, pen = os.pipe()
     process = subprocess.Popen(
         [
-            *(*WARREN, "proxy", "--network", folder.parent / "net" / "network.toml"),
-            *("--state", folder, "--listen", "127.0.0.1:0", "--ready-fd", str(pen)),
+            *(*WARREN, "proxy", "--network", str(folder.parent / "net" / "network.toml")),
+            *("--state", str(folder), "--listen", "127.0.0.1:0", "--ready-fd", str(pen)),
         ],
         pass_fds=[pen],
         stderr=subprocess.DEVNULL,

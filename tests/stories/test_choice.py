@@ -131,7 +131,7 @@ def test_a_country_without_exits_is_told(net: Choosing, tmp_path: Path) -> None:
     done = net.list_relays("--exits", "--country", "xx", home=tmp_path)
 
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == "warren: no exit in xx, but in ??, de, fr\n"
+    assert done.stderr == "warren: no exit in xx; there are some in ??, de, fr\n"
 
 
 @pytest.mark.parametrize("way", WAYS)

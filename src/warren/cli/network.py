@@ -151,8 +151,8 @@ def relays(
         )
     if not chosen:
         what, where = "exit" if exits else "relay", f" in {wanted}" if wanted else ""
-        there = ", ".join(sorted({each.country for each in listed})) or "no country at all"
-        click.echo(f"warren: no {what}{where}, but in {there}", err=True)
+        there = ", ".join(sorted({each.country for each in listed})) or "no country"
+        click.echo(f"warren: no {what}{where}; there are some in {there}", err=True)
 
 
 def _warn_of_age(folder: Path, valid_until: int) -> None:

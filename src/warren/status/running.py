@@ -48,7 +48,7 @@ def known_as_running(role: str, state: Path) -> Iterator[None]:
 
 
 def find_running() -> list[Running]:
-    """Return the processes of this user that answer, in the order of their numbers."""
+    """Return the processes of this user that answer, in the order of their folders."""
     found = []
     for link, running in _links(_place()):
         is_alive = answers(find_socket(running.state))
@@ -57,23 +57,19 @@ def find_running() -> list[Running]:
         elif is_alive is False:
             with contextlib.suppress(OSError):
                 link.unlink()
-    return sorted(found, key=lambda running: running.pid)
+    return sorted(found, key=lambda running: running.state)
 
 
 def _place() -> Path:
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime:
-        return Path(runtime) / "warren"
-    usual = Path(f"/run/user/{os.geteuid()}")  # what the variable says where it is set
-    return usual / "warren" if usual.is_dir() else Path(tempfile.gettempdir()) / _folder_name()
-
-
-def _folder_name() -> str:
-    return f"warren-of-{os.geteuid()}"
+    # The variable may be that of the user who became this one, and unset in a remote shell.
+    for runtime in (os.environ.get("XDG_RUNTIME_DIR"), f"/run/user/{os.geteuid()}"):
+        if runtime and _is_ours(Path(runtime).resolve()):
+            return Path(runtime) / "warren"
+    return Path(tempfile.gettempdir()) / f"warren-of-{os.geteuid()}"
 
 
 def _is_ours(place: Path) -> bool:
-    """Tell whether nobody else can have put anything into `place`; links there are believed."""
+    """Tell whether nobody else can put anything into the folder `place`, so that it is believed."""
     try:
         status = place.lstat()
     except OSError:
