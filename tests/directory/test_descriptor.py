@@ -250,6 +250,19 @@ def test_a_reader_gives_the_same_object_again_and_forgets_the_oldest() -> None:
     assert reader.read(first) == kept
 
 
+def test_a_reader_forgets_what_was_not_read_for_two_periods() -> None:
+    reader = DescriptorReader(ID)
+    used, unused = (document_of(number) for number in (1, 2))
+    kept, dropped = reader.read(used), reader.read(unused)
+
+    for _ in range(2):
+        reader.begin_period()
+        reader.read(used)
+
+    assert reader.read(used) is kept
+    assert reader.read(unused) is not dropped
+
+
 def test_a_reader_does_not_remember_what_is_bad() -> None:
     reader = DescriptorReader(ID)
     bad = document_of(1)[:-1] + b"\xff"

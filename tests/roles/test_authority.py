@@ -1,5 +1,6 @@
 """Three authorities wired in memory: a consensus each period, whatever one of them does."""
 
+import gc
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -20,7 +21,7 @@ from tests.support.directories import (
     vote_of,
 )
 from warren.directory.consensus import Consensus, Flag, read_consensus
-from warren.directory.descriptor import descriptor_lifetime
+from warren.directory.descriptor import Descriptor, descriptor_lifetime
 from warren.directory.network_file import NetworkFile
 from warren.directory.parameters import Parameters
 from warren.errors import ConfigError, DirectoryError, LinkError
@@ -397,6 +398,27 @@ async def test_relays_get_flags_and_countries(city: City, autojump_clock: MockCl
     assert entry is not None
     assert {Flag.RUNNING, Flag.GUARD, Flag.MIRROR} <= entry.flags
     assert entry.country == "de"
+
+
+async def test_descriptors_that_were_replaced_are_forgotten(
+    city: City, autojump_clock: MockClock
+) -> None:
+    await founded(city)
+    gc.collect()
+    before = {id(each) for each in gc.get_objects() if isinstance(each, Descriptor)}
+
+    for _ in range(20):
+        await trio.sleep(LAB.consensus_interval_seconds)
+        await city.upload(1, 2, 3)
+
+    gc.collect()
+    new = [
+        each
+        for each in gc.get_objects()
+        if isinstance(each, Descriptor) and id(each) not in before
+    ]
+    periods = 3  # the one in the making, and two that are remembered
+    assert len(new) <= len(city.authorities) * 3 * periods
 
 
 async def test_a_second_descriptor_must_wait(

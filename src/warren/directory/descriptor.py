@@ -192,26 +192,33 @@ class DescriptorReader:
     """Read descriptors of one network, and remember those read.
 
     The same documents come in every vote of every authority; each is verified once. Owns the
-    memory of at most ``most`` of them; the oldest go first.
+    memory of those of this period and the last one, at most ``most`` of each; the oldest go first.
     """
 
     def __init__(self, network_id: bytes, most: int = 1 << 15) -> None:
         self._network_id = network_id
         self._most = most
         self._known: dict[bytes, Descriptor] = {}
+        self._known_before: dict[bytes, Descriptor] = {}
+
+    def begin_period(self) -> None:
+        """Forget what was not read since this was called last."""
+        self._known_before, self._known = self._known, {}
 
     def read(self, document: bytes) -> Descriptor:
         """Return the descriptor in `document`; raise ProtocolError as ``read_descriptor`` does."""
         descriptor = self._known.get(document)
         if descriptor is None:
-            descriptor = read_descriptor(document, self._network_id)
+            descriptor = self._known_before.get(document)
+            if descriptor is None:
+                descriptor = read_descriptor(document, self._network_id)
             if len(self._known) >= self._most:
                 del self._known[next(iter(self._known))]
             self._known[document] = descriptor
         return descriptor
 
     def __repr__(self) -> str:
-        return f"<DescriptorReader of {len(self._known)} descriptors>"
+        return f"<DescriptorReader of {len(self._known | self._known_before)} descriptors>"
 
 
 _Key = Annotated[bytes, msgspec.Meta(min_length=KEY_LENGTH, max_length=KEY_LENGTH)]

@@ -129,6 +129,7 @@ class Authority:
         period = next_period(self._now(), self._archive.newest, self.network.parameters)
         ballot = Ballot(period, self.network)
         self._ballots = [ballot, *self._ballots[:1]]
+        self._reader.begin_period()
         steps: Sequence[tuple[float, Callable[[Ballot, Background], None]]] = (
             (period.vote_at, self._vote),
             (period.fetch_at, self._fetch_votes),
