@@ -78,9 +78,11 @@ async def test_who_starts_again_replaces_what_it_left(runtime: Path, tmp_path: P
     leave_dead_socket(tmp_path / "state")
     runtime.mkdir(mode=0o700)
     (runtime / "relay.1").symlink_to(tmp_path / "state")
+    (runtime / "relay.2").symlink_to(tmp_path / "gone")
+    (runtime / "relay.3").symlink_to(tmp_path)
 
     with known_as_running("relay", tmp_path / "state"):
-        assert [path.name for path in runtime.iterdir()] == [f"relay.{os.getpid()}"]
+        assert {path.name for path in runtime.iterdir()} == {f"relay.{os.getpid()}", "relay.3"}
 
 
 @pytest.mark.parametrize("is_link", [True, False])

@@ -85,8 +85,9 @@ def _leave_link(place: Path, link: Path, state: Path) -> bool:
         if not _is_ours(place):
             return False
         for old, running in _links(place):
-            if running.state == state or old == link:
-                old.unlink(missing_ok=True)  # killed: the folder is held by this process now
+            # Killed: the folder is held by this process now, or is gone as that of a lab.
+            if running.state == state or old == link or not running.state.exists():
+                old.unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
             link.symlink_to(state)
             return True
