@@ -92,20 +92,35 @@ def test_what_the_examples_comment_out_is_valid_too(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("[proxy", "peer.toml is not TOML"),
+        ("[proxy", "line 1 is not TOML: found '[proxy', expected KEY = VALUE with text in"),
+        ("[proxy]\nhops 3", "line 2 is not TOML: found 'hops 3', expected KEY = VALUE with"),
+        ("[proxy]\nhops = 3\nhops = 4", "line 3 is 'hops = 4', and this key is there already"),
+        ("[log]\n[proxy]\n[log]", "line 3 is '[log]', and this section is there already"),
+        ('[proxy]\nlisten = ["a",', "The file ends there: a quote or bracket may be left"),
+        ("network = " + "[" * 5000, "too many brackets within brackets"),
+        ("[proxy]\nhops = 1" + "0" * 30, "expected a whole number from 2 to 5"),
+        (
+            "[proxy]\nconnections = 0",
+            "proxy.connections is 0, expected a whole number of at least 1",
+        ),
+        ("[proxy]\nhops = 1979-05-27", "proxy.hops is a date or time, expected a whole number"),
         ('netwrk = "a"', "has no key 'netwrk': did you mean 'network'?"),
         ("hops = 3", "has no key 'hops': it belongs in [proxy]"),
         ("[proxy]\nx = 1", "section [proxy] has no key 'x': expected one of user, "),
         ("network = 3", "network: expected text in quotes, found 3"),
         ("proxy = 1", "proxy is 1, expected a section"),
-        ("[proxy]\nhops = 9", "proxy.hops is 9, expected a whole number of at most 5"),
-        ("[proxy]\nhops = 1", "proxy.hops is 1, expected a whole number of at least 2"),
+        ("[proxy]\nhops = 9", "proxy.hops is 9, expected a whole number from 2 to 5"),
+        ("[proxy]\nhops = 1", "proxy.hops is 1, expected a whole number from 2 to 5"),
         ('[proxy]\nhops = "3"', "proxy.hops is '3', expected a whole number"),
         ('[proxy]\nlisten = "127.0.0.1:1"', "proxy.listen is '127.0.0.1:1', expected a list"),
         ('[proxy]\nlisten = ["1080"]', "proxy.listen[0]: '1080' is not HOST:PORT"),
         ('[proxy]\nlisten = ["a.example:1"]', "expected an IP address and a port"),
         ("[proxy]\nlisten = []", "listen is empty: name at least one address"),
-        ('[proxy]\nallow_clients = ["10.0.0.1/8"]', "10.0.0.1/8 has host bits set"),
+        (
+            '[proxy]\nallow_clients = ["10.0.0.1/8"]',
+            "found '10.0.0.1/8', expected 10.0.0.0/8 for the range, or 10.0.0.1 for one",
+        ),
+        ('[proxy]\nallow_clients = ["home"]', "found 'home', expected an address or a range such"),
         ('[proxy]\nallow_targets = ["127.0.0.1:0"]', "expected one exact port"),
         ('[proxy]\nuser = "me"', "proxy: user and password belong together"),
         ('[proxy]\nuser = "a+b"\npassword = "x"', "user is 'a+b', expected a name"),
@@ -114,7 +129,7 @@ def test_what_the_examples_comment_out_is_valid_too(name: str) -> None:
         ('[proxy]\nexit = "deu"', "proxy.exit: 'deu' is no peer id"),
         ('[proxy]\nisolate = ["colour"]', "proxy.isolate[0] is 'colour', expected one of "),
         ("[[proxy.listener]]", "section [[proxy.listener]] needs the key 'listen'"),
-        (LISTENER + "hops = 6", "proxy.listener[0].hops is 6, expected a whole number of at most"),
+        (LISTENER + "hops = 6", "proxy.listener[0].hops is 6, expected a whole number from 2 to"),
         (LISTENER + "county = 1", "[[proxy.listener]] has no key 'county': did you mean 'country'"),
         (LISTENER.replace("127.0.0.1", "a.example"), "expected an IP address and a port"),
         ('[log]\nlevel = "loud"', "log.level is 'loud', expected one of 'debug', "),
@@ -134,7 +149,7 @@ def test_what_the_examples_comment_out_is_valid_too(name: str) -> None:
         (RELAY + 'contact = """a\nb"""', r"contact has 'a\nb', a string with unprintable"),
         (RELAY + 'contact = "a\\u0000b"', r"contact has 'a\x00b', a string with unprintable"),
         (RELAY + f"bandwidth = {(1 << 63) - 1}", "relay.bandwidth is 9223372036854775807, exp"),
-        (RELAY + f"bandwidth = {1 << 50}", "expected a whole number of at most 1125899906842623"),
+        (RELAY + f"bandwidth = {1 << 50}", "expected a whole number from 1 to 1125899906842623"),
         (RELAY + f"family = {[str(PeerId(bytes(32)))] * 2}", "family names a relay twice"),
         (RELAY + MUCH_POLICY, "relay and exit come to a descriptor of "),
         ("[exit]\npolicy = []", "policy is empty: expected rules or a name"),
@@ -143,6 +158,8 @@ def test_what_the_examples_comment_out_is_valid_too(name: str) -> None:
         ('[exit]\npolicy = ["accept [2a00::1]/32:80"]', "expected [2a00::]/32 for the network"),
         (f'[exit]\npolicy = ["accept *:{LONG_PORTS}"]', "a rule of 353 characters, expected at"),
         ('network = ""', "network: found empty text '', expected a path"),
+        ('network = "~nobody-of-that-name/x"', "and this machine knows no such user"),
+        ('state = "a\\u0000b"', "expected a path, which has no zero bytes"),
         ('[relay]\nlisten = "0.0.0.0:1"', "which means every address of this machine"),
         ('[exit]\npolicy = "webb"', "exit: 'webb' is no exit policy: expected one of web, "),
         ('[exit]\npolicy = "web"\nudp_policy = "all"', "exit: 'all' is no exit policy: expected"),
@@ -241,6 +258,21 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=r"binary\.toml is not UTF-8"):
         load_config(tmp_path / "binary.toml")
+
+
+def test_a_device_is_not_read_for_ever() -> None:
+    with pytest.raises(ConfigError, match="the configuration /dev/zero has more than"):
+        load_config(Path("/dev/zero"))
+
+
+def test_files_that_were_mixed_up_are_told_apart(tmp_path: Path) -> None:
+    make_network(tmp_path, testing=False)
+    (tmp_path / "peer.toml").write_text("[proxy]\n")
+
+    with pytest.raises(ConfigError, match=r"network\.toml is a network file, not a configuration"):
+        load_config(tmp_path / "network.toml")
+    with pytest.raises(ConfigError, match=r"peer\.toml: it has nothing of a network file in it"):
+        load_network(Config(network=tmp_path / "peer.toml"))
 
 
 def test_a_mark_at_the_start_of_a_file_is_skipped(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import warren
 
 ROOT = Path(warren.__file__).parent
 
-GROUND = {"errors", "addresses", "identity", "storage", "key_files"}
+GROUND = {"errors", "config_errors", "addresses", "identity", "storage", "key_files"}
 PURE = {"protocol", "directory"}
 DOORS = {
-    "__init__", "__main__", "cli", "config", "config_errors", "country_files", "founding", "lab",
+    "__init__", "__main__", "cli", "config", "country_files", "founding", "lab", "listing",
     "node", "outset", "peer", "programs", "run", "service", "serving", "status", "workers",
 }  # fmt: skip
 FLOORS = {
@@ -24,7 +24,7 @@ FLOORS = {
     **dict.fromkeys(DOORS, 4),
 }
 #: What the pure floors may use of the ground: the rest of it touches files.
-GROUND_FOR_PURE = {"errors", "addresses", "identity"}
+GROUND_FOR_PURE = {"errors", "config_errors", "addresses", "identity"}
 #: The clock, chance and the world outside.
 IMPURE = {
     "asyncio", "http", "logging", "multiprocessing", "os", "pathlib", "random", "secrets",

@@ -1,5 +1,6 @@
 """Founding a network: a file for everybody, keys for each authority."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def test_parameters_are_checked_by_name_and_value(tmp_path: Path) -> None:
     assert network.parameters.consensus_interval_seconds == 600
     with pytest.raises(ConfigError, match="unknown parameter 'speed': expected one of"):
         found_network(tmp_path / "x", "home", THREE, parameters={"speed": 1})
-    with pytest.raises(ConfigError, match="parameter is wrong"):
+    with pytest.raises(ConfigError, match="interval_seconds is 0, expected a whole number"):
         found_network(tmp_path / "y", "home", THREE, parameters={"consensus_interval_seconds": 0})
 
 
@@ -93,3 +94,42 @@ def test_a_network_that_is_no_test_has_public_authorities(host: str, tmp_path: P
 
     assert not list(tmp_path.rglob("*.key*"))
     assert found_network(tmp_path / "net", "home", addresses, testing=True).testing
+
+
+def test_what_is_for_everybody_can_be_read_and_the_keys_cannot(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        found_network(tmp_path / "net", "home", THREE)
+    finally:
+        os.umask(before)
+
+    modes = {
+        path.relative_to(tmp_path).as_posix(): path.stat().st_mode & 0o777
+        for path in (tmp_path / "net", *(tmp_path / "net").rglob("*"))
+    }
+    assert modes.pop("net") == 0o755
+    assert modes.pop("net/network.toml") == 0o644
+    keys = {path: mode for path, mode in modes.items() if path.endswith((".key", ".keys"))}
+    assert len(keys) == 6
+    assert set(keys.values()) == {0o600}
+    assert {mode for path, mode in modes.items() if path not in keys} == {0o700}
+
+
+def test_a_public_file_stays_public_when_it_is_found_there(tmp_path: Path) -> None:
+    found_network(tmp_path, "home", THREE)
+    (tmp_path / "network.toml").chmod(0o644)
+
+    with pytest.raises(ConfigError, match="there is a network in"):
+        found_network(tmp_path, "home", THREE)
+
+    assert (tmp_path / "network.toml").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_does_not_fit_leaves_nothing_behind(count: int, tmp_path: Path) -> None:
+    few = dict(list(THREE.items())[:count])
+
+    with pytest.raises(ConfigError, match=f"{count} authorities, expected 3"):
+        found_network(tmp_path / "net", "home", few)
+
+    assert not (tmp_path / "net").exists()

@@ -9,7 +9,7 @@ The floors; imports go down only, and never sideways between ``protocol`` and ``
     roles      proxy  client  pool    relay  exit    authority  mirror
     network    byte_streams  links  circuits  streams  names             (trio)
     pure       protocol            |            directory     (no I/O, no clock, no chance)
-    ground     errors  addresses  identity  storage
+    ground     errors  config_errors  addresses  identity  storage
 
 The way of a byte; the way back is the same table read upwards:
 

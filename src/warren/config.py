@@ -7,19 +7,18 @@ thing that makes ``allow_targets`` acceptable (EXT-16).
 """
 
 import ipaddress
-import tomllib
 from abc import ABC
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import msgspec
 import platformdirs
 
 from warren import __version__
 from warren.addresses import Address
-from warren.config_errors import explain, shown
+from warren.config_errors import explain, read_toml, shown
 from warren.directory.descriptor import (
     MOST_BANDWIDTH,
     MOST_STRING_BYTES,
@@ -35,6 +34,7 @@ from warren.protocol.choice import FEWEST_HOPS, MOST_HOPS, Choice
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 Role = Literal["proxy", "relay", "authority"]
+ROLES: tuple[Role, ...] = get_args(Role)
 
 if TYPE_CHECKING:
     AddressText = Address
@@ -53,6 +53,8 @@ else:
     RangeText.register(ipaddress.IPv6Network)
 
 MOST_WORKERS = 64
+#: Of a file that somebody wrote by hand; a device that never ends is none.
+MOST_FILE_BYTES = 4 * 1024 * 1024
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 #: What a listener can keep apart; see ``roles.listener_rules``.
@@ -366,7 +368,7 @@ def parse_config(text: str, source: str, base: Path) -> Config:
     """
     readers: dict[object, Callable[[str], Any]] = {
         AddressText: Address.parse,
-        RangeText: ipaddress.ip_network,
+        RangeText: _read_range,
         PeerId: PeerId.parse,
         Path: lambda value: _read_path(value, base),
     }
@@ -377,9 +379,11 @@ def parse_config(text: str, source: str, base: Path) -> Config:
         return readers[kind](value)
 
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source} is not TOML: {error}") from error
+        data = read_toml(text)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    if "founding" in data:
+        raise ConfigError(f"{source} is a network file, not a configuration: give it as --network")
     try:
         return msgspec.convert(data, Config, dec_hook=read_text)
     except msgspec.ValidationError as error:
@@ -390,7 +394,7 @@ def load_config(path: Path | None) -> Config:
     """Read the file at `path`; without one, every key has its default."""
     if path is None:
         return Config()
-    return parse_config(_read_file(path, "configuration"), str(path), path.parent)
+    return parse_config(read_file(path, "configuration"), str(path), path.parent)
 
 
 def load_network(config: Config) -> NetworkFile:
@@ -403,11 +407,11 @@ def load_network(config: Config) -> NetworkFile:
             "no network file: give --network FILE, or network = FILE in the configuration. Whoever "
             "runs the network hands it out; warren network create makes one"
         )
-    text = _read_file(config.network, "network file")
+    text = read_file(config.network, "network file")
     try:
         network = parse_network_file(text)
-    except (WarrenError, ValueError) as error:
-        raise ConfigError(f"{config.network}: {error}") from error
+    except WarrenError as error:
+        raise ConfigError(f"network file {config.network}: {error}") from error
     check_testing(config, network)
     return network
 
@@ -426,15 +430,40 @@ def state_directory(config: Config, role: Role) -> Path:
     return config.state or platformdirs.user_state_path("warren") / role
 
 
+def _read_range(text: str) -> IPNetwork:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        pass
+    try:
+        wider = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(
+            f"found {shown(text)}, expected an address or a range such as 192.168.1.0/24"
+        ) from None
+    address = text.partition("/")[0]
+    raise ValueError(f"found {shown(text)}, expected {wider} for the range, or {address} for one")
+
+
 def _read_path(text: str, base: Path) -> Path:
     if not text:
         raise ValueError("found empty text '', expected a path")
-    return base / Path(text).expanduser()
-
-
-def _read_file(path: Path, kind: str) -> str:
+    if "\0" in text:
+        raise ValueError(f"found {shown(text)}, expected a path, which has no zero bytes")
     try:
-        return path.read_text(encoding="utf-8-sig")  # some editors begin with a mark
+        return base / Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"found {shown(text)}, and this machine knows no such user") from None
+
+
+def read_file(path: Path, kind: str) -> str:
+    """Return the text of the file at `path`, the `kind` of it being what an error names."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_FILE_BYTES + 1)
+        if len(content) > MOST_FILE_BYTES:
+            raise ConfigError(f"the {kind} {path} has more than {MOST_FILE_BYTES} bytes")
+        return content.decode("utf-8-sig")  # some editors begin with a mark
     except OSError as error:
         raise ConfigError(f"cannot read the {kind} {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -1,21 +1,28 @@
-"""What is wrong with a configuration file, in the words of its reader.
+"""What is wrong with a configuration or network file, in the words of its reader.
 
 msgspec says ``Expected `int` <= 5 - at `$.proxy.hops` ``. A user wants to know which key that
 is, what stands there, what is expected, and which key was meant by one that does not exist.
 """
 
+import datetime as dt
 import difflib
 import re
+import tomllib
 import types
 import typing
 from typing import Any
 
 import msgspec
 
+from warren.errors import ConfigError
+
 _MOST_SHOWN = 60
 _WHERE = re.compile(r"(?P<what>.*) - at `\$(?P<path>.*)`\Z", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`\Z")
 _MISSING = re.compile(r"Object missing required field `(.*)`\Z")
+_PLACE = re.compile(r"(?P<what>.*) \(at line (?P<line>[0-9]+), column [0-9]+\)\Z", re.DOTALL)
+#: What tomllib says of a line whose form is right, and what it means.
+_TWICE = {"Cannot overwrite": "this key", "Cannot declare": "this section"}
 _EXPECTED = re.compile(r"Expected `(?P<kinds>[^`]*)`(?P<limit>[^,]*)")
 _KINDS = {
     "int": "a whole number",
@@ -25,6 +32,28 @@ _KINDS = {
     "array": "a list in brackets",
     "object": "a section",
 }
+
+
+def read_toml(text: str) -> dict[str, Any]:
+    """Return what the TOML `text` says; raise ConfigError that names the line that is none."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError("too many brackets within brackets, expected TOML") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(_explain_toml(str(error), text.rstrip().splitlines())) from error
+
+
+def _explain_toml(message: str, lines: list[str]) -> str:
+    match = _PLACE.match(message)
+    number = int(match["line"]) if match else len(lines)
+    line = lines[number - 1].strip() if number <= len(lines) else ""
+    for begin, what in _TWICE.items():
+        if message.startswith(begin):
+            return f"line {number} is {shown(line)}, and {what} is there already: keep one of them"
+    expected = 'KEY = VALUE with text in "quotes", or a [section]'
+    end = "" if match else ". The file ends there: a quote or bracket may be left open"
+    return f"line {number} is not TOML: found {shown(line)}, expected {expected}{end}"
 
 
 def explain(message: str, data: Any, root: type[msgspec.Struct]) -> str:
@@ -38,7 +67,12 @@ def explain(message: str, data: Any, root: type[msgspec.Struct]) -> str:
     if missing := _MISSING.match(what):
         return f"{_section(keys)} needs the key {missing[1]!r}"
     if expected := _EXPECTED.match(what):
-        return f"{name} is {_found(data, keys)}, expected {_plain(**expected.groupdict())}"
+        kinds, limit = expected.groups()
+        is_number = bool(limit) and "int" in kinds.split(" | ")
+        plain = _whole_number(_type_at(root, keys)) if is_number else _plain(kinds, limit)
+        return f"{name} is {_found(data, keys)}, expected {plain}"
+    if what == "Integer value out of range":
+        return f"{name} is {_found(data, keys)}, expected {_whole_number(_type_at(root, keys))}"
     if what.startswith("Invalid enum value"):
         options = ", ".join(repr(option) for option in typing.get_args(_type_at(root, keys)))
         return f"{name} is {_found(data, keys)}, expected one of {options}"
@@ -62,17 +96,29 @@ def _found(data: Any, keys: list[str]) -> str:
         data = data[int(key)] if isinstance(data, list) else data[key]
     if isinstance(data, dict):
         return "a section"
+    if isinstance(data, dt.date | dt.time):
+        return "a date or time"
     if isinstance(data, bool):
         return "true" if data else "false"
     return shown(data)
 
 
 def _plain(kinds: str, limit: str) -> str:
-    """Say ```int | null` >= 16`` in words: a whole number of at least 16."""
+    """Say ```str | null` of length >= 1`` in words: text in quotes of at least 1 letters."""
     names = " or ".join(_KINDS.get(kind, kind) for kind in kinds.split(" | ") if kind != "null")
     if "of length" in limit:
         limit = limit.replace("of length ", "") + (" entries" if kinds == "array" else " letters")
     return names + limit.replace(">=", "of at least").replace("<=", "of at most")
+
+
+def _whole_number(kind: Any) -> str:
+    """Say which whole numbers the type `kind` allows: a whole number from 2 to 5."""
+    limits = [meta for meta in getattr(kind, "__metadata__", ()) if isinstance(meta, msgspec.Meta)]
+    least = next((meta.ge for meta in limits if meta.ge is not None), None)
+    most = next((meta.le for meta in limits if meta.le is not None), None)
+    if least is not None and most is not None:
+        return f"a whole number from {least} to {most}"
+    return f"a whole number of at least {least}" if least is not None else "a smaller whole number"
 
 
 def _unknown_key(key: str, keys: list[str], root: type[msgspec.Struct]) -> str:
@@ -94,12 +140,14 @@ def _fields(struct: Any) -> list[str]:
 
 
 def _type_at(struct: Any, keys: list[str]) -> Any:
-    """Return the type of the field that `keys` lead to; ``X | None`` counts as X."""
+    """Return the type of the field that `keys` lead to, as annotated; ``X | None`` counts as X."""
     for key in keys:
+        if typing.get_origin(struct) is typing.Annotated:
+            struct = typing.get_args(struct)[0]
         if key.isdigit():  # in ``tuple[X, ...]``
             struct = typing.get_args(struct)[0]
             continue
-        struct = typing.get_type_hints(struct)[key]
-        if isinstance(struct, types.UnionType):
+        struct = typing.get_type_hints(struct, include_extras=True)[key]
+        if typing.get_origin(struct) in (typing.Union, types.UnionType):
             struct = typing.get_args(struct)[0]
     return struct

@@ -22,9 +22,9 @@ from warren.directory.network_file import (
 from warren.directory.parameters import read_parameters
 from warren.directory.schedule import most_voting_seconds
 from warren.errors import ConfigError, ProtocolError
-from warren.identity import Hop, Suite, SystemKeys
+from warren.identity import KEY_LENGTH, Hop, PeerId, Suite, SystemKeys
 from warren.key_files import KeyFiles
-from warren.storage import DataFolder
+from warren.storage import DataFolder, replace_public
 
 NETWORK_FILE = "network.toml"
 
@@ -57,11 +57,11 @@ def found_network(
 ) -> NetworkFile:
     """Write ``network.toml`` and the keys of the authorities at `addresses` below `directory`.
 
+    That file is for everybody, and so is the folder if it is new; the keys are for nobody else.
     Without `threshold`, more than half of the authorities must agree. Raises ConfigError when
     something does not fit, or when there is a network in `directory` already.
     """
-    folder = DataFolder(directory)
-    if folder.read(NETWORK_FILE) is not None:
+    if os.path.lexists(directory / NETWORK_FILE):
         raise ConfigError(f"there is a network in {directory} already: choose another folder")
     try:
         agreed = read_parameters(parameters or {})
@@ -84,6 +84,13 @@ def found_network(
                 f"the authority {each} is at {address}, which the Internet cannot reach: give its "
                 "public address, or --testing for a network on one machine or at home"
             )
+    for each in addresses:
+        _check_folder_name(each)
+    # Whatever does not fit is told before there are keys.
+    drafts = [Authority(each, _nobody(n, at)) for n, (each, at) in enumerate(addresses.items())]
+    create_network(name, bytes(FOUNDING_LENGTH), drafts, threshold=threshold, testing=testing)
+    _make_public_folder(directory)
+    DataFolder(directory / "authorities")
     network = create_network(
         name,
         os.urandom(FOUNDING_LENGTH),
@@ -92,21 +99,39 @@ def found_network(
         testing=testing,
         parameters=agreed,
     )
-    folder.write(NETWORK_FILE, render_network_file(network).encode())
+    replace_public(directory / NETWORK_FILE, render_network_file(network).encode())
     return network
+
+
+def _make_public_folder(directory: Path) -> None:
+    """Make `directory`, or find one of ours that nobody else can put keys into."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make {directory}: {error.strerror}") from error
+    DataFolder(directory)
 
 
 def _is_inside(address: Address) -> bool:
     return address.ip is not None and any(address.ip in each for each in _INSIDE)
 
 
-def _make_authority(directory: Path, name: str, address: Address) -> Authority:
-    """Make, or find, the keys of an authority; return what the network file says of it."""
+def _check_folder_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"{name[:64]!r} is no name for an authority, whose keys are in a folder of that name: "
             "expected letters, digits, spaces and . _ -"
         )
+
+
+def _nobody(number: int, address: Address) -> Hop:
+    """Return somebody without keys who stands for an authority at `address`."""
+    key = number.to_bytes(KEY_LENGTH, "big")
+    return Hop(PeerId(key), address, key, None, (Suite.AESGCM,))
+
+
+def _make_authority(directory: Path, name: str, address: Address) -> Authority:
+    """Make, or find, the keys of an authority; return what the network file says of it."""
     keys = KeyFiles(DataFolder(authority_folder(directory, name)), SystemKeys())
     hop = Hop(
         peer_id=keys.identity().peer_id,

@@ -23,7 +23,7 @@ Rotating = Literal["link", "onion"]
 
 #: Of the files; one without it is of the first.
 SCHEMA = 1
-_IDENTITY = "identity.key"
+IDENTITY_FILE = "identity.key"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def check_keys_exist(folder: Path) -> None:
 
     An authority's keys stand in the network file, so new ones would be of no use.
     """
-    for path in (folder, folder / _IDENTITY, folder / _file("link")):
+    for path in (folder, folder / IDENTITY_FILE, folder / _file("link")):
         try:
             path.stat()
         except OSError as error:
@@ -70,10 +70,10 @@ class KeyFiles:
 
         Raises ConfigError when the file is damaged (HS-4).
         """
-        content = self._folder.read(_IDENTITY)
+        content = self._folder.read(IDENTITY_FILE)
         if content is None:
             content = self._create_identity()
-        path = self._folder.path / _IDENTITY
+        path = self._folder.path / IDENTITY_FILE
         _check_schema(content, path)
         try:
             stored = msgspec.json.decode(content, type=_IdentityFile)
@@ -121,8 +121,8 @@ class KeyFiles:
         """Write a fresh identity, unless somebody was faster; return what stands there."""
         identity = Identity(os.urandom(KEY_LENGTH))
         stored = _IdentityFile(identity.seed.hex(), str(identity.peer_id))
-        self._folder.create(_IDENTITY, msgspec.json.encode(stored))
-        content = self._folder.read(_IDENTITY)
+        self._folder.create(IDENTITY_FILE, msgspec.json.encode(stored))
+        content = self._folder.read(IDENTITY_FILE)
         assert content is not None
         return content
 

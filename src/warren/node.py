@@ -47,6 +47,7 @@ from warren.roles.relay import Relay
 from warren.service import Announcer, LogStyle
 from warren.serving import Serving, answer_directory, relay_keys
 from warren.status.control import serve_control
+from warren.status.running import known_as_running
 from warren.storage import DataFolder
 from warren.workers.channel import Assignment, NewConsensus, NewKeys
 from warren.workers.foreman import Foreman
@@ -124,7 +125,7 @@ async def run_proxy(
                 for address, listener in (() if is_for_names else wanted.listeners)
             ]
             nursery = peer.turn.nursery
-            async with _answering(folder.path, statistics):
+            async with _answering("proxy", folder.path, statistics):
                 nursery.start_soon(directory.run)
                 nursery.start_soon(client.run)
                 nursery.start_soon(keys.run)
@@ -211,7 +212,7 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
                 }
 
             nursery = peer.turn.nursery
-            async with _answering(folder.path, statistics):
+            async with _answering("relay", folder.path, statistics):
                 nursery.start_soon(serving.run)
                 nursery.start_soon(directory.run)
                 nursery.start_soon(publisher.run)
@@ -273,7 +274,7 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
                     **authority.statistics(),
                 }
 
-            async with _answering(folder.path, statistics):
+            async with _answering("authority", folder.path, statistics):
                 await peer.turn.nursery.start(authority.run)
                 peer.turn.nursery.start_soon(peer.links.serve, listener)
                 announcer.listening([listener.local], keys.identity.peer_id)
@@ -397,14 +398,15 @@ def _listen(address: Address) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def _answering(path: Path, statistics: Statistics) -> AsyncIterator[None]:
-    """Answer at the control socket while inside; memory and time are the process's own."""
+async def _answering(role: Role, path: Path, statistics: Statistics) -> AsyncIterator[None]:
+    """Answer at the control socket in the state folder `path` while inside, and be found by it."""
 
     async def all_statistics() -> dict[str, Any]:
         return {"pid": os.getpid(), "version": __version__, **await statistics()}
 
     async with serve_control(path, all_statistics):
-        yield
+        with known_as_running(role, path):
+            yield
 
 
 @contextlib.contextmanager

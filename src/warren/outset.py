@@ -2,8 +2,9 @@
 
 Numbers 0 to 2 are always taken, so no socket ever gets one of them and with it what others print.
 Standard error never fails: what cannot be written there (a full disk, a reader that is gone) is
-lost and counted, for a log is not worth a network. Only built-in modules are imported here, because
-every command, ``--help`` as well, passes through.
+lost and counted, for a log is not worth a network. What cannot be written to standard output is an
+error with a name of its own, for it is what was asked for. Only built-in modules are imported
+here, because every command, ``--help`` as well, passes through.
 """
 
 import io
@@ -12,13 +13,13 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 #: These run until they are told to end, and end with code 0 then; others may be in the middle.
-SERVICES = frozenset({"proxy", "relay", "authority", "lab"})
+SERVICES = frozenset({"proxy", "dns", "relay", "authority", "lab"})
 _STANDARD = (0, 1, 2)
 
 
@@ -26,8 +27,11 @@ def begin(command: str | None) -> None:
     """Prepare this process to run `command`, the first word of the command line."""
     if command in SERVICES:
         end_quietly_when_told()
+    else:
+        end_by_interrupts()
     take_standard_numbers()
     guard_standard_error()
+    guard_standard_output()
 
 
 def end_quietly_when_told() -> None:
@@ -40,6 +44,22 @@ def end_quietly_when_told() -> None:
         signal.signal(number, end)
 
 
+def end_by_interrupts() -> None:
+    """Let SIGINT end this process as it ends others: without a word, and the shell sees it.
+
+    What has something to clear away handles signals itself, and SIGTERM with it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def end_by(number: int) -> NoReturn:
+    """End this process by the signal `number`, whatever was to happen at it."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)  # it was blocked
+
+
 def take_standard_numbers() -> None:
     """Open /dev/null as each standard file that was closed when the process started."""
     for number in _STANDARD:
@@ -48,6 +68,32 @@ def take_standard_numbers() -> None:
         except OSError:
             # The lowest free number is taken, and that is this one.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+class OutputError(OSError):
+    """Tell that standard output took no more; ``is_unread`` where its reader is gone."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"cannot write to standard output: {error.strerror}")
+        self.is_unread = isinstance(error, BrokenPipeError)
+
+
+class OutputFile(io.FileIO):
+    """Write to standard output, all of it or an OutputError."""
+
+    def __init__(self) -> None:
+        super().__init__(1, "wb", closefd=False)
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """Write `data` and return its length."""
+        text = bytes(data)
+        rest = text
+        try:
+            while rest:
+                rest = rest[os.write(1, rest) :]
+        except OSError as error:
+            raise OutputError(error) from error
+        return len(text)
 
 
 class LossyFile(io.FileIO):
@@ -106,3 +152,16 @@ def guard_standard_error() -> LossyFile | None:
         line_buffering=True,
     )
     return file
+
+
+def guard_standard_output() -> None:
+    """Let writing to ``sys.stdout`` fail with an OutputError, and at once."""
+    current = sys.stdout
+    if current is not sys.__stdout__:
+        return
+    sys.stdout = io.TextIOWrapper(
+        OutputFile(),
+        encoding=getattr(current, "encoding", "utf-8"),
+        errors="surrogateescape",  # a path is printed as it is
+        line_buffering=True,
+    )

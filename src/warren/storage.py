@@ -1,4 +1,4 @@
-"""Files of our own: written whole or not at all, and readable by nobody else.
+"""Files of our own: written whole or not at all, and readable by others only if they are public.
 
 A file is written beside its place, flushed to the disk, renamed over the old one, and the
 folder flushed too. After a crash at any moment there is the old content or the new, never a
@@ -52,12 +52,17 @@ class DataFolder:
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = path.stat()
+        except FileExistsError as error:
+            raise ConfigError(f"{path} is a file, expected a folder: choose another") from error
         except OSError as error:
             raise _failed("use", path, error) from error
         if status.st_uid != os.geteuid():
             raise ConfigError(f"{path} belongs to another user; choose or make your own")
         if stat.S_IMODE(status.st_mode) & 0o022:
-            raise ConfigError(f"others may write to {path}; run: chmod 700 {path}")
+            raise ConfigError(
+                f"others may write to {path}: choose a folder of your own, or if it is one, run: "
+                f"chmod go-w {path}"
+            )
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -203,6 +208,19 @@ class DataFolder:
         return f"<DataFolder {self.path}>"
 
 
+def replace_public(path: Path, content: bytes) -> None:
+    """Replace the file `path`, which everybody may read (0644, less what the umask takes).
+
+    Raises ConfigError when that fails, and then the old content is still there. A link is followed.
+    """
+    target = path.resolve()
+    temporary = target.with_name(target.name + _TEMPORARY)
+    with _removing(temporary, "write", path):
+        _write_flushed(temporary, content, 0o644)
+        temporary.replace(target)
+        _flush_folder(target.parent)
+
+
 def _check_private(path: Path, descriptor: int) -> None:
     """Raise ConfigError unless the open file is one that only we can have written."""
     status = os.fstat(descriptor)
@@ -230,9 +248,9 @@ def _removing(temporary: Path, verb: str, target: Path) -> Iterator[None]:
         raise _failed(verb, target, error) from error
 
 
-def _write_flushed(path: Path, content: bytes) -> None:
+def _write_flushed(path: Path, content: bytes, mode: int = 0o600) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+    with os.fdopen(os.open(path, flags, mode), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

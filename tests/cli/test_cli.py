@@ -20,6 +20,8 @@ from warren.errors import ConfigError
 from warren.founding import authority_folder, found_network
 from warren.status.control import serve_control
 
+NETWORK = str(Path(__file__).parents[2] / "configs" / "network.toml")
+
 
 def run(*arguments: str) -> Result:
     return CliRunner().invoke(warren, arguments)
@@ -150,7 +152,13 @@ def test_a_wrong_option_is_refused_with_what_is_expected() -> None:
         (["lab", "--country", "exit1=deu"], "--country exit1=deu, expected two letters"),
         (["lab", "--country", "exit9=de"], "expected relay1 to exit3"),
         (["lab", "--country", "all=de", "--country", "all=fr"], "given twice"),
-        (["network", "relays", "--state", "/nowhere"], "/nowhere/consensus: No such file"),
+        (["network", "relays", "--state", "/nowhere"], "no network file"),
+        (
+            ["network", "relays", "--network", NETWORK, "--state", "/nowhere"],
+            "/nowhere/consensus: No such file",
+        ),
+        (["network", "relays", "--country", "germany"], "'germany': expected two letters"),
+        (["network", "relays", "--country", ""], "'': expected two letters"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(arguments: list[str], complaint: str) -> None:
@@ -182,6 +190,16 @@ def test_a_network_is_founded_from_the_command_line(tmp_path: Path) -> None:
         (["--authority", "a=192.0.2.1:1", "--authority", "a=192.0.2.1:2"], "there twice"),
         (["--authority", "a=192.0.2.1:1", "--parameter", "x=y"], "expected a whole number"),
         (["--authority", "a=192.0.2.1:1"], "1 authorities, expected 3"),
+        (["--authority", "a=host:1"], "--authority a: 'host:1' names a host, expected an IP"),
+        (["--authority", "a=192.0.2.1"], "--authority a: '192.0.2.1' is not HOST:PORT"),
+        (
+            ["--testing", "--authority", "a=192.0.2.1:0"],
+            "authority 'a' is at 192.0.2.1:0, expected IP:PORT",
+        ),
+        (
+            ["--authority", "a=192.0.2.1:1", "--parameter", "x=1", "--parameter", "x=2"],
+            "--parameter x is there twice",
+        ),
     ],
 )
 def test_a_network_with_a_mistake_is_not_founded(
@@ -209,12 +227,31 @@ def test_a_change_to_a_network_file_is_signed_off(tmp_path: Path) -> None:
     assert path.read_text() == broken
 
 
+def test_a_network_file_is_signed_off_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "network.toml"
+    text = Path(NETWORK).read_text()
+    path.write_text(text.replace("threshold = 2", "threshold = 3"))
+    path.chmod(0o600)
+    link = tmp_path / "link.toml"
+    link.symlink_to(path)
+
+    assert run("network", "checksum", str(link)).exit_code == 0
+
+    assert link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["link.toml", "network.toml"]
+    (tmp_path / "network.toml.tmp").mkdir()  # no room for the new one
+    assert "cannot write" in str(run("network", "checksum", str(path)).exception)
+    assert "threshold = 3" in path.read_text()
+
+
 def test_keys_shows_one_peer_id_for_ever(tmp_path: Path) -> None:
     first = run("keys", "--state", str(tmp_path / "relay"))
     second = run("keys", "--state", str(tmp_path / "relay"))
 
-    assert len(first.output.strip()) == 52
-    assert first.output == second.output
+    assert len(first.stdout.strip()) == 52
+    assert second.output == first.stdout
+    assert first.stderr == f"warren: made a new one, {tmp_path / 'relay' / 'identity.key'}\n"
 
 
 async def test_status_prints_what_a_process_says(tmp_path: Path) -> None:
@@ -236,10 +273,11 @@ async def trio_run(command: list[str]) -> bytes:
     return bytes(done.stdout)
 
 
-def test_status_without_a_process_asks_which(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_without_a_process_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/nonexistent")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
-    assert "Name its folder with --state. Found: none" in str(run("status").exception)
+    assert "name its state folder with --state" in str(run("status").exception)
 
 
 def test_options_override_the_file_and_are_checked_like_it() -> None:

@@ -1,4 +1,5 @@
 import hashlib
+import re
 from dataclasses import replace
 
 import pytest
@@ -94,12 +95,17 @@ def test_a_parameter_of_a_later_version_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("usable_hours = 24", "usable_hours = 0", "usable_hours"),
+        (
+            "usable_hours = 24",
+            "usable_hours = 0",
+            "usable_hours is 0, expected a whole number from",
+        ),
+        ("usable_hours = 24", 'usable_hours = "x"', "usable_hours is 'x', expected a whole number"),
         ("threshold = 2", "threshold = 1", "more than half"),
         ("threshold = 2", "threshold = 4", "more than half"),
-        ("threshold = 2", 'threshold = "2"', "threshold"),
-        ("testing = false", "tested = false", "tested"),
-        ("testing = false", "testing = 1979-05-27", "JSON"),
+        ("threshold = 2", 'threshold = "2"', "threshold is '2', expected a whole number"),
+        ("testing = false", "tested = false", "has no key 'tested': did you mean 'testing'"),
+        ("testing = false", "testing = 1979-05-27", "a date or time, expected text and"),
         ('name = "example"', 'name = "../etc"', "no name"),
         ('name = "example"', 'name = ""', "no name"),
         ('"198.51.100.1:9001"', '"example.org:9001"', "not a host name"),
@@ -137,6 +143,27 @@ def test_one_key_under_two_names_is_refused() -> None:  # DIR-4: keys are counte
 
     with pytest.raises(ConfigError, match="equal peer ids"):
         create_network("example", FOUNDING, authorities)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("usable_hours = 24", "usable_hours = 0"),
+        ("usable_hours = 24", "usable_hours = 1" + "0" * 30),
+        ("threshold = 2", "threshold = 1" + "0" * 30),
+        ("threshold = 2", "threshold = []"),
+        ("[parameters]", "[parameter]"),
+        ('suites = ["aesgcm", "chachapoly"]', 'suites = ["aesgcm", 3]'),
+        ('suites = ["aesgcm", "chachapoly"]', "suites = [1979-05-27]"),
+        ('founding = "', 'founding = "x'),
+        ("testing = false", "testing"),
+    ],
+)
+def test_no_mistake_is_told_in_the_words_of_a_library(old: str, new: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_network_file(hand_edited(old, new))
+
+    assert not re.search(r"`\$|Expected `|JSON|fromhex|datetime|\(at line", str(caught.value))
 
 
 @given(st.text(max_size=200))

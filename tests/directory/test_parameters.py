@@ -24,8 +24,10 @@ def test_a_parameter_of_a_later_version_is_left_out() -> None:
 
 @given(
     name=st.sampled_from(sorted(Parameters().to_mapping())),
-    value=st.sampled_from([-1, 1 << 60, True, 1.0, "7", None, b"", [], {}]),
+    value=st.sampled_from([-1, 1 << 60, 1 << 70, True, 1.0, "7", None, b"", [], {}]),
 )
 def test_a_wrong_value_is_refused(name: str, value: object) -> None:
-    with pytest.raises(ProtocolError, match=name):
+    with pytest.raises(ProtocolError, match=f"{name} is .*, expected a whole number") as caught:
         read_parameters({name: value})
+
+    assert "`" not in str(caught.value)

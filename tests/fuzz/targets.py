@@ -21,7 +21,8 @@ from warren.protocol import http_proxy, socks
 from warren.protocol.dns_queries import DnsQuery, read_query
 from warren.protocol.front import BY_REASON
 from warren.protocol.http_answers import malformed
-from warren.protocol.http_proxy import ForeignRequest, HttpRequest
+from warren.protocol.http_head import ForeignRequest
+from warren.protocol.http_proxy import HttpRequest
 from warren.protocol.http_relay import HttpRelay
 from warren.protocol.messages import Begin, Connected, Message, encode_message
 from warren.protocol.multiplexer import Multiplexer
@@ -231,6 +232,10 @@ SEEDS: dict[str, list[bytes]] = {
         (
             b"PUT http://a.example/ HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n"
             b"\r\n3;x=y\r\nabc\r\n0\r\nT: 1\r\n\r\n"
+        ),
+        (
+            b"\r\nPOST http://a.example:/ HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked"
+            b"\r\n\r\n1\r\na\r\n5;x\nhello\n0\n\n"
         ),
         b"OPTIONS http://a.example HTTP/1.1\r\nHost: a.example\r\nMax-Forwards: 3\r\n\r\n",
         b"OPTIONS * HTTP/1.1\r\nHost: localhost:1080\r\n\r\n",

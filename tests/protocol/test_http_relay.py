@@ -125,6 +125,28 @@ def test_a_bad_chunk_ends_the_request() -> None:
         relay.take_request(b"xyz\r\n")
 
 
+@pytest.mark.parametrize(
+    ("sent", "wrong"),
+    [
+        (b"", b"5\nhello\n0\n\n"),
+        (b"3\r\nabc\r\n", b"5\n"),
+        (b"", b"z"),
+        (b"", b"1" * 17),
+        (b"0\r\n", b"\n"),
+        (b"5;" + b"x" * 10_000, b"x" * 10_000),
+    ],
+)
+def test_a_chunk_that_can_no_longer_be_right_ends_the_request_at_once(
+    sent: bytes, wrong: bytes
+) -> None:
+    relay = relay_for("POST", "Transfer-Encoding: chunked")
+    relay.take_request(sent)
+
+    with pytest.raises(ProtocolError):
+        relay.take_request(wrong)
+    assert not relay.is_request_whole
+
+
 def test_an_answer_of_known_length_is_whole_when_it_is_complete() -> None:
     relay = relay_for()
 
@@ -189,6 +211,47 @@ def test_answers_without_a_body_end_with_their_head(method: str, answer: bytes) 
     assert b" 204 " not in sent or b"Transfer-Encoding" not in sent
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b"2\nok\n0\n\n"],
+        [b"2\r\nok\r\n", b"2\n"],
+        [b"", b"z"],
+        [b"2\r\nok\r\n0\r\n\n"],
+    ],
+)
+def test_a_chunk_of_an_answer_that_can_no_longer_be_right_ends_it_at_once(
+    parts: list[bytes],
+) -> None:
+    relay = relay_for()
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    with pytest.raises(ProtocolError):
+        answered(relay, head + parts[0], *parts[1:])
+    assert not relay.is_finished
+
+
+@pytest.mark.parametrize(
+    ("method", "head"),
+    [
+        ("HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"),
+        ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n"),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"),
+        ("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+    ],
+)
+def test_what_follows_a_whole_answer_is_dropped(method: str, head: bytes) -> None:
+    at_once, apart = relay_for(method), relay_for(method)
+
+    sent = answered(at_once, head + b"hello")
+
+    assert at_once.is_finished
+    assert sent == answered(apart, head)
+    assert sent.endswith(b"\r\n\r\n")
+
+
 def test_early_answers_come_through_before_the_last_one() -> None:
     relay = relay_for("POST", "Content-Length: 1", "Expect: 100-continue")
 
@@ -236,6 +299,8 @@ def test_a_target_cannot_speak_for_the_proxy(header: str) -> None:
         [b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"],
         [b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000],
         [b"SSH-2.0-OpenSSH_9.2\r\n\r\n"],
+        [b"SSH-2.0-OpenSSH_9.2\r\n"],
+        [b"HT", b"ML"],
     ],
 )
 def test_an_answer_that_is_cut_short_or_wrong_is_never_whole(parts: list[bytes]) -> None:  # T29

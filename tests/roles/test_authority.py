@@ -413,9 +413,7 @@ async def test_descriptors_that_were_replaced_are_forgotten(
 
     gc.collect()
     new = [
-        each
-        for each in gc.get_objects()
-        if isinstance(each, Descriptor) and id(each) not in before
+        each for each in gc.get_objects() if isinstance(each, Descriptor) and id(each) not in before
     ]
     periods = 3  # the one in the making, and two that are remembered
     assert len(new) <= len(city.authorities) * 3 * periods

@@ -210,6 +210,22 @@ async def test_without_any_consensus_it_asks_often_but_never_without_pause(
     assert 300 / (2 + 0.3) <= rounds <= 300 / 0.5
 
 
+async def test_that_there_is_no_consensus_at_all_is_said_after_ten_seconds_and_once(
+    world: World, archive: Archive, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    world.down |= AUTHORITIES
+
+    with structlog.testing.capture_logs() as logs:
+        nursery.start_soon(directory_of(world, archive).run)
+        await trio.sleep(9)
+        assert [line for line in logs if line["log_level"] != "debug"] == []
+        await trio.sleep(60)
+
+    (line,) = [line for line in logs if line["log_level"] != "debug"]
+    assert line["event"].startswith("no consensus yet: no authority can be reached")
+    assert line["error"] == "cannot be asked"
+
+
 async def test_with_a_usable_consensus_it_asks_with_patience(
     world: World, archive: Archive, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:  # REL-3

@@ -636,6 +636,44 @@ async def test_an_answer_survives_the_unread_rest_of_a_request(door: Door) -> No
     assert reply.startswith(b"HTTP/1.1 400 ")
 
 
+async def test_a_head_that_is_too_long_is_answered_in_words(door: Door) -> None:
+    reply = await door.ask(GET[:-2] + b"Cookie: " + b"x" * 100_000 + b"\r\n\r\n")
+
+    assert reply.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+    assert b"the head is longer than 16384 bytes" in reply
+    assert reply.count(b"HTTP/1.1 ") == 1
+
+
+async def test_a_head_without_its_empty_line_is_told_what_is_missing(door: Door) -> None:
+    browser = await door.say(GET[:-2])
+
+    await browser.send_eof()
+
+    reply = await everything(browser)
+    assert reply.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"the request ended before the empty line behind its head" in reply
+
+
+@pytest.mark.parametrize("words", [b"", SOCKS5[:-1], SOCKS4A[:-1]])
+async def test_who_speaks_no_http_and_leaves_is_told_nothing(door: Door, words: bytes) -> None:
+    browser = await door.say(words)
+
+    await browser.send_eof()
+
+    assert (await everything(browser))[2:] == b""
+
+
+async def test_a_kept_connection_takes_an_empty_line_before_the_next_request(door: Door) -> None:
+    browser = await door.say(b"CONNECT printer:80 HTTP/1.1\r\nHost: printer:80\r\n\r\n")
+    refusal = b""
+    while not refusal.endswith(b"public internet.\n"):
+        refusal += bytes(await browser.receive_some())
+
+    await browser.send_all(b"\r\n" + CONNECT)
+
+    assert await exactly(browser, len(CONNECTED)) == CONNECTED
+
+
 async def test_a_question_for_the_options_is_answered(door: Door) -> None:
     answer = await door.ask(b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
@@ -826,7 +864,77 @@ async def test_a_client_that_gives_up_its_body_ends_the_stream(door: Door) -> No
     await browser.send_eof()
 
     assert (await everything(browser)).startswith(b"HTTP/1.1 400 ")
-    assert await everything(target.far) == b""
+    assert target.reason is EndReason.MISC  # reset: half a request must not look whole
+
+
+CHUNKED = GET.replace(b"GET", b"POST")[:-2] + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("chunks", [b"5\nhello\n0\n\n", b"xyz", b"3\r\nhello\r\n0\r\n\r\n"])
+async def test_bad_chunks_behind_the_head_are_sent_to_nobody(door: Door, chunks: bytes) -> None:
+    with trio.fail_after(5):
+        reply = await door.ask(CHUNKED + chunks)
+
+    assert reply.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"the request's body is not valid HTTP: a " in reply
+    assert door.client.opened == 0
+
+
+@pytest.mark.parametrize("chunks", [b"5\nhello\n0\n\n", b"xyz", b"3\r\nhello\r\n0\r\n\r\n"])
+async def test_a_bad_chunk_on_the_way_resets_the_stream_at_once(door: Door, chunks: bytes) -> None:
+    browser = await door.say(CHUNKED + b"3\r\nabc\r\n")
+    target = await door.next_stream()
+
+    await browser.send_all(chunks)
+    with trio.fail_after(5):
+        reply = await everything(browser)
+
+    assert reply.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert target.reason is EndReason.MISC
+    assert target.early.endswith(b"\r\n\r\n3\r\nabc\r\n")
+
+
+async def test_a_bad_chunk_behind_the_beginning_of_an_answer_resets_both(door: Door) -> None:
+    browser = await door.say(CHUNKED)
+    target = await door.next_stream()
+    await target.far.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+    await exactly(browser, 15)
+
+    await browser.send_all(b"5\n")
+
+    with trio.fail_after(5):
+        assert await is_reset(browser)
+    assert target.reason is EndReason.MISC
+
+
+async def test_an_answer_that_is_wrong_behind_its_head_is_no_empty_one(door: Door) -> None:
+    browser = await door.say(GET)
+    target = await door.next_stream()
+
+    await target.far.send_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+
+    assert (await everything(browser)).startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+
+
+async def test_a_target_that_waits_in_another_protocol_is_not_waited_for(door: Door) -> None:
+    browser = await door.say(GET)
+    target = await door.next_stream()
+
+    await target.far.send_all(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+    with trio.fail_after(5):
+        assert (await everything(browser)).startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+
+
+async def test_a_body_that_no_answer_may_have_costs_nothing(door: Door) -> None:
+    browser = await door.say(GET.replace(b"GET", b"HEAD"))
+    target = await door.next_stream()
+
+    await target.far.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+
+    reply = await everything(browser)
+    assert reply.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert reply.endswith(b"Content-Length: 5\r\nConnection: close\r\n\r\n")
 
 
 async def test_a_plain_exchange_may_not_stand_still_forever(
@@ -853,9 +961,10 @@ async def test_a_slow_client_is_closed_after_ten_seconds(  # T47
         await browser.send_all(bytes([byte]))
         await trio.sleep(0.1)
 
-    await everything(browser)
+    reply = await everything(browser)
 
     assert 10 <= trio.current_time() < 15
+    assert reply.startswith(b"HTTP/1.1 408 ") if words[:1].isalpha() else len(reply) <= 2
     assert door.client.opened == 0
 
 

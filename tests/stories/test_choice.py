@@ -81,15 +81,21 @@ class Choosing:
 
     def relays(self, *options: str) -> list[list[str]]:
         """Return the lines of ``warren network relays``, in words."""
-        folder = Path(self.lab.ready["dir"])
-        files = ["--network", str(folder / "network.toml"), "--state", str(folder / "proxy")]
-        done = subprocess.run(
-            [sys.executable, "-m", "warren", "network", "relays", *files, *options],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
+        state = Path(self.lab.ready["dir"]) / "proxy"
+        done = self.list_relays("--state", str(state), *options)
+        assert (done.returncode, done.stderr) == (0, "")
         return [line.split() for line in done.stdout.splitlines()]
+
+    def list_relays(
+        self, *options: str, home: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``warren network relays``, as somebody whose state is in `home`."""
+        network = f"{self.lab.ready['dir']}/network.toml"
+        command = [sys.executable, "-m", "warren", "network", "relays", "--network", network]
+        environment = {**os.environ, "XDG_STATE_HOME": str(home)} if home else None
+        return subprocess.run(
+            [*command, *options], capture_output=True, text=True, check=False, env=environment
+        )
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +114,24 @@ def test_the_network_is_listed_with_its_countries(net: Choosing) -> None:
     assert net.relays("--country", "DE") == [by_country["de"]]
     shown = statistics(net.lab, "proxy")["directory"]["exits_by_country"]
     assert shown == dict.fromkeys(sorted(EXITS.values()), 1)
+
+
+def test_a_newcomer_is_listed_the_relays_too(net: Choosing, tmp_path: Path) -> None:
+    """Whoever has no state folder asks the authorities, and keeps nothing."""
+    done = net.list_relays(home=tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {line.split()[0] for line in done.stdout.splitlines()} == {
+        words[0] for words in net.relays()
+    }
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_country_without_exits_is_told(net: Choosing, tmp_path: Path) -> None:
+    done = net.list_relays("--exits", "--country", "xx", home=tmp_path)
+
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == "warren: no exit in xx; there are some in ??, de, fr\n"
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -9,7 +9,7 @@ from warren.cli.options import proxy_option
 from warren.errors import ConfigError
 
 
-@click.command()
+@click.command(short_help="Browse through the proxy, in a passing profile.")
 @proxy_option
 @click.option(
     "--browser",

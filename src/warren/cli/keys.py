@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from warren.cli.options import FOLDER
+from warren.cli.options import FOLDER, log_to_standard_error
 
 
-@click.command()
+@click.command(short_help="Show the peer id in a state folder.")
 @click.option("--state", type=FOLDER, help="State folder; that of this user's relay unless given.")
 def keys(state: Path | None) -> None:
     """Show the peer id in a state folder; make one where there is none.
@@ -17,8 +17,12 @@ def keys(state: Path | None) -> None:
     """
     from warren.config import Config, state_directory
     from warren.identity import SystemKeys
-    from warren.key_files import KeyFiles
+    from warren.key_files import IDENTITY_FILE, KeyFiles
     from warren.storage import DataFolder
 
-    folder = state or state_directory(Config(), "relay")
-    click.echo(str(KeyFiles(DataFolder(folder), SystemKeys()).identity().peer_id))
+    log_to_standard_error()
+    folder = DataFolder(state or state_directory(Config(), "relay"))
+    is_new = not folder.names(IDENTITY_FILE)
+    click.echo(str(KeyFiles(folder, SystemKeys()).identity().peer_id))
+    if is_new:
+        click.echo(f"warren: made a new one, {folder.path / IDENTITY_FILE}", err=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from warren.lab.plan import LabOptions
 
 
-@click.command()
+@click.command(short_help="Run a whole network on this machine.")
 @click.option("--relays", default=9, show_default=True, help="Relays, the exits among them.")
 @click.option("--exits", default=3, show_default=True, help="How many of the relays are exits.")
 @click.option("--authorities", default=3, show_default=True, help="Directory authorities.")

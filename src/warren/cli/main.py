@@ -4,11 +4,12 @@ What a command runs is imported inside it, so that help and completion are there
 """
 
 import importlib
+import signal
 import sys
 
 import click
 
-from warren import __version__
+from warren import __version__, outset
 from warren.errors import ConfigError, WarrenError
 
 #: Each command and the module that has it, in the order of the help text.
@@ -57,17 +58,24 @@ def warren() -> None:
 
 
 def main() -> None:
-    """Run the command line; a ConfigError is one line and exit code 2, no traceback."""
+    """Run the command line; a ConfigError is one line and exit code 2, no traceback.
+
+    Output that nobody reads any more ends it as it ends others, by SIGPIPE.
+    """
     # Where rich is installed, structlog imports it for tracebacks that we do not print: 4 MiB.
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
     try:
         warren()
     except ConfigError as error:
         _fail(error, 2)
+    except outset.OutputError as error:
+        if error.is_unread:
+            outset.end_by(signal.SIGPIPE)
+        _fail(error, 1)
     except WarrenError as error:
         _fail(error, 1)
 
 
-def _fail(error: WarrenError, code: int) -> None:
+def _fail(error: Exception, code: int) -> None:
     click.echo(f"warren: {error}", err=True)
     sys.exit(code)

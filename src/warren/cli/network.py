@@ -1,11 +1,18 @@
 """``warren network``: found a network, sign off a change to its file, or list its relays."""
 
+import time
 from pathlib import Path
 
 import click
 
 from warren.addresses import Address
-from warren.cli.options import ADDRESS, EXISTING_FILE, FOLDER, config_options, read_options
+from warren.cli.options import (
+    EXISTING_FILE,
+    FOLDER,
+    config_options,
+    log_to_standard_error,
+    read_options,
+)
 from warren.errors import ConfigError
 
 
@@ -50,17 +57,25 @@ def create(
     """
     from warren.founding import NETWORK_FILE, authority_folder, found_network
 
+    log_to_standard_error()
     addresses: dict[str, Address] = {}
     for text in authorities:
         who, where = _split(text, "--authority", "NAME=HOST:PORT")
         if who in addresses:
             raise ConfigError(f"--authority {who} is there twice")
-        addresses[who] = ADDRESS.convert(where, None, None)
+        try:
+            addresses[who] = Address.parse(where)
+        except ValueError as error:
+            raise ConfigError(f"--authority {who}: {error}") from error
+        if addresses[who].ip is None:
+            raise ConfigError(f"--authority {who}: {where!r} names a host, expected an IP address")
     numbers: dict[str, int] = {}
     for text in parameters:
         key, number = _split(text, "--parameter", "KEY=NUMBER")
         if not number.isascii() or not number.isdigit() or len(number) > 15:
             raise ConfigError(f"--parameter {key} is {number[:32]!r}, expected a whole number")
+        if key in numbers:
+            raise ConfigError(f"--parameter {key} is there twice")
         numbers[key] = int(number)
     found_network(
         directory, name, addresses, threshold=threshold, testing=testing, parameters=numbers
@@ -77,20 +92,23 @@ def checksum(file: Path) -> None:
 
     The file is checked first and stays as it was if something in it is wrong.
     """
+    from warren.config import read_file
     from warren.directory.network_file import parse_network_file, renew_checksum
+    from warren.storage import replace_public
 
+    before = read_file(file, "network file")
     try:
-        text = renew_checksum(file.read_text(encoding="utf-8-sig"))
+        text = renew_checksum(before)
         parse_network_file(text)
-        file.write_text(text, encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"network file {file}: {error}") from error
+    replace_public(file, text.encode())
     click.echo(f"{file} has a new checksum")
 
 
 @network.command()
 @config_options
-@click.option("--country", help="Only those in this country, two letters.")
+@click.option("--country", help="Only those in this country: two letters, or ?? for unknown.")
 @click.option("--exits", is_flag=True, help="Only exits.")
 def relays(
     config: Path | None,
@@ -99,33 +117,52 @@ def relays(
     country: str | None,
     exits: bool,
 ) -> None:
-    """List the relays of the newest consensus in a state folder.
+    """List the relays of a network.
 
     A line for each: its id, country, address, weight, and what the authorities found it to be.
-    The folder is that of this user's proxy unless given. The id is what exit=ID in a user name
-    means, the country what country=CC does.
+    The id is what exit=ID in a user name means, the country what country=CC does.
+
+    They are those of the newest consensus in the state folder that --state names. Without it
+    that of this user's proxy is read, and if there is none to use, the authorities are asked.
     """
     from warren.config import load_network, state_directory
-    from warren.directory.consensus import read_consensus
-    from warren.directory.relays import Flag
-    from warren.roles.archive import CONSENSUS_FILE
+    from warren.directory.relays import Flag, is_country
+    from warren.listing import fetch_consensus, read_held, usable_consensus
 
-    settings = read_options(config, network=network, state=state)
-    path = state_directory(settings, "proxy") / CONSENSUS_FILE
-    try:
-        document = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {path}: {error.strerror}. Name the state folder of a peer that has "
-            "fetched a consensus, with --state"
-        ) from error
     wanted = country.lower() if country is not None else None
-    for entry in read_consensus(document, load_network(settings)).relays:
-        if wanted not in (None, entry.country) or (exits and Flag.EXIT not in entry.flags):
-            continue
+    if wanted is not None and not is_country(wanted):
+        raise ConfigError(
+            f"--country {country!r}: expected two letters of ISO 3166, such as de for Germany"
+        )
+    settings = read_options(config, network=network, state=state)
+    folder, known = state_directory(settings, "proxy"), load_network(settings)
+    if state is not None:
+        consensus = read_held(folder, known)
+        _warn_of_age(folder, consensus.valid_until)
+    else:
+        held = usable_consensus(folder, known)
+        consensus = held if held is not None else fetch_consensus(known)
+    listed = [each for each in consensus.relays if not exits or Flag.EXIT in each.flags]
+    chosen = [each for each in listed if wanted in (None, each.country)]
+    for entry in chosen:
         flags = " ".join(sorted(entry.flags))
         click.echo(
             f"{entry.peer_id} {entry.country} {entry.hop.address!s:21} {entry.weight:>10} {flags}"
+        )
+    if not chosen:
+        what, where = "exit" if exits else "relay", f" in {wanted}" if wanted else ""
+        there = ", ".join(sorted({each.country for each in listed})) or "no country"
+        click.echo(f"warren: no {what}{where}; there are some in {there}", err=True)
+
+
+def _warn_of_age(folder: Path, valid_until: int) -> None:
+    """Say on standard error that a consensus is of the past."""
+    hours = (time.time() - valid_until) / 3600
+    if hours > 0:
+        click.echo(
+            f"warren: the consensus in {folder} ended {hours:.1f} hours ago: nothing that runs "
+            "there renews it",
+            err=True,
         )
 
 

@@ -54,9 +54,17 @@ proxy_option = click.option(
 def config_options(function: F) -> F:
     """Add ``--config``, ``--network`` and ``--state``."""
     for option in (
-        click.option("--state", type=FOLDER, help="Folder for what must be remembered."),
+        click.option(
+            "--state",
+            type=FOLDER,
+            help="Folder for what must be remembered; ~/.local/state/warren/ROLE unless given.",
+        ),
         click.option("--network", type=EXISTING_FILE, help="Network file: which network this is."),
-        click.option("--config", type=EXISTING_FILE, help="TOML file; see configs/."),
+        click.option(
+            "--config",
+            type=EXISTING_FILE,
+            help="Configuration, a TOML file; see configs/. Options override it.",
+        ),
     ):
         function = option(function)
     return function
@@ -88,6 +96,13 @@ def read_options(config: Path | None, *, network: Path | None, state: Path | Non
 
     given = {"network": network, "state": state}
     return override(load_config(config), **{k: v for k, v in given.items() if v is not None})
+
+
+def log_to_standard_error() -> None:
+    """Let what is to be warned of not get into the output of a command; services do it anyway."""
+    from warren.service import LogStyle, set_up_logging
+
+    set_up_logging(LogStyle(level="warning"))
 
 
 def make_section(kind: Callable[..., S], **values: Any) -> S:

@@ -20,8 +20,8 @@ from warren.errors import ConfigError
 def status(state: Path | None, path: Path | None) -> None:
     """Print the numbers of a running process as JSON.
 
-    Without options it is the proxy, relay or authority that this user runs; with several of
-    them, name the state folder.
+    Without options it is the proxy, relay or authority that this user runs, wherever its state
+    folder is; with several of them, name the state folder.
     """
     from warren.status.control import ask, find_socket
 
@@ -33,12 +33,21 @@ def status(state: Path | None, path: Path | None) -> None:
 
 
 def _only_state() -> Path:
-    from warren.config import Config, state_directory
-    from warren.status.control import find_socket
+    from warren.config import ROLES, Config, state_directory
+    from warren.status.control import answers, find_socket
+    from warren.status.running import find_running
 
-    folders = [state_directory(Config(), role) for role in ("proxy", "relay", "authority")]
-    alive = [folder for folder in folders if find_socket(folder).exists()]
-    if len(alive) == 1:
-        return alive[0]
-    found = ", ".join(map(str, alive)) or "none"
-    raise ConfigError(f"which process? Name its folder with --state. Found: {found}")
+    found = {running.state: str(running) for running in find_running()}
+    for role in ROLES:  # one that could not say that it runs
+        folder = state_directory(Config(), role)
+        if answers(find_socket(folder)) and folder.resolve() not in found:
+            found[folder] = f"{folder} ({role})"
+    if not found:
+        raise ConfigError(
+            "no process of this user runs, or none that could say so: start one, or name its "
+            "state folder with --state"
+        )
+    if len(found) > 1:
+        listed = "".join(f"\n    {line}" for line in found.values())
+        raise ConfigError(f"which process? Name its folder with --state:{listed}")
+    return next(iter(found))

@@ -10,7 +10,6 @@ signature, so a network file must come from somebody one trusts.
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +18,7 @@ from typing import Annotated, Any
 import msgspec
 
 from warren.addresses import Address
+from warren.config_errors import explain, read_toml, shown
 from warren.directory.parameters import Parameters, read_parameters
 from warren.errors import ConfigError, ProtocolError
 from warren.identity import KEY_LENGTH, Hop, PeerId, Suite
@@ -68,7 +68,7 @@ class NetworkFile:
         _check(
             least <= count <= MOST_AUTHORITIES,
             f"{count} authorities, expected {least} to {MOST_AUTHORITIES}"
-            + ("" if self.testing else " (fewer only with testing = true)"),
+            + ("" if self.testing else " (fewer only for tests: testing = true, --testing)"),
         )
         _check(
             count // 2 < self.threshold <= count,
@@ -78,7 +78,8 @@ class NetworkFile:
             _check_name(authority.name, "authority")
             _check(
                 authority.hop.address.ip is not None and authority.hop.address.port > 0,
-                f"authority {authority.name!r}: its address must be IP:PORT, not a host name",
+                f"authority {authority.name!r} is at {authority.hop.address}, expected IP:PORT, "
+                "not a host name, and a port of 1 to 65535",
             )
         for what, values in (
             ("names", {authority.name for authority in self.authorities}),
@@ -156,22 +157,24 @@ def parse_network_file(text: str) -> NetworkFile:
     that is damaged, or edited without a new checksum, or does not make sense.
     """
     values = _parse_toml(text)
+    if not values.keys() & {"checksum", "founding", "authorities"}:
+        raise ConfigError("it has nothing of a network file in it: is it another file?")
     found = values.pop("checksum", None)
     if found != _checksum(values):
         raise ConfigError(
-            "the network file is damaged or was edited by hand: its checksum does not fit. "
+            "it is damaged or was edited by hand: its checksum does not fit. "
             "Get a fresh copy, or run `warren network checksum FILE` if the change was meant"
         )
     try:
         return _network_of(msgspec.convert(values, _File))
     except msgspec.ValidationError as error:
-        raise ConfigError(f"network file: {error}") from None
+        raise ConfigError(explain(str(error), values, _File)) from None
     except (ValueError, ProtocolError) as error:
-        raise ConfigError(f"network file: {error}") from None
+        raise ConfigError(str(error)) from None
 
 
 def renew_checksum(text: str) -> str:
-    """Return `text` with the checksum that fits it; raise ConfigError when it is no TOML."""
+    """Return `text` with the checksum that fits it; raise ConfigError when it has no content."""
     values = _parse_toml(text)
     values.pop("checksum", None)
     line = f'checksum = "{_checksum(values)}"'
@@ -193,13 +196,13 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     threshold: int
     authorities: list[_AuthorityTable]
     testing: bool = False
-    parameters: dict[str, int] = {}
+    parameters: dict[str, Any] = {}
 
 
 def _network_of(file: _File) -> NetworkFile:
     return NetworkFile(
         name=file.name,
-        founding=bytes.fromhex(file.founding),
+        founding=_read_founding(file.founding),
         authorities=tuple(_authority_of(table) for table in file.authorities),
         threshold=file.threshold,
         testing=file.testing,
@@ -207,14 +210,30 @@ def _network_of(file: _File) -> NetworkFile:
     )
 
 
+def _read_founding(text: str) -> bytes:
+    try:
+        founding = bytes.fromhex(text)
+    except ValueError:
+        founding = b""
+    if len(founding) != FOUNDING_LENGTH:
+        raise ValueError(
+            f"founding is {shown(text)}, expected {FOUNDING_LENGTH} bytes as "
+            f"{2 * FOUNDING_LENGTH} hex digits"
+        )
+    return founding
+
+
 def _authority_of(table: _AuthorityTable) -> Authority:
-    hop = Hop(
-        peer_id=PeerId.parse(table.peer_id),
-        address=Address.parse(table.address),
-        link_key=bytes(PeerId.parse(table.link_key)),
-        onion_key=None,
-        suites=tuple(_suite_of(name) for name in table.suites),
-    )
+    try:
+        hop = Hop(
+            peer_id=PeerId.parse(table.peer_id),
+            address=Address.parse(table.address),
+            link_key=bytes(PeerId.parse(table.link_key)),
+            onion_key=None,
+            suites=tuple(_suite_of(name) for name in table.suites),
+        )
+    except ValueError as error:
+        raise ValueError(f"authority {table.name[:64]!r}: {error}") from None
     return Authority(table.name, hop)
 
 
@@ -232,25 +251,24 @@ def _key_text(key: bytes) -> str:
 
 def _parse_toml(text: str) -> dict[str, Any]:
     if len(text) > FILE_LIMIT:
-        raise ConfigError(f"a network file of more than {FILE_LIMIT} characters")
-    try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"the network file is not valid TOML: {error}") from None
+        raise ConfigError(f"{len(text)} characters, expected at most {FILE_LIMIT}")
+    return read_toml(text)
 
 
 def _checksum(values: dict[str, Any]) -> str:
     """Return 32 hex digits over the content; layout and comments may change freely."""
     try:
         canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    except (TypeError, RecursionError) as error:  # dates, for one
-        raise ConfigError(f"network file: {error}") from None
+    except TypeError:
+        raise ConfigError("it has a date or time, expected text and whole numbers only") from None
+    except RecursionError:
+        raise ConfigError("it has too many brackets within brackets") from None
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:32]
 
 
 def _check(condition: bool, message: str) -> None:
     if not condition:
-        raise ConfigError(f"network file: {message}")
+        raise ConfigError(message)
 
 
 def _check_name(name: str, what: str) -> None:

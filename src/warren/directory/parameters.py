@@ -11,6 +11,7 @@ from typing import Annotated
 
 import msgspec
 
+from warren.config_errors import explain
 from warren.errors import ProtocolError
 
 HOUR = 3600
@@ -57,7 +58,8 @@ def read_parameters(values: Mapping[str, object]) -> Parameters:
 
     Raises ProtocolError when a known one is not an integer within its limits.
     """
+    given = dict(values)
     try:
-        return msgspec.convert(dict(values), Parameters)
+        return msgspec.convert(given, Parameters)
     except msgspec.ValidationError as error:
-        raise ProtocolError(f"a network parameter is wrong: {error}") from None
+        raise ProtocolError(f"network parameter {explain(str(error), given, Parameters)}") from None

@@ -7,9 +7,7 @@ on, because that is what networks do.
 
 import contextlib
 import random
-import shutil
 import socket
-import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +28,7 @@ from warren.lab.plan import (
     write_countries,
 )
 from warren.lab.report import Report
+from warren.lab.scratch import lab_folder
 from warren.network.dns_server import DnsServer
 
 #: A busy machine may be slow to start a dozen processes; ten seconds are usual.
@@ -85,7 +84,7 @@ async def run_lab(options: LabOptions, report: Report, use: Use) -> None:
             raise ChildError(child.obituary())
         report.tell("died", child.obituary(), code=child.process.returncode, **child.describe())
 
-    with _folder(options.directory) as directory:
+    with lab_folder(options.directory) as directory:
         async with trio.open_nursery() as nursery:
             children = Children(nursery, on_death)
             try:
@@ -228,25 +227,6 @@ def _reserve(host: str, reserved: contextlib.ExitStack) -> Address:
             f"has: {error.strerror}"
         ) from error
     return Address(host, sock.getsockname()[1])
-
-
-@contextlib.contextmanager
-def _folder(given: Path | None) -> Iterator[Path]:
-    """Give the folder of the lab; a temporary one is removed at the end."""
-    if given is None:
-        path = Path(tempfile.mkdtemp(prefix="warren-lab-"))
-        try:
-            yield path
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
-        return
-    try:
-        given.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if any(given.iterdir()):
-            raise ConfigError(f"{given} is not empty: name a new folder with --dir")
-    except OSError as error:
-        raise ConfigError(f"cannot use {given}: {error.strerror}") from error
-    yield given.resolve()
 
 
 def _tell_ready(lab: Lab, report: Report) -> None:

@@ -66,8 +66,7 @@ def browse(proxy: Address, page: str, wanted: str | None = None) -> int:
     """
     browser = find_browser(wanted)
     check_proxy(proxy)
-    with _passing_profile() as profile:
-        return _run(browser.prepare(profile, proxy, page))
+    return _run(lambda profile: browser.prepare(profile, proxy, page))
 
 
 def find_browser(wanted: str | None = None) -> Browser:
@@ -158,10 +157,11 @@ def _passing_profile() -> Iterator[Path]:
             time.sleep(0.1 * attempt)
 
 
-def _run(command: list[str]) -> int:
-    """Run the browser in a session of its own until it ends, or until we are told to end it.
+def _run(prepare: Callable[[Path], list[str]]) -> int:
+    """Run what `prepare` makes of a new profile until it ends, or until we are told to end it.
 
-    The first signal asks it to end; a second one, or an alarm after a while, makes it.
+    It is in a session of its own. The first signal asks it to end; a second one, or an alarm after
+    a while, makes it. They are waited for before there is a profile, so that none is left behind.
     """
     caught: list[int] = []
     running: list[subprocess.Popen[bytes]] = []
@@ -172,9 +172,9 @@ def _run(command: list[str]) -> int:
             process.send_signal(signal.SIGTERM if len(caught) == 1 else signal.SIGKILL)
         signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
 
-    with _handling_signals(end):
+    with _handling_signals(end), _passing_profile() as profile:
         process = subprocess.Popen(  # noqa: S603  the program that the user named or installed
-            command, start_new_session=True, stdin=subprocess.DEVNULL
+            prepare(profile), start_new_session=True, stdin=subprocess.DEVNULL
         )
         running.append(process)
         try:

@@ -13,9 +13,13 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from warren.errors import ProtocolError, refuse
+from warren.errors import ProtocolError
 
 T = TypeVar("T")
+
+
+class TooLong(ProtocolError):
+    """Tell that a ``ReceiveUntil`` passed its limit without its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ Exchange = Generator[Wanted | Send, bytes, T]
 def take(wanted: Wanted, buffer: bytearray) -> bytes | None:
     """Cut what `wanted` asks for from the front of `buffer`; None when more must arrive.
 
-    Raises ProtocolError when a ``ReceiveUntil`` passed its limit without its end.
+    Raises TooLong when a ``ReceiveUntil`` passed its limit without its end.
     """
     if isinstance(wanted, Receive):
         size = wanted.count
@@ -67,7 +71,7 @@ def take(wanted: Wanted, buffer: bytearray) -> bytes | None:
         found = buffer.find(wanted.end, 0, wanted.limit)
         if found < 0:
             if len(buffer) >= wanted.limit:
-                refuse(f"no {wanted.end!r} within {wanted.limit} bytes")
+                raise TooLong(f"no {wanted.end!r} within {wanted.limit} bytes")
             return None
         size = found + len(wanted.end)
     data = bytes(buffer[:size])
@@ -79,7 +83,7 @@ def give(exchange: Exchange[T], wanted: Wanted, buffer: bytearray) -> Wanted | S
     """Give `exchange` what it `wanted`; return what it wants next, None when more must arrive.
 
     Raises what the exchange raises; StopIteration has its result. A ``ReceiveUntil`` that passed
-    its limit is a ProtocolError for the exchange, which may have an answer to it.
+    its limit is a TooLong for the exchange, which may have an answer to it.
     """
     try:
         taken = take(wanted, buffer)

@@ -16,6 +16,9 @@ _PHRASES = {
     400: "Bad Request",
     403: "Forbidden",
     407: "Proxy Authentication Required",
+    408: "Request Timeout",
+    414: "URI Too Long",
+    431: "Request Header Fields Too Large",
     500: "Internal Server Error",
     501: "Not Implemented",
     502: "Bad Gateway",
@@ -40,6 +43,10 @@ _ADVICE = {
     "http_response_timeout": "The server may be busy. Try again.",
     "proxy_internal_error": "If it happens again, look into the log of the proxy.",
 }
+#: The same where the status says more than the error.
+_ADVICE_FOR_STATUS = {
+    431: "Cookies are the usual cause: delete those of this site.",
+}
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title>
@@ -54,20 +61,26 @@ _METHODS = "CONNECT, DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
 
 
 class BadRequest(ProtocolError):
-    """Tell that a request whose headers were read breaks the rules.
+    """Tell that a request breaks the rules, and how its answer is to be.
 
-    ``is_page`` tells whether a person is to read why.
+    ``status`` is an HTTP status, ``is_page`` tells whether a person is to read why, and
+    ``has_body`` that it was no HEAD.
     """
 
-    def __init__(self, message: str, *, is_page: bool) -> None:
+    def __init__(
+        self, message: str, *, status: int = 400, is_page: bool = False, has_body: bool = True
+    ) -> None:
         super().__init__(message)
+        self.status = status
         self.is_page = is_page
+        self.has_body = has_body
 
 
 def malformed(error: ProtocolError) -> bytes:
     """Return the answer to a request that broke the rules; the connection is closed after it."""
-    failure = Failure(1, 400, "http_request_error", str(error))
-    return answer(failure, is_page=isinstance(error, BadRequest) and error.is_page)
+    bad = error if isinstance(error, BadRequest) else BadRequest(str(error))
+    failure = Failure(1, bad.status, "http_request_error", str(error))
+    return answer(failure, is_page=bad.is_page, has_body=bad.has_body)
 
 
 def answer(
@@ -81,10 +94,11 @@ def answer(
     if failure.status == 407:
         fields += 'Proxy-Authenticate: Basic realm="Warren", charset="UTF-8"\r\n'  # RFC 7617
     if is_page:
+        advice = _ADVICE_FOR_STATUS.get(failure.status) or _ADVICE.get(failure.error, "Try again.")
         text = _PAGE.format(
             title=title,
             details=html.escape(failure.details),
-            advice=_ADVICE.get(failure.error, "Try again."),
+            advice=advice,
             error=failure.error,
         )
         kind = "text/html; charset=utf-8"

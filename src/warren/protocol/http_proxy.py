@@ -1,10 +1,9 @@
-"""HTTP at the front door: a strict reader of request heads.
+"""HTTP at the front door: what a head asks for, and whether it may.
 
-h11 is lenient where a proxy must not be (FE-4), so a head is read line by line here and h11 sees
-only what passed. A target in authority form is a CONNECT, one in absolute form a plain request.
+A target in authority form is a CONNECT, one in absolute form a plain request.
 One in origin form was meant for a web server: a web page may be behind it, so it is refused, or
 gets no answer at all (FE-6, conventions D4); the set-up of browsers and ``OPTIONS *`` are the
-exceptions. How a plain request then travels is told in
+exceptions. How a head is read is told in ``http_head``, how a plain request then travels in
 ``http_relay``, what the proxy itself answers in ``http_answers``.
 
 Messages of the ProtocolErrors raised here hold no text of the client's: they go into the answer.
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 
 from warren.addresses import Address, parse_ip
 from warren.errors import ProtocolError, expect, refuse
-from warren.protocol.exchange import Exchange, ReceiveUntil
+from warren.protocol.exchange import Exchange
 from warren.protocol.front import (
     UNSUPPORTED_HEADER,
     WRONG_LOGIN,
@@ -30,18 +29,20 @@ from warren.protocol.front import (
     read_wishes,
     target_address,
 )
-from warren.protocol.http_answers import BadRequest, answer
+from warren.protocol.http_answers import answer
+from warren.protocol.http_head import (
+    ForeignRequest,
+    Head,
+    Headers,
+    bad_request,
+    read_head,
+    tokens_of,
+    values_of,
+    wants_page,
+)
 from warren.protocol.messages import ANY_FAMILY, BeginFlags
 
-HEAD_LIMIT = 16 * 1024
-MOST_HEADERS = 64
-
-Headers = tuple[tuple[bytes, bytes], ...]
-
-_REQUEST_LINE = re.compile(rb"([A-Z][A-Z0-9_-]{0,31}) ([\x21-\x7e]+) HTTP/(1\.[01])\Z")
-_HEADER_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
-_HEADER_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*\Z")
-_AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?\Z")
+_AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{0,5}))?\Z")
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp]://([^/?#]*)([^#]*)\Z")
 _FAMILIES = {
     b"ipv4-preferred": ANY_FAMILY,
@@ -50,10 +51,6 @@ _FAMILIES = {
     b"ipv6-only": BeginFlags.NO_IPV4 | BeginFlags.PREFER_IPV6,
 }
 _ISOLATION_HEADERS = (b"tor-stream-isolation", b"x-tor-stream-isolation", b"proxy-authorization")
-
-
-class ForeignRequest(ProtocolError):
-    """Tell that a web page seems to have sent the request: it gets no answer (D4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,61 +110,33 @@ class HttpRequest:
         """
         return answer(
             failure,
-            is_page=_wants_page(self.headers),
+            is_page=wants_page(self.headers),
             keeps_alive=not is_last,
             has_body=self.method != b"HEAD",
         )
 
 
 def accept(login: Login | None = None) -> Exchange[HttpRequest | OwnRequest]:
-    """Read the head of one request, 64 headers and 16 KiB at most; read nothing behind it.
+    """Read the head of one request, as ``read_head`` does; read nothing behind it.
 
     Where there is a `login`, a request without it has an objection. Raises ForeignRequest when no
-    answer may be given, ProtocolError (BadRequest once the headers are read) when ``malformed`` is
-    the answer; the connection is closed after both (FE-3).
+    answer may be given, ProtocolError (BadRequest once the first line is read) when ``malformed``
+    is the answer; the connection is closed after both (FE-3).
     """
-    room = HEAD_LIMIT
-    line = yield from _read_line(room)
-    request_line = _REQUEST_LINE.match(line)
-    if request_line is None:
-        refuse("the first line is not METHOD TARGET HTTP/1.1")
-    room -= len(line) + 2
-    headers: list[tuple[bytes, bytes]] = []
-    while line := (yield from _read_line(room)):
-        room -= len(line) + 2
-        expect(len(headers) < MOST_HEADERS, f"more than {MOST_HEADERS} headers")
-        headers.append(_read_header(line))
-    method, target, version = request_line.groups()
+    head = yield from read_head()
     try:
-        return _read_request(method, target, version, tuple(headers), login)
-    except ForeignRequest:
-        raise
+        return _read_request(head, login)
     except ProtocolError as error:
-        raise BadRequest(str(error), is_page=_wants_page(tuple(headers))) from None
+        raise bad_request(error, head.method, head.target, head.headers) from None
 
 
-def _read_line(room: int) -> Exchange[bytes]:
-    line = yield ReceiveUntil(b"\n", room)
-    expect(line.endswith(b"\r\n"), "a line ends in a bare line feed")
-    return line[:-2]
-
-
-def _read_header(line: bytes) -> tuple[bytes, bytes]:
-    name, colon, value = line.partition(b":")
-    # A folded line begins with a space, which no name may.
-    expect(bool(colon and _HEADER_NAME.match(name)), "a header line is not NAME: VALUE")
-    expect(bool(_HEADER_VALUE.match(value)), "a header has control characters")
-    return name, value.strip(b" \t")
-
-
-def _read_request(
-    method: bytes, target: bytes, version: bytes, headers: Headers, login: Login | None
-) -> HttpRequest | OwnRequest:
+def _read_request(head: Head, login: Login | None) -> HttpRequest | OwnRequest:
+    method, target, version, headers = head.method, head.target, head.version, head.headers
     hosts = values_of(headers, b"host")
     if target.startswith(b"/") or target == b"*":
         return _read_own_request(method, target, hosts, headers)
-    expect(len(hosts) <= 1, "more than one Host")
-    expect(bool(hosts) or version == b"1.0", "no Host")
+    expect(len(hosts) <= 1, "more than one Host header")
+    expect(bool(hosts) or version == b"1.0", "no Host header, which HTTP/1.1 asks for")
     _check_framing(method, version, headers)
     if method == b"CONNECT":
         address = read_authority(target, None)
@@ -176,11 +145,13 @@ def _read_request(
     else:
         url = _ABSOLUTE.match(target)
         if url is None:
-            refuse("the target is not an http:// URL; other schemes go through CONNECT")
+            refuse(
+                "the target is no http:// URL, or has a fragment; other schemes go through CONNECT"
+            )
         address = read_authority(url[1], 80)
         named = read_authority(hosts[0], 80) if hosts else address
         origin_form = _origin_form(method, url[2])
-    expect(named == address, "Host and the target name different servers")
+    expect(named == address, "Host and the target name different servers; send the same in both")
     if is_last_hop(method, headers):
         expect(method == b"OPTIONS", "a TRACE ends here, and this proxy tells nothing")
         return OptionsRequest()
@@ -225,8 +196,12 @@ def _check_framing(method: bytes, version: bytes, headers: Headers) -> None:
     has_body = bool(codings) or any(length != b"0" for length in lengths)
     expect(method != b"CONNECT" or not has_body, "a CONNECT with a body")
     expect(len(lengths) <= 1 and len(codings) <= 1, "the body's length is given twice")
-    expect(all(value.lower() == b"chunked" for value in codings), "an unknown Transfer-Encoding")
-    expect(all(value.isdigit() and len(value) <= 18 for value in lengths), "a bad Content-Length")
+    expect(
+        all(value.lower() == b"chunked" for value in codings),
+        "a Transfer-Encoding other than chunked",
+    )
+    is_number = all(value.isdigit() and len(value) <= 18 for value in lengths)
+    expect(is_number, "Content-Length is not a number of at most 18 digits")
 
 
 def _read_own_request(
@@ -258,19 +233,29 @@ def _is_loopback(host: bytes) -> bool:
 def read_authority(text: bytes, default_port: int | None) -> Address:
     """Return ``host[:port]`` as an address; a None `default_port` makes the port required.
 
-    Raises ProtocolError for user names, percent signs, anything but ASCII, and bad hosts.
+    A colon without a number stands for the default port as well (RFC 3986 §3.2.3). Raises
+    ProtocolError for user names, percent signs, anything but ASCII, and bad hosts.
     """
     match = _AUTHORITY.match(text)
     if match is None:
-        refuse("a server is not named as HOST:PORT")
+        refuse(_fault_of(text))
     host, port = match[1].decode("ascii"), int(match[2]) if match[2] else default_port
     if port is None:
-        refuse("the target has no port")
+        refuse("the target has no port; send CONNECT HOST:PORT")
     expect(port <= 0xFFFF, "a port above 65535")
     if host.startswith("["):
         host = host[1:-1]
         expect(isinstance(parse_ip(host), ipaddress.IPv6Address), "no IPv6 address in brackets")
     return target_address(host, port)
+
+
+def _fault_of(authority: bytes) -> str:
+    """Return what is wrong with an `authority` that was not understood."""
+    if b"@" in authority:
+        return "a user stands before the server's name; send user and password in a header"
+    if b"%" in authority:
+        return "a percent sign in the server's name; neither escapes nor IPv6 zones are taken"
+    return "a server is not named as HOST:PORT, with an IPv6 address in brackets"
 
 
 def _read_credentials(headers: Headers, login: Login | None) -> tuple[Credentials, Failure | None]:
@@ -299,19 +284,3 @@ def _basic_login(authorization: bytes) -> tuple[bytes, bytes]:
     except binascii.Error:
         refuse("Proxy-Authorization is not Basic and base64")
     return user, password
-
-
-def _wants_page(headers: Headers) -> bool:
-    """Tell whether a person sits behind the client: browsers say that they take HTML."""
-    return any(b"text/html" in value.lower() for value in values_of(headers, b"accept"))
-
-
-def values_of(headers: Headers, name: bytes) -> list[bytes]:
-    """Return every value of the header `name`, which is given in lower case."""
-    return [value for key, value in headers if key.lower() == name]
-
-
-def tokens_of(headers: Headers, *names: bytes) -> set[bytes]:
-    """Return the comma-separated tokens of the headers `names`, all in lower case."""
-    values = b",".join(value for key, value in headers if key.lower() in names).lower()
-    return {token.strip(b" \t") for token in values.split(b",")} - {b""}

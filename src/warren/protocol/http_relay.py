@@ -1,8 +1,9 @@
 """A plain HTTP request on its way to the target, and the answer on its way back.
 
 Nothing is passed through: each message is read by one h11 connection and written anew by another,
-so both sides agree where it ends, whatever the sender meant (FE-5). Bytes go in, bytes come out;
-one object carries one request, and the connections on both sides are closed after it.
+so both sides agree where it ends, whatever the sender meant (FE-5). Chunks are checked before h11
+reads them: it would wait for ever for the rest of some that are broken. Bytes go in, bytes come
+out; one object carries one request, and the connections on both sides are closed after it.
 
     client  --take_request-->  h11 server | h11 client  -->  target
     client  <--  h11 server | h11 client  <--take_response--  target
@@ -12,11 +13,14 @@ import h11
 
 from warren.addresses import Address
 from warren.errors import ProtocolError, expect
-from warren.protocol.http_proxy import HEAD_LIMIT, Headers, HttpRequest, tokens_of, values_of
+from warren.protocol.http_chunks import ChunkFraming
+from warren.protocol.http_head import HEAD_LIMIT, Headers, tokens_of, values_of
+from warren.protocol.http_proxy import HttpRequest
 
 #: Bytes an answer's head may have: sites send more than clients do.
 RESPONSE_HEAD_LIMIT = 64 * 1024
 
+_BEGINNING = b"HTTP/"
 _HOP_BY_HOP = frozenset(
     b"connection keep-alive te trailer transfer-encoding upgrade http2-settings".split()
 )
@@ -50,17 +54,23 @@ class HttpRelay:
         lines = [b"%s %s HTTP/%s" % (request.method, request.target, request.version)]
         lines += [b"%s: %s" % header for header in request.headers]
         self._client.receive_data(b"\r\n".join(lines) + b"\r\n\r\n")
+        is_chunked = values_of(request.headers, b"transfer-encoding")
+        self._upward = ChunkFraming() if is_chunked else None
+        self._downward: ChunkFraming | None = None
+        self._beginning = b""  # of the answer
         self.has_answered = False
         self.is_finished = False
 
     @property
     def is_request_whole(self) -> bool:
         """Tell whether the client has sent all of its request."""
-        return self._client.their_state not in (h11.IDLE, h11.SEND_BODY)
+        return self._client.their_state not in (h11.IDLE, h11.SEND_BODY, h11.ERROR)
 
     def take_request(self, data: bytes) -> bytes:
         """Take bytes from the client, return those for the target."""
         if data:
+            if self._upward is not None:
+                self._upward.check(data)
             self._client.receive_data(data)
         output = bytearray()
         while isinstance(event := _next_event(self._client), _REQUEST_EVENTS):
@@ -74,11 +84,21 @@ class HttpRelay:
     def take_response(self, data: bytes) -> bytes:
         """Take bytes from the target, return those for the client; b"" is the target's end.
 
-        Raises ProtocolError as well when the end comes before the response has ended.
+        What follows a response that has ended is dropped: nobody asked for it. Raises
+        ProtocolError as well when the end comes before the response has ended.
         """
+        if len(self._beginning) < len(_BEGINNING):
+            # What speaks another protocol may wait for us to say more, and h11 for an empty line.
+            self._beginning = (self._beginning + data)[: len(_BEGINNING)]
+            expect(_BEGINNING.startswith(self._beginning), "an answer that is no HTTP")
+        if self._downward is not None:
+            self._downward.check(data)
         self._target.receive_data(data)
         output = bytearray()
-        while isinstance(event := _next_event(self._target), _RESPONSE_EVENTS):
+        while not self.is_finished:
+            event = _next_event(self._target)
+            if not isinstance(event, _RESPONSE_EVENTS):
+                break
             if isinstance(event, h11.InformationalResponse):
                 if self._request.version == b"1.0":
                     continue  # HTTP/1.0 has none
@@ -109,6 +129,9 @@ class HttpRelay:
         # A site must not make the browser ask for the proxy's password.
         expect(response.status_code != 407, "an answer 407 from a target that is no proxy")
         received = tuple(response.headers.raw_items())
+        if self._has_chunks(response, received):
+            self._downward = ChunkFraming()
+            self._downward.check(self._target.trailing_data[0])
         headers = _end_to_end(received)
         if response.status_code != 204:  # it has no body, whatever it says
             headers += _framing(received)
@@ -116,6 +139,10 @@ class HttpRelay:
         return h11.Response(
             status_code=response.status_code, reason=response.reason, headers=headers
         )
+
+    def _has_chunks(self, response: h11.Response, headers: Headers) -> bool:
+        has_body = self._request.method != b"HEAD" and response.status_code not in (204, 304)
+        return has_body and bool(values_of(headers, b"transfer-encoding"))
 
 
 def _next_event(reader: h11.Connection) -> object:

@@ -10,8 +10,9 @@ from warren.errors import ProtocolError
 from warren.protocol import http_proxy, socks
 from warren.protocol.exchange import Exchange, Peek
 from warren.protocol.front import Login, WrongLogin
-from warren.protocol.http_answers import malformed
-from warren.protocol.http_proxy import ForeignRequest, HttpRequest, OwnRequest
+from warren.protocol.http_answers import BadRequest, malformed
+from warren.protocol.http_head import ForeignRequest
+from warren.protocol.http_proxy import HttpRequest, OwnRequest
 from warren.protocol.socks import SocksRequest
 
 
@@ -35,7 +36,9 @@ def receive_request(login: Login | None = None) -> Exchange[Asked]:
     Where there is a `login` it is asked for, as ``socks.accept`` and ``http_proxy.accept`` do.
     """
     first = yield Peek(1)
-    is_http = b"A" <= first <= b"Z"
+    # An empty line may come before a request (RFC 9112 §2.2), and a letter that begins no method
+    # is a mistake that deserves words; all else is told nothing (FE-2).
+    is_http = first == b"\r" or first.isalpha()
     try:
         if is_http:
             return (yield from http_proxy.accept(login))
@@ -45,3 +48,18 @@ def receive_request(login: Login | None = None) -> Exchange[Asked]:
     except ProtocolError as error:
         answer = malformed(error) if is_http else b""
         return Malformed(answer, is_login=isinstance(error, WrongLogin))
+
+
+def last_words(exchange: Exchange[Asked], status: int, details: str) -> bytes:
+    """End an `exchange` that nothing more is read for; return what is said, over HTTP only.
+
+    It is b"" for who said nothing yet, spoke SOCKS, or was answered already.
+    """
+    try:
+        exchange.throw(BadRequest(details, status=status))
+    except StopIteration as done:
+        asked: Asked = done.value
+        return (isinstance(asked, Malformed) and asked.answer) or b""
+    except ProtocolError:
+        pass
+    return b""

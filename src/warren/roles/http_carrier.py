@@ -6,6 +6,7 @@ look whole: once a byte of it was sent, only its own end closes the connection c
 """
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import trio
 
@@ -55,8 +56,8 @@ async def _carry_once(
     relay = HttpRelay(request)
     try:
         start = relay.take_request(bytes(visit.buffer))
-    except ProtocolError:
-        return None, front.BAD_BODY
+    except ProtocolError as error:
+        return None, _bad_body(error)
     target = await open_stream(start)
     if isinstance(target, Failure):
         return None, target
@@ -67,8 +68,16 @@ async def _carry_once(
     except BaseException:
         target.reset()
         raise
-    await target.aclose()
+    if relay.is_request_whole or relay.is_finished:
+        await target.aclose()
+    else:
+        target.reset()  # half a request must not look whole (SID-4)
     return carrier, carrier.failure
+
+
+def _bad_body(error: ProtocolError) -> Failure:
+    """Return the failure that says what is wrong with a request's body, in words of ours."""
+    return replace(front.BAD_BODY, details=f"{front.BAD_BODY.details}: {error}")
 
 
 class _Carrier:
@@ -103,7 +112,7 @@ class _Carrier:
         self._visit.scope.deadline = trio.current_time() + self._idle_seconds
 
     def _fail(self, failure: Failure) -> None:
-        if not self._relay.has_answered:
+        if not self._visit.is_attached:  # the application was sent no answer yet
             self.failure = failure
 
     async def _carry_answer(self) -> None:
@@ -138,8 +147,8 @@ class _Carrier:
                 self._put_off_deadline()
                 if data := self._relay.take_request(bytes(chunk[:count])):
                     await self._target.send_all(data)
-        except ProtocolError:
-            self._fail(front.BAD_BODY)
+        except ProtocolError as error:
+            self._fail(_bad_body(error))
             exchange.cancel()
         except LinkError:
             self._visit.is_attached = True

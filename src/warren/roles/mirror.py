@@ -50,6 +50,8 @@ _CLIENT_SHARE = 1 / 2
 _MIRROR_SHARE = 1 / 8
 _LONGEST_SLEEP = 60.0
 COMPLAINT_SECONDS = 3600.0
+#: How long nobody need be told that there is no consensus at all.
+PATIENCE_SECONDS = 10.0
 
 
 class Fetch(Protocol):
@@ -86,6 +88,8 @@ class Directory:
         self._try_seconds = TRY_SECONDS
         self._is_time_wrong = False  # the last consensus that was offered said so
         self._complained_at: dict[str, float] = {}
+        self._began_at = trio.current_time()
+        self._last_error = "too slow"
         self._woken = trio.Event()
         self._asked = 0
         self._failed = 0
@@ -190,6 +194,7 @@ class Directory:
             return self.archive.offer(document) is Verdict.NEWER
         except WarrenError as error:
             self._failed += 1
+            self._last_error = str(error)
             logger.debug("! no consensus", relay=repr(hop.peer_id), error=str(error))
             if isinstance(error, WrongTime):
                 self._complain_of_time(error)
@@ -203,6 +208,11 @@ class Directory:
         """Complain when nobody has a newer consensus, and this one cannot be used or is old."""
         newest = self.archive.newest
         if newest is None:
+            if trio.current_time() >= self._began_at + PATIENCE_SECONDS:
+                self._complain(
+                    "no consensus yet: no authority can be reached, or they have made none",
+                    error=self._last_error,
+                )
             return
         now = self._now()
         try:

@@ -22,7 +22,8 @@ from warren.network.conversation import Conversation
 from warren.network.expiry import Expiry
 from warren.network.local_programs import program_at
 from warren.network.splice import Splice, begin_splice, splice
-from warren.protocol.reception import Asked, receive_request
+from warren.protocol.exchange import Exchange
+from warren.protocol.reception import Asked, last_words, receive_request
 from warren.roles.client import Beginning
 from warren.roles.datagram_desk import AssociationOpener
 from warren.roles.doorstep import Doorstep, Visit
@@ -218,12 +219,13 @@ class _Hall:
 class _QuickWay:
     """Own a visit from accept to its end, or until something has to wait."""
 
-    __slots__ = ("_begun", "_expiring", "_hall", "_proxy", "_splice", "_visit")
+    __slots__ = ("_begun", "_exchange", "_expiring", "_hall", "_proxy", "_splice", "_visit")
 
     def __init__(self, proxy: Proxy, hall: _Hall, visit: Visit) -> None:
         self._proxy, self._hall, self._visit = proxy, hall, visit
         self._begun: Beginning | None = None
         self._splice: Splice | None = None
+        self._exchange: Exchange[Asked] | None = None
         self._expiring = hall.expiry.watch(self._give_up)
         visit.turn_out = self._give_up
 
@@ -231,7 +233,7 @@ class _QuickWay:
         """Begin to read the request."""
         hall, visit = self._hall, self._visit
         hall.ways.add(self)
-        exchange = receive_request(visit.rules.login)
+        self._exchange = exchange = receive_request(visit.rules.login)
         Conversation(
             visit.stream, exchange, visit.buffer, hall.nursery, self._asked, self._fail
         ).go_on()
@@ -294,13 +296,24 @@ class _QuickWay:
 
     def _give_up(self) -> None:
         self._proxy.give_up(self._visit)
+        self._say_last_words(408, "the request did not arrive in time")
         self._leave()
 
     def _fail(self, error: Exception) -> None:
         self._proxy.note(error)
+        self._say_last_words(400, "the request ended before the empty line behind its head")
         self._leave()
 
+    def _say_last_words(self, status: int, details: str) -> None:
+        """Tell a program whose request was not read to its end why, if it may still read."""
+        if self._exchange is None:
+            return
+        if words := last_words(self._exchange, status, details):
+            with contextlib.suppress(LinkError):
+                self._visit.stream.send_now(words)
+
     def _has_left_the_doorstep(self) -> None:
+        self._exchange = None
         self._expiring.end()
         self._visit.turn_out = self._visit.scope.cancel
 

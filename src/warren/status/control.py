@@ -137,6 +137,19 @@ def find_socket(folder: Path) -> Path:
     return _read_pointer(folder) or folder / SOCKET
 
 
+def answers(path: Path) -> bool | None:
+    """Tell whether a process listens at the socket `path`; None when that cannot be told."""
+    try:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(PATIENCE_SECONDS)
+            sock.connect(os.fsencode(path))
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+        return False
+    except OSError:
+        return None
+    return True
+
+
 def ask(path: Path, request: str = "statistics") -> dict[str, Any]:
     """Ask the process whose control socket is at `path`; wait up to 5 s for its answer.
 
@@ -191,8 +204,23 @@ def _read_reply(path: Path, reply: bytes) -> dict[str, Any]:
 
 
 def _silent(path: Path, error: BaseException) -> ConfigError:
-    why = str(error) or type(error).__name__
-    return ConfigError(
-        f"no running process answers at {path} ({why}): start it, or name the state folder of "
-        "one that runs"
-    )
+    return ConfigError(f"no running process answers at {path}: {_why_silent(path, error)}")
+
+
+def _why_silent(path: Path, error: BaseException) -> str:
+    start_it = "Start it, or name the state folder of one that runs (warren status alone finds it)"
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}. {start_it}"
+    if not os.path.lexists(path):
+        return f"there is no such socket, so nothing runs in this folder now. {start_it}"
+    if not path.is_socket():
+        return f"that is no socket. {start_it}"
+    if isinstance(error, ConnectionRefusedError):
+        return f"who made this socket has ended, and left it behind. {start_it}"
+    if isinstance(error, PermissionError):
+        return "it belongs to another user. Ask as that one"
+    if isinstance(error, (TimeoutError, trio.TooSlowError)):
+        return f"it took the question and said nothing for {PATIENCE_SECONDS} s. It may be stopped"
+    if isinstance(error, (ConnectionError, trio.BrokenResourceError)):
+        return "it broke off the conversation. It may end just now, or be another program"
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
