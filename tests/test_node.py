@@ -7,7 +7,7 @@ import pytest
 
 from warren.config import Config
 from warren.errors import ConfigError
-from warren.node import holding_state
+from warren.node.process import holding_state
 
 
 def test_a_state_folder_is_held_by_one_process(tmp_path: Path) -> None:

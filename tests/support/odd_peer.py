@@ -15,11 +15,11 @@ from dataclasses import replace
 
 import trio
 
-from warren import node
 from warren.cli.main import main
 from warren.directory.parameters import Parameters
 from warren.network.directory_http import Response
 from warren.network.link import LinkSettings
+from warren.node import relay
 from warren.protocol.cells import Ready
 from warren.roles.mirror import Mirror
 from warren.roles.relay_book import RelayBook
@@ -29,14 +29,14 @@ LATER_FLAG, LATER_PARAMETER, LATER_VERSION = "quantum", "later_parameter", "warr
 
 def be_of_a_later_release(versions: tuple[int, ...]) -> None:
     """Say in READY, descriptors and votes what only a later release would."""
-    ready, describe = LinkSettings.ready, node._describe
+    ready, describe = LinkSettings.ready, relay._describe
     to_mapping, opinion_of = Parameters.to_mapping, RelayBook._opinion
 
     def say_ready(self: LinkSettings, *arguments: object, **options: object) -> Ready:
         return replace(ready(self, *arguments, **options), versions=versions)  # type: ignore[arg-type]
 
     LinkSettings.ready = say_ready  # type: ignore[method-assign]
-    node._describe = lambda *arguments: replace(
+    relay._describe = lambda *arguments: replace(
         describe(*arguments), links=versions, version=LATER_VERSION
     )
     Parameters.to_mapping = lambda self: {  # type: ignore[method-assign]

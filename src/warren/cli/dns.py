@@ -46,7 +46,7 @@ def dns(
     It has circuits of its own. Where a proxy runs already, let that one answer: set dns_listen in
     section [proxy] of its configuration, or give it --dns-listen.
     """  # noqa: D301  click keeps the layout of a paragraph that begins with a backspace
-    from warren.node import run_proxy
+    from warren.node.proxy import run_proxy
 
     settings = read_options(config, network=network, state=state)
     wanted = listen or settings.proxy.dns_listen or (DEFAULT,)

@@ -60,7 +60,7 @@ def proxy(
 
     Use socks5h (not socks5) in programs that know both: they then leave the name to the exit.
     """  # noqa: D301  click keeps the layout of a paragraph that begins with a backspace
-    from warren.node import run_proxy
+    from warren.node.proxy import run_proxy
 
     settings = read_options(config, network=network, state=state)
     if listen:
@@ -97,7 +97,7 @@ def relay(
     [exit] of its configuration names a policy; see configs/relay.toml and configs/exit.toml.
     """
     from warren.config import RelayConfig
-    from warren.node import run_relay
+    from warren.node.relay import run_relay
 
     settings = read_options(config, network=network, state=state)
     section = settings.relay
@@ -129,7 +129,7 @@ def authority(
 
     The keys come from warren network create; see configs/authority.toml.
     """
-    from warren.node import run_authority
+    from warren.node.authority import run_authority
 
     settings = read_options(config, network=network, state=state)
     if settings.authority is None:

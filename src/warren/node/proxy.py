@@ -1,0 +1,129 @@
+"""A proxy as a process, with the DNS ports that are configured."""
+
+import time
+from functools import partial
+from random import SystemRandom
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from warren.config import Config, ListenerConfig
+from warren.directory.network_file import NetworkFile
+from warren.identity import SystemKeys
+from warren.network.interruptions import Interruption
+from warren.network.keys_ahead import KeysAhead
+from warren.network.sockets import SocketListener
+from warren.node.process import answering, holding_state, listen
+from warren.peer import World, running_peer
+from warren.protocol.front import Login
+from warren.roles.client import Client
+from warren.roles.guard_keeper import GuardKeeper
+from warren.roles.listener_rules import ListenerRules
+from warren.roles.mirror import Directory
+from warren.roles.proxy import Proxy
+from warren.roles.requests import ProxyLimits
+from warren.service import Announcer
+
+if TYPE_CHECKING:
+    from warren.network.dns_port import DnsPort
+    from warren.roles.dns_door import DnsDoor
+
+
+async def run_proxy(
+    config: Config, network: NetworkFile, announcer: Announcer, *, is_for_names: bool = False
+) -> None:
+    """Be a proxy, with the DNS ports that are configured, or these alone if `is_for_names`.
+
+    ``announcer.usable`` once the first circuit is there.
+    """
+    wanted = config.proxy
+    keys = KeysAhead(SystemKeys())
+    with holding_state(config, "proxy") as folder:
+        async with running_peer(network, folder, world=World(keys=keys)) as peer:
+            directory = Directory(peer.archive, peer.fetch, now=time.time, rng=SystemRandom())
+            guards = GuardKeeper(folder)
+            client = Client(
+                peer.links,
+                directory,
+                guards,
+                hops=wanted.hops,
+                allow_targets=wanted.allow_targets,
+                is_offline=lambda: peer.interruptions.is_down,
+            )
+            peer.interruptions.on_interruption.append(partial(_begin_anew, directory, client))
+            proxy = Proxy(
+                client,
+                datagrams=client,
+                allow_clients=wanted.allow_clients,
+                allow_targets=wanted.allow_targets,
+                safe_socks=wanted.safe_socks,
+                limits=ProxyLimits(connections=wanted.connections),
+            )
+
+            door, ports = _open_dns_door(config, client, proxy)
+
+            async def statistics() -> dict[str, Any]:
+                return {
+                    "role": "proxy",
+                    "proxy": proxy.statistics(),
+                    "dns": door.statistics() if door is not None else None,
+                    "links": peer.links.statistics(),
+                    "directory": directory.statistics(),
+                    "guards": guards.statistics(),
+                    "interruptions": peer.interruptions.statistics(),
+                    **client.statistics(),
+                }
+
+            listeners = [
+                (SocketListener(listen(address)), _rules_of(listener))
+                for address, listener in (() if is_for_names else wanted.listeners)
+            ]
+            nursery = peer.turn.nursery
+            async with answering("proxy", folder.path, statistics):
+                nursery.start_soon(directory.run)
+                nursery.start_soon(client.run)
+                nursery.start_soon(keys.run)
+                for listener, rules in listeners:
+                    nursery.start_soon(proxy.serve, listener, nursery, "", rules)
+                for port in ports:
+                    nursery.start_soon(port.serve)
+                places = [listener.local for listener, _ in listeners]
+                announcer.listening(places + [port.local for port in ports])
+                await client.is_usable.wait()
+                announcer.usable()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    client.close()
+
+
+def _open_dns_door(
+    config: Config, client: Client, proxy: Proxy
+) -> tuple["DnsDoor | None", list["DnsPort"]]:
+    """Bind the DNS ports that are configured; they serve once they are told to."""
+    wanted = config.proxy
+    if not wanted.dns_listen:
+        return None, []
+    from warren.roles.dns_door import DnsDoor
+
+    door = DnsDoor(
+        client,
+        tell=proxy.leaks.tell,
+        allow_clients=wanted.allow_clients,
+        allow_targets=wanted.allow_targets,
+    )
+    return door, [door.listen(address) for address in wanted.dns_listen]
+
+
+def _begin_anew(directory: Directory, client: Client, what: Interruption) -> None:
+    """Let nothing go on waiting for what an interruption has made worthless."""
+    directory.look_again()
+    if what.breaks_links:
+        client.interrupted()
+
+
+def _rules_of(listener: ListenerConfig) -> ListenerRules:
+    login = None
+    if listener.user is not None and listener.password is not None:
+        login = Login.of(listener.user, listener.password)
+    return ListenerRules(login, listener.choice, listener.isolate, listener.safe_socks)

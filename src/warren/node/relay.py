@@ -1,0 +1,164 @@
+"""A relay as a process, with workers where they are configured, and an exit."""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+from random import SystemRandom
+from typing import Any
+
+import trio
+
+from warren import __version__
+from warren.addresses import Address
+from warren.config import Config, ExitConfig, RelayConfig
+from warren.directory.consensus import Consensus
+from warren.directory.descriptor import Descriptor
+from warren.directory.network_file import NetworkFile
+from warren.identity import SystemKeys
+from warren.key_files import KeyFiles
+from warren.network.link import RelayKeys
+from warren.network.sockets import SocketListener
+from warren.node.process import answering, holding_state, listen
+from warren.peer import running_peer
+from warren.roles.archive import Archive
+from warren.roles.mirror import Directory
+from warren.roles.publisher import Publisher
+from warren.service import Announcer, LogStyle
+from warren.serving import Serving, relay_keys
+from warren.workers.channel import Assignment, NewConsensus, NewKeys
+from warren.workers.foreman import Foreman
+from warren.workers.shares import make_assignment
+
+_CELLS_PER_MEGABYTE = 256
+_DRAIN_LOOK_SECONDS = 0.2
+
+
+async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) -> None:
+    """Be a relay, and an exit where ``config.exit`` says so."""
+    wanted = config.relay
+    assert wanted is not None
+    with holding_state(config, "relay") as folder:
+        files = KeyFiles(folder, SystemKeys())
+        keys = relay_keys(files, files)
+        listening = listen(wanted.listen)
+        listener = SocketListener(listening)
+        address = wanted.address or listener.local
+        cells = (wanted.memory_megabytes or _default_megabytes()) * _CELLS_PER_MEGABYTE
+        own_cells = cells if wanted.workers == 1 else 0  # workers have them, and fetching needs few
+        async with running_peer(network, folder, keys=keys, cells=own_cells) as peer:
+            directory = Directory(
+                peer.archive,
+                peer.fetch,
+                now=time.time,
+                rng=SystemRandom(),
+                own_id=keys.identity.peer_id,
+                is_mirror=True,
+            )
+            peer.interruptions.on_interruption.append(lambda _: directory.look_again())
+            publisher = Publisher(
+                keys,
+                files,
+                peer.archive,
+                peer.fetch,
+                partial(_describe, wanted, config.exit, address),
+                now=time.time,
+                rng=SystemRandom(),
+            )
+            serving: Serving | Foreman
+            if wanted.workers == 1:
+                serving = Serving(peer, config.exit, wanted.limits, address, listener)
+            else:
+                assign = partial(make_assignment, config, network, address, cells, keys)
+                serving = _make_foreman(config, listening, assign, peer.archive, publisher)
+
+            async def statistics() -> dict[str, Any]:
+                return {
+                    "role": "exit" if config.exit.exit_policy.is_exit else "relay",
+                    "id": str(keys.identity.peer_id),
+                    "address": str(address),
+                    "directory": directory.statistics(),
+                    "publisher": publisher.statistics(),
+                    **await serving.statistics(),
+                }
+
+            nursery = peer.turn.nursery
+            async with answering("relay", folder.path, statistics):
+                nursery.start_soon(serving.run)
+                nursery.start_soon(directory.run)
+                nursery.start_soon(publisher.run)
+                announcer.listening([listener.local], keys.identity.peer_id)
+                announcer.before_end = partial(_drain, serving, config.exit.drain_seconds)
+                await serving.wait_until_usable()
+                announcer.usable()
+                await trio.sleep_forever()
+
+
+def _default_megabytes() -> int:
+    """Return a quarter of the memory, 1 GiB at most (DOS-5)."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(min(total // 4, 1 << 30)) >> 20
+
+
+async def _drain(serving: Serving | Foreman, seconds: float) -> None:
+    """Open nothing more, and wait until what is open at this exit has ended; `seconds` at most.
+
+    A relay that is no exit has nothing to wait for: streams go on over other ones.
+    """
+    serving.take_no_more()
+    end = trio.current_time() + seconds
+    while trio.current_time() < end and await _open_streams(serving):  # noqa: ASYNC110  workers are asked
+        await trio.sleep(min(_DRAIN_LOOK_SECONDS, end - trio.current_time()))
+
+
+async def _open_streams(serving: Serving | Foreman) -> int:
+    """Return how many streams are open at this exit, none where it is no exit."""
+    counts = (await serving.statistics())["exit"]
+    return int(counts["open"]) if counts else 0
+
+
+def _make_foreman(
+    config: Config,
+    listening: socket.socket,
+    assign: Callable[[bytes | None], Assignment],
+    archive: Archive,
+    publisher: Publisher,
+) -> Foreman:
+    """Return what runs the workers, and let them know of every new key and consensus."""
+    assert config.relay is not None
+    foreman = Foreman(
+        listening,
+        config.relay.workers,
+        lambda: assign(archive.document),
+        style=LogStyle(config.log.level, config.log.json),
+        rng=SystemRandom(),
+    )
+
+    def tell_consensus(_: Consensus) -> None:
+        assert archive.document is not None
+        foreman.tell(NewConsensus(archive.document))
+
+    archive.on_change.append(tell_consensus)
+    publisher.on_new_keys.append(lambda keys: foreman.tell(NewKeys.of(keys)))
+    return foreman
+
+
+def _describe(
+    wanted: RelayConfig, exits: ExitConfig, address: Address, keys: RelayKeys, now: int, count: int
+) -> Descriptor:
+    return Descriptor(
+        peer_id=keys.identity.peer_id,
+        address=address,
+        link_key=keys.link_keys[0].public,
+        onion_key=keys.onion_keys[0].public,
+        suites=keys.suites,
+        bandwidth=wanted.bandwidth,
+        published=now,
+        counter=count,
+        policy=exits.exit_policy.rules,
+        udp_policy=exits.exit_udp_policy.rules,
+        family=wanted.family,
+        contact=wanted.contact,
+        version=f"warren {__version__}",
+    )
