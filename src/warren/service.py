@@ -69,7 +69,7 @@ class Announcer:
         self._tell("usable")
 
     def _tell(self, event: str, **fields: Any) -> None:
-        log.info(event, **fields)
+        log.info(event, **{name: value for name, value in fields.items() if value is not None})
         if self._descriptor is None:
             return
         line = json.dumps({"event": event, "pid": os.getpid(), **fields}) + "\n"

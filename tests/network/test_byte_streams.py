@@ -286,6 +286,7 @@ async def test_a_port_nobody_listens_at_refuses(world: World) -> None:
     cause = caught.value.__cause__
     assert isinstance(cause, OSError)
     assert cause.errno == errno.ECONNREFUSED
+    assert str(caught.value) == f"{listener.local} cannot be reached: Connection refused"
 
 
 async def test_what_is_dialled_at_once_is_there_or_comes(world: World) -> None:

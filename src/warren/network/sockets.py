@@ -7,6 +7,7 @@ and by a task each where it does not.
 import contextlib
 import errno
 import fcntl
+import os
 import socket
 import struct
 import sys
@@ -318,7 +319,7 @@ class _SocketDialling(Dialling):
     def _connected(self, code: int) -> ByteStream:
         assert self._socket is not None
         if code:
-            raise OSError(code, errno.errorcode.get(code, "connect failed"))
+            raise OSError(code, os.strerror(code))
         self.stream = SocketStream(self._socket, self._address)
         return self.stream
 
