@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import structlog
 
 from warren.errors import ConfigError
 from warren.identity import SystemKeys
@@ -56,6 +57,21 @@ def test_a_damaged_identity_stops_the_start(folder: DataFolder, keys: KeyFiles) 
         folder.write("identity.key", text)
         with pytest.raises(ConfigError):
             keys.identity()
+
+
+def test_an_identity_that_is_gone_is_missed(folder: DataFolder, keys: KeyFiles) -> None:
+    with structlog.testing.capture_logs() as at_first:
+        before = keys.identity()
+    keys.load("link", 0.0)
+    (folder.path / "identity.key").unlink()
+
+    with structlog.testing.capture_logs() as logs:
+        after = keys.identity()
+
+    assert (at_first, after == before) == ([], False)
+    [line] = logs
+    assert line["log_level"] == "warning"
+    assert line["file"] == str(folder.path / "identity.key")
 
 
 def test_two_that_make_an_identity_at_once_agree(folder: DataFolder, keys: KeyFiles) -> None:

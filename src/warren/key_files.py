@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+import structlog
 
 from warren.errors import ConfigError, NewerSchema
 from warren.identity import KEY_LENGTH, Identity, KeyPair, KeySource
 from warren.storage import DataFolder
+
+logger = structlog.get_logger()
 
 Rotating = Literal["link", "onion"]
 
@@ -119,6 +122,12 @@ class KeyFiles:
 
     def _create_identity(self) -> bytes:
         """Write a fresh identity, unless somebody was faster; return what stands there."""
+        if self._folder.names(_file("link")):
+            logger.warning(
+                "the identity is gone and other keys are there: this is a new peer now; "
+                "to be the one before, stop it and restore the file",
+                file=str(self._folder.path / IDENTITY_FILE),
+            )
         identity = Identity(os.urandom(KEY_LENGTH))
         stored = _IdentityFile(identity.seed.hex(), str(identity.peer_id))
         self._folder.create(IDENTITY_FILE, msgspec.json.encode(stored))
