@@ -1,5 +1,7 @@
 """What all tests share: how hypothesis searches, and what a test needs of the machine."""
 
+import signal
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -22,6 +24,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "needs(program, ...): drives or needs these of the system; see support/programs.py",
     )
+    # A shell lets what it starts with "&" ignore it, and so would every process that a test starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -26,10 +26,7 @@ runpy.run_module("warren", run_name="__main__", alter_sys=True)
 
 
 def interrupted(arguments: list[str], moment: str) -> subprocess.CompletedProcess[str]:
-    number = int(signal.SIGINT)
-    program = INTERRUPTED.format(moment=moment, number=number, arguments=arguments)
-    # Whoever started the tests may have ignored it, as shells do for what they start with "&".
-    program = f"import signal; signal.signal({number}, signal.default_int_handler)" + program
+    program = INTERRUPTED.format(moment=moment, number=int(signal.SIGINT), arguments=arguments)
     command = [sys.executable, "-c", program]
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
 
