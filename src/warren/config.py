@@ -336,27 +336,34 @@ class Config(Section, frozen=True):
         return self.proxy.allow_targets + self.exit.allow_targets
 
 
+def draft_descriptor(relay: RelayConfig, exits: ExitConfig) -> Descriptor:
+    """Return the descriptor of a relay as far as its configuration says what is in it.
+
+    The rest, keys, address and times, is nobody's and as long as it can be.
+    """
+    address = relay.address or relay.listen
+    return Descriptor(
+        peer_id=Identity(bytes(KEY_LENGTH)).peer_id,
+        address=replace(address, port=address.port or 1),  # 0 is still to be chosen
+        link_key=bytes(KEY_LENGTH),
+        onion_key=bytes(KEY_LENGTH),
+        suites=tuple(Suite),
+        bandwidth=relay.bandwidth,
+        published=(1 << 40) - 1,
+        counter=(1 << 63) - 1,
+        policy=exits.exit_policy.rules,
+        udp_policy=exits.exit_udp_policy.rules,
+        family=relay.family,
+        contact=relay.contact,
+        version=f"warren {__version__}",
+    )
+
+
 def _check_size(relay: RelayConfig, exits: ExitConfig) -> None:
     """Refuse what is too much together, by making the descriptor with keys of nobody (DIR-3)."""
     nobody = Identity(bytes(KEY_LENGTH))
-    address = relay.address or relay.listen
     try:
-        descriptor = Descriptor(
-            peer_id=nobody.peer_id,
-            address=replace(address, port=address.port or 1),  # 0 is still to be chosen
-            link_key=bytes(KEY_LENGTH),
-            onion_key=bytes(KEY_LENGTH),
-            suites=tuple(Suite),
-            bandwidth=relay.bandwidth,
-            published=(1 << 40) - 1,
-            counter=(1 << 63) - 1,
-            policy=exits.exit_policy.rules,
-            udp_policy=exits.exit_udp_policy.rules,
-            family=relay.family,
-            contact=relay.contact,
-            version=f"warren {__version__}",
-        )
-        sign_descriptor(descriptor, nobody, bytes(KEY_LENGTH))
+        sign_descriptor(draft_descriptor(relay, exits), nobody, bytes(KEY_LENGTH))
     except ProtocolError as error:
         raise ValueError(f"relay and exit come to {error}") from error
 

@@ -125,12 +125,7 @@ class DataFolder:
 
         Raises ConfigError when that fails, and then the old content is still there.
         """
-        target = self.path / name
-        temporary = self.path / (name + _TEMPORARY)
-        with _removing(temporary, "write", target):
-            _write_flushed(temporary, content)
-            temporary.replace(target)
-            _flush_folder(self.path)
+        _replace(self.path / name, content)
         self._unwritten.pop(name, None)
 
     def create(self, name: str, content: bytes) -> None:
@@ -213,12 +208,16 @@ def replace_public(path: Path, content: bytes) -> None:
 
     Raises ConfigError when that fails, and then the old content is still there. A link is followed.
     """
-    target = path.resolve()
-    temporary = target.with_name(target.name + _TEMPORARY)
-    with _removing(temporary, "write", path):
-        _write_flushed(temporary, content, 0o644)
-        temporary.replace(target)
-        _flush_folder(target.parent)
+    _replace(path.resolve(), content, 0o644, called=path)
+
+
+def _replace(path: Path, content: bytes, mode: int = 0o600, *, called: Path | None = None) -> None:
+    """Replace the file `path`, whole or not at all; an error names it as it was `called`."""
+    temporary = path.with_name(path.name + _TEMPORARY)
+    with _removing(temporary, "write", called or path):
+        _write_flushed(temporary, content, mode)
+        temporary.replace(path)
+        _flush_folder(path.parent)
 
 
 def _check_private(path: Path, descriptor: int) -> None:

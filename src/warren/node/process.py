@@ -3,7 +3,7 @@
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,9 @@ from warren.addresses import Address
 from warren.config import Config, Role, state_directory
 from warren.errors import ConfigError, LinkError
 from warren.network.sockets import listening_socket
-from warren.status.control import serve_control
+from warren.status.control import Statistics, serve_control
 from warren.status.running import known_as_running
 from warren.storage import DataFolder
-
-Statistics = Callable[[], Awaitable[Mapping[str, Any]]]
 
 
 def listen(address: Address) -> socket.socket:

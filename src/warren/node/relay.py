@@ -4,15 +4,15 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from random import SystemRandom
 from typing import Any
 
 import trio
 
-from warren import __version__
 from warren.addresses import Address
-from warren.config import Config, ExitConfig, RelayConfig
+from warren.config import Config, ExitConfig, RelayConfig, draft_descriptor
 from warren.directory.consensus import Consensus
 from warren.directory.descriptor import Descriptor
 from warren.directory.network_file import NetworkFile
@@ -147,18 +147,13 @@ def _make_foreman(
 def _describe(
     wanted: RelayConfig, exits: ExitConfig, address: Address, keys: RelayKeys, now: int, count: int
 ) -> Descriptor:
-    return Descriptor(
+    return replace(
+        draft_descriptor(wanted, exits),
         peer_id=keys.identity.peer_id,
         address=address,
         link_key=keys.link_keys[0].public,
         onion_key=keys.onion_keys[0].public,
         suites=keys.suites,
-        bandwidth=wanted.bandwidth,
         published=now,
         counter=count,
-        policy=exits.exit_policy.rules,
-        udp_policy=exits.exit_udp_policy.rules,
-        family=wanted.family,
-        contact=wanted.contact,
-        version=f"warren {__version__}",
     )
