@@ -1,6 +1,6 @@
 """Circuits whose far end is silent while their link lives, and those that only look so."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from tests.support.client_network import ClientNetwork, client_network
 from tests.support.memory_network import receive
+from tests.support.wayward import BACKWARD, FORWARD, Wayward
 from warren.addresses import Address
 from warren.network.circuits import Circuit
 from warren.network.streams import CircuitStream
@@ -30,6 +31,29 @@ async def open_stream(network: ClientNetwork, address: Address) -> tuple[Circuit
         if stream.protocol in slot.circuit.machine.streams.streams.values():
             return stream, slot.circuit
     raise AssertionError("the stream is on no circuit")
+
+
+def moved(circuit: Circuit) -> int:
+    """Return how many cells went either way on a circuit."""
+    return circuit.cells_sent + circuit.cells_received
+
+
+def let_directories_wait(network: ClientNetwork) -> None:
+    """Let every relay wait for what its directory is to be asked for, as mirrors do."""
+
+    async def serve(stream: CircuitStream) -> None:
+        await stream.receive_some()
+
+    for peer in network.net.relays:
+        peer.relay._last_hop._serve_directory = serve
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Wait until something is so, to a hundredth of a second."""
+    while True:
+        if is_so():
+            return
+        await trio.sleep(0.01)
 
 
 def silence(network: ClientNetwork, circuit: Circuit) -> None:
@@ -58,6 +82,44 @@ async def test_a_stream_goes_on_when_its_circuit_falls_silent(
     assert not circuit.link.is_closed
     assert not circuit.is_open
     assert network.client.statistics()["given_up"] == 1
+
+
+async def test_a_circuit_that_falls_silent_behind_the_answer_to_a_question_is_given_up(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:
+    let_directories_wait(network)
+    stream, circuit = await open_stream(network, network.net.echo())
+    middle = Wayward(network.relay(circuit.hops[1].peer_id))
+    await until(lambda: circuit.stream_count > 1)  # the far end is asked
+    await trio.sleep(0.1)
+
+    middle.be("drop", FORWARD)  # the question is answered, and nobody hears of its end
+    await trio.sleep(QUIET_SECONDS)
+    await stream.send_all(b"hello")
+
+    with trio.fail_after(30):
+        assert await stream.receive_some() == b"hello"
+    assert not circuit.is_open
+
+
+async def test_what_was_lost_behind_the_end_of_a_question_is_asked_about_again(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:
+    let_directories_wait(network)
+    stream, circuit = await open_stream(network, network.net.echo())
+    middle = Wayward(network.relay(circuit.hops[1].peer_id))
+    await until(lambda: circuit.stream_count > 1)
+    ends = circuit.cells_sent + 1  # that of the question is the next cell
+
+    middle.be("hold", BACKWARD)  # its answer is late
+    await until(lambda: circuit.cells_sent == ends)
+    middle.be("drop", FORWARD)
+    await stream.send_all(b"hello")
+    middle.release(BACKWARD)
+
+    with trio.fail_after(40):
+        assert await stream.receive_some() == b"hello"
+    assert not circuit.is_open
 
 
 async def test_the_next_circuit_avoids_who_may_have_been_silent(
@@ -102,18 +164,18 @@ async def test_an_idle_stream_costs_one_question_and_no_more(
     stream, circuit = await open_stream(network, network.net.echo())
     await stream.send_all(b"hello")
     await trio.sleep(60)
-    before = circuit.cells_moved
+    before = moved(circuit)
 
     await trio.sleep(3600)
 
-    assert circuit.cells_moved == before
+    assert moved(circuit) == before
 
 
 async def test_a_busy_talker_is_asked_once_in_ten_seconds(
     network: ClientNetwork, autojump_clock: MockClock
 ) -> None:
     stream, circuit = await open_stream(network, network.net.echo())
-    before = circuit.cells_moved
+    before = moved(circuit)
 
     for _ in range(60):  # a key every five seconds
         await stream.send_all(b"k")
@@ -121,5 +183,5 @@ async def test_a_busy_talker_is_asked_once_in_ten_seconds(
         await trio.sleep(5)
 
     talk = 60 * 3  # there, back, and credit for it now and then
-    assert circuit.cells_moved - before <= talk + 4 * 300 / PEACE_SECONDS
+    assert moved(circuit) - before <= talk + 4 * 300 / PEACE_SECONDS
     assert circuit.is_open

@@ -73,9 +73,9 @@ class Circuit:
         return self.machine.cells_received
 
     @property
-    def cells_moved(self) -> int:
-        """Return how many cells went either way on it."""
-        return self.machine.cells_moved
+    def cells_sent(self) -> int:
+        """Return how many cells were sent on it."""
+        return self.machine.cells_sent
 
     @property
     def has_room(self) -> bool:

@@ -61,9 +61,9 @@ class OriginCircuit(CircuitMachine):
         return self._backward[0].count if self._backward else 0
 
     @property
-    def cells_moved(self) -> int:
-        """Return how many onion cells went either way so far."""
-        return self.cells_received + (self._forward[0].count if self._forward else 0)
+    def cells_sent(self) -> int:
+        """Return how many onion cells were sent so far."""
+        return self._forward[0].count if self._forward else 0
 
     @property
     def streams(self) -> Multiplexer:

@@ -33,9 +33,11 @@ class _Watched:
         self.round_trips = RoundTrips()
         self.round_trips.note(now - circuit.created_at)  # to build it took longer
         self._heard, self._heard_at = circuit.cells_received, now
-        self._answered = 0  # cells moved when the last question was over; 0: none was asked
+        # Cells sent when the last question was ended, and received when that was answered.
+        self._proved_sent: int | None = 0
+        self._proved_received = 0
         self._ask_at = now
-        self._asked_at = 0.0
+        self._asked_at = 0.0  # or when the END was sent
         self._question: CircuitStream | None = None
 
     def look(self, now: float) -> bool:
@@ -51,25 +53,34 @@ class _Watched:
 
     def _ask(self, now: float) -> None:
         circuit = self.circuit
-        if not circuit.stream_count or circuit.cells_moved == self._answered:
+        is_proved = circuit.cells_received == self._proved_received
+        if not circuit.stream_count or (is_proved and circuit.cells_sent == self._proved_sent):
             return
         try:
             self._question = circuit.open_directory()
         except CircuitError:
             return
-        self._asked_at = now
+        self._asked_at, self._proved_sent = now, None
 
     def _wait(self, question: CircuitStream, now: float) -> bool:
-        """Look for the answer; until END came back too, what moves is our own."""
-        if question.protocol.connected is None and not question.is_ended:
-            return now - max(self._asked_at, self._heard_at) <= self.round_trips.patience
-        if not question.is_ended:
+        """Look for the answer, then for the END that answers ours: what moves by then is our own.
+
+        That, too, may get lost, and with it what a stream sent meanwhile.
+        """
+        circuit = self.circuit
+        is_over = question.protocol not in circuit.machine.streams.streams.values()
+        if not question.is_ended and question.protocol.connected is not None:
             self.round_trips.note(now - self._asked_at)
             question.reset()
-        elif question.protocol not in self.circuit.machine.streams.streams.values():
+            self._asked_at, self._proved_sent = now, circuit.cells_sent
+        elif is_over:
+            if self._proved_sent is None:  # the far end has ended it
+                self._proved_sent = circuit.cells_sent
             self._question = None
-            self._answered = self.circuit.cells_moved
+            self._proved_received = circuit.cells_received
             self._ask_at = now + PEACE_SECONDS
+        else:
+            return now - max(self._asked_at, self._heard_at) <= self.round_trips.patience
         return True
 
 
