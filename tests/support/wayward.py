@@ -30,7 +30,8 @@ class _Way:
 
     manner: str = "pass"
     held: list[Callable[[], None]] = field(default_factory=list)
-    snaps: int = 0  # cells after which circuits are destroyed; 0: none
+    snaps: int = 0  # circuits still to be destroyed
+    cells: int = 0  # before the next one is
     is_before: bool = False
 
 
@@ -61,9 +62,13 @@ class Wayward:
                 go()
         self.peer.turn.run()
 
-    def snap(self, way: str, cells: int = 1, *, is_before: bool = False) -> None:
-        """Destroy the circuit that the next cell but `cells` - 1 comes on, also ``is_before``."""
-        self._ways[way].snaps, self._ways[way].is_before = cells, is_before
+    def snap(self, way: str, *, cells: int = 0, circuits: int = 1, is_before: bool = False) -> None:
+        """Destroy as many circuits, each behind a cell of `way`, or in its place.
+
+        Before the first one so many `cells` pass as they should.
+        """
+        self._ways[way].snaps, self._ways[way].cells = circuits, cells
+        self._ways[way].is_before = is_before
 
     def _take(self, circuit: PassingCircuit) -> None:
         machine = circuit.machine
@@ -82,14 +87,14 @@ class Wayward:
         self, way: _Way, machine: RelayCircuit, receive: Callable[..., None], run: tuple[Any, ...]
     ) -> None:
         leg, command, cells, start, count = run
-        if way.snaps:
-            way.snaps = max(way.snaps - count, 0)
-            if not way.snaps:
-                if not way.is_before:
-                    receive(*run)
-                    self.peer.turn.run()
-                machine.destroy()
-                return
+        if way.snaps and way.cells < count:
+            way.snaps, way.cells = way.snaps - 1, 0
+            if not way.is_before:
+                receive(*run)
+                self.peer.turn.run()
+            machine.destroy()
+            return
+        way.cells = max(way.cells - count, 0)
         if way.manner == "drop":
             leg.passed(count)
         elif way.manner == "hold" or way.held:

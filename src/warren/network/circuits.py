@@ -219,19 +219,27 @@ class Circuit:
         machine = self.machine
         while machine.hops < count:
             if machine.is_closed:
-                why = "the circuit was destroyed"
-                if self._failed is not None:
-                    why = _STATUS[self._failed]
-                elif machine.error is not None:
-                    why = str(machine.error)
-                # Not to know a relay is what a peer does whose consensus is a little older, and
-                # when the link to the first hop broke, those behind it did nothing.
-                is_known = self._failed is not ExtendStatus.UNKNOWN_PEER
-                is_its_fault = is_known and not self.link.is_closed
-                message = f"hop {count} of {len(self.hops)}: {why}"
-                raise CircuitError(message, hop=count - 1, is_its_fault=is_its_fault)
+                raise self._missing_hop(count - 1)
             self._changed = trio.Event()
             await self._changed.wait()
+
+    def _missing_hop(self, hop: int) -> CircuitError:
+        """Return what says why the circuit ended before it had `hop`, and whose fault it is."""
+        failed, error = self._failed, self.machine.error
+        # Not to know a relay is what a peer does whose consensus is a little older, and when the
+        # link to the first hop broke, those behind it did nothing.
+        is_its_fault = failed is not ExtendStatus.UNKNOWN_PEER and not self.link.is_closed
+        why = "the circuit was destroyed"
+        if failed is not None:
+            why = _STATUS[failed]
+        elif error is not None:
+            why = str(error)
+        message = f"hop {hop + 1} of {len(self.hops)}: {why}"
+        if failed is None and error is None and hop:
+            # Of a hop that refuses, or dies, the one before it tells: it was that one that is
+            # gone, or another on the way to it.
+            hop = 0 if self.link.is_closed else hop - 1
+        return CircuitError(message, hop=hop, is_its_fault=is_its_fault)
 
 
 async def build_circuit(

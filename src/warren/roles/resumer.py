@@ -107,8 +107,7 @@ class Resumer:
         began = trio.current_time()
         self.deaths += 1
         self._waiting += 1
-        for relay in slot.path[1:-1]:
-            self._middles.failed(slot.exit_id, relay.peer_id, began)
+        self._let_rest(slot.path)
         try:
             with trio.move_on_after(RESUME_SECONDS):
                 if await self._try(slot, handover):
@@ -164,6 +163,7 @@ class Resumer:
         except (CircuitError, trio.TooSlowError) as error:
             circuit.machine.destroy()
             circuit.turn.run()
+            self._let_rest(path)
             handover.lost(ticket)
             fault = circuit.machine.error
             if fault is not None and not isinstance(fault, LayerError):
@@ -214,12 +214,18 @@ class Resumer:
                 link = await self._ways.link_to(path[0])
                 return await build_circuit(link, [entry.hop for entry in path])
         except trio.TooSlowError:
+            self._let_rest(path)
             raise CircuitError("the circuit took too long to build") from None
         except CircuitError as error:
-            if error.hop and error.hop < len(path):
-                failed = path[error.hop].peer_id
-                self._middles.failed(path[-1].peer_id, failed, trio.current_time())
+            if error.hop:
+                # An exit that one middle cannot reach another one may.
+                self._let_rest(path, min(error.hop, len(path) - 2))
             raise
+
+    def _let_rest(self, path: tuple[RelayEntry, ...], first: int = 1) -> None:
+        """Let the middles of a circuit that failed come after the others, from `first` on."""
+        for relay in path[first:-1]:
+            self._middles.failed(path[-1].peer_id, relay.peer_id, trio.current_time())
 
     def _choose(self, consensus: Consensus, slot: Slot) -> tuple[RelayEntry, ...]:
         """Choose guard and middles of a circuit that takes over from `slot`, without its exit."""

@@ -1,0 +1,77 @@
+"""Relays that do not die but go astray, at the worst moments: streams go on all the same."""
+
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.support.clients import ClientScene, client_scene
+from tests.support.memory_network import receive
+from tests.support.small_network import RelayPeer
+from tests.support.wayward import FORWARD, Wayward
+from warren.protocol.messages import Extend, ExtendStatus
+from warren.roles.passing_circuit import PassingCircuit
+from warren.roles.resumer import ATTEMPT_SECONDS, MOST_REFUSALS
+
+
+def keep_two_middles(scene: ClientScene) -> tuple[RelayPeer, RelayPeer]:
+    """Keep the middle in use and another one, which will be tried next; return both."""
+    middle = scene.path[1]
+    other = next(each for each in scene.middles if each is not middle)
+    ids = [each.peer_id for each in (middle, other)]
+    scene.client._resumer._middles.keep(scene.slot.exit_id, ids)
+    return middle, other
+
+
+def refuse_to_extend(circuit: PassingCircuit, extend: Extend) -> None:
+    circuit.machine.refuse_extend(ExtendStatus.UNREACHABLE)
+
+
+async def test_circuits_that_die_while_the_exit_is_asked_for_are_no_refusals_of_the_exit(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with client_scene(tmp_path, guards=1) as scene:
+        application = await scene.browse(scene.net.echo())
+        guard, middle, leaving = scene.path
+
+        Wayward(guard).snap(FORWARD, circuits=MOST_REFUSALS + 1, is_before=True)
+        scene.cut(middle)
+        await application.send_all(b"x")
+
+        assert await receive(application, 1) == b"x"
+        assert scene.path[2] is leaving
+        assert leaving.peer_id not in scene.client._circuits._paths.avoided
+
+
+async def test_an_exit_that_one_middle_cannot_reach_is_asked_for_over_others(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    for seed in range(6):
+        async with client_scene(tmp_path / str(seed), seed=seed) as scene:
+            application = await scene.browse(scene.net.echo())
+            middle, blind = keep_two_middles(scene)
+            blind.relay._extend = refuse_to_extend  # type: ignore[method-assign]
+
+            scene.cut(middle)
+            await application.send_all(b"x")
+
+            assert await receive(application, 1) == b"x"
+
+
+@pytest.mark.parametrize("manner", ["drop", "hold"])
+async def test_a_middle_in_which_a_circuit_got_stuck_is_not_tried_again_at_once(
+    manner: str, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    for seed in range(6):
+        async with client_scene(tmp_path / str(seed), seed=seed) as scene:
+            application = await scene.browse(scene.net.echo())
+            middle, stuck = keep_two_middles(scene)
+            Wayward(stuck).be(manner)
+
+            scene.cut(middle)
+            began = trio.current_time()
+            await application.send_all(b"x")
+
+            assert await receive(application, 1) == b"x"
+            assert trio.current_time() - began < ATTEMPT_SECONDS + 3
