@@ -10,6 +10,7 @@
     ├── DirectoryError    no usable consensus or document
     │   ├── NoConsensus   none is held that can be used now
     │   └── NoPathError   no relays of the consensus make the path that was asked for
+    │       └── GuardsRest    but for guards that have just failed
     └── ConfigError       a file, key or command-line value is wrong
         └── NewerSchema   a file is the work of a later version of this program
 
@@ -108,6 +109,17 @@ class NoConsensus(DirectoryError):
 
 class NoPathError(DirectoryError):
     """Tell that no path fits what was asked for; the message says what is missing, to its user."""
+
+
+class GuardsRest(NoPathError):
+    """Tell that a path there is begins at a guard that has just failed and should wait.
+
+    That is over in so many ``seconds``.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("no guard to begin a path with answers")
+        self.seconds = seconds
 
 
 class ConfigError(WarrenError):

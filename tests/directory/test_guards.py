@@ -128,25 +128,51 @@ def test_a_success_ends_all_waiting() -> None:
     assert guards.choose(NOON + 90)[0] == first
 
 
-def test_with_no_guard_ready_a_primary_may_be_tried_every_few_seconds() -> None:  # T43
+def test_with_no_guard_ready_a_primary_may_be_tried_again_soon() -> None:  # T43
     guards = fresh_guards(30)
     fail_all(guards, guards.primary, NOON)
 
-    assert guards.choose(NOON + 1) == []
-    assert guards.next_try() == NOON + 3
-    assert guards.choose(NOON + 3) == guards.primary
+    assert guards.choose(NOON + 0.2) == []
+    assert guards.next_need(NOON + 0.2) == NOON + 0.25
+    assert guards.choose(NOON + 0.25) == guards.primary
+    assert guards.next_need(NOON + 0.25) is None
 
 
-def test_where_the_ready_ones_are_of_no_use_a_primary_may_be_tried_every_few_seconds() -> None:
+def test_where_the_ready_ones_are_of_no_use_a_primary_may_be_tried_again_soon() -> None:
     guards = fresh_guards(30)
     first, second, third = guards.primary
     guards.failed(first, NOON)
     guards.failed(second, NOON + 2)
 
-    found = [guards.in_need(NOON + seconds) for seconds in (2, 3, 5)]
+    found = [guards.in_need(NOON + seconds) for seconds in (0.2, 0.25, 2.6, 2.7)]
 
-    assert found == [[], [first], [first, second]]
+    assert found == [[], [first], [first], [first, second]]
     assert guards.choose(NOON + 5) == [third]
+
+
+def test_the_longer_nothing_answers_the_longer_a_guard_is_left_alone_up_to_three_seconds() -> None:
+    guards = fresh_guards(30)
+    first, *others = guards.primary
+    fail_all(guards, others, NOON)
+    waits = []
+
+    for seconds in (0, 0.3, 3, 9, 300):
+        guards.failed(first, NOON + seconds)
+        needed = guards.next_need(NOON + seconds)
+        assert needed is not None
+        waits.append(round(needed - NOON - seconds, 6))
+
+    assert waits == [0.25, 0.25, 1, 3, 3]
+
+
+def test_beside_a_guard_that_works_one_that_failed_is_left_alone_for_three_seconds() -> None:
+    guards = fresh_guards(30)
+    first, second, _ = guards.primary
+    guards.failed(first, NOON)
+    guards.succeeded(second, NOON)
+
+    assert guards.in_need(NOON + 2.9) == []
+    assert guards.in_need(NOON + 3) == [first]
 
 
 def test_a_short_outage_costs_no_guard() -> None:  # T43

@@ -12,7 +12,7 @@ from warren.addresses import Address
 from warren.directory.consensus import Consensus
 from warren.directory.exit_index import Target
 from warren.directory.relays import Flag
-from warren.errors import DirectoryError
+from warren.errors import DirectoryError, GuardsRest
 from warren.identity import PeerId
 from warren.protocol.choice import ANYTHING, Choice
 from warren.roles.guard_keeper import GuardKeeper
@@ -30,16 +30,25 @@ NETWORK = consensus(
 
 
 class OneGuard:
-    """Be guards of which one is left."""
+    """Be guards of which one is left, and may have to wait a while."""
+
+    primary = (peer(1),)
+    rest_seconds = 0.0
+    unanswering: frozenset[PeerId] = frozenset()
 
     def candidates(self, _: Consensus) -> list[PeerId]:
-        return [peer(1)]
+        return [] if self.rest_seconds else [peer(1)]
 
 
 @pytest.fixture
 async def paths() -> Paths:
-    guards = cast(GuardKeeper, OneGuard())
-    return Paths(guards, own=None, exempt=lambda target: target == INSIDE, rng=Random(1))
+    return paths_from(OneGuard())
+
+
+def paths_from(guards: OneGuard) -> Paths:
+    return Paths(
+        cast(GuardKeeper, guards), own=None, exempt=lambda target: target == INSIDE, rng=Random(1)
+    )
 
 
 def chosen(
@@ -78,6 +87,26 @@ async def test_the_only_guard_is_taken_though_it_failed(paths: Paths) -> None:
     paths.avoid(peer(1))
 
     assert chosen(paths)[0] == {1}
+
+
+async def test_a_guard_that_has_just_failed_is_worth_waiting_for() -> None:
+    guards = OneGuard()
+    guards.rest_seconds = 2.5
+
+    with pytest.raises(GuardsRest) as caught:
+        chosen(paths_from(guards))
+
+    assert caught.value.seconds == 2.5
+
+
+async def test_no_guard_is_waited_for_where_there_is_no_path_from_it() -> None:
+    guards = OneGuard()
+    guards.rest_seconds = 2.5
+
+    with pytest.raises(DirectoryError) as caught:
+        chosen(paths_from(guards), Address("site.example", 22))
+
+    assert not isinstance(caught.value, GuardsRest)
 
 
 async def test_whoever_is_never_wanted_does_not_give_way(paths: Paths) -> None:

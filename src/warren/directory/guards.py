@@ -44,8 +44,10 @@ PRIMARY_RETRY_SECONDS = 600.0
 LATE_RETRY_SECONDS = 3600.0
 LATE_AFTER_SECONDS = 6 * HOUR
 INTERNET_DOWN_SECONDS = 600.0
-#: With no guard ready that will do somebody waits in vain, and a primary may be tried this often.
+#: With no guard ready that will do somebody waits in vain, and a primary may be tried this often:
+#: at first more often, when everything has failed for a moment only, and one may just restart.
 DESPERATE_SECONDS = 3.0
+LEAST_DESPERATE_SECONDS = 0.25
 #: A sample that does not answer grows only after this time: a short outage must not cost guards.
 GROWTH_SECONDS = 60.0
 
@@ -145,9 +147,13 @@ class GuardSet:
         waiting = [
             guard
             for guard in self._listed[:PRIMARY_GUARDS]
-            if not guard.has_waited(now) and now >= guard.failed_at + DESPERATE_SECONDS
+            if not guard.has_waited(now) and now >= self._needed_at(guard)
         ]
         return [guard.peer_id for guard in self._within_limit(waiting, now)]
+
+    def resting(self, now: float) -> list[PeerId]:
+        """Return the guards that have to wait, whether there is need or not."""
+        return [guard.peer_id for guard in self._listed if not guard.has_waited(now)]
 
     @property
     def primary(self) -> list[PeerId]:
@@ -163,12 +169,14 @@ class GuardSet:
         """Tell whether ``update`` would draw another guard because none of these answers."""
         return self._count_missing(now) > 0
 
-    def next_try(self) -> float | None:
-        """Return the time from which ``choose`` has a guard again; None without any guard."""
-        listed = self._listed
-        times = [guard.retry_at for guard in listed]
-        times += [guard.failed_at + DESPERATE_SECONDS for guard in listed[:PRIMARY_GUARDS]]
-        return min(times, default=None)
+    def next_need(self, now: float) -> float | None:
+        """Return when ``in_need`` will have one guard more; None when it has all that wait."""
+        waiting = [
+            guard
+            for guard in self._listed[:PRIMARY_GUARDS]
+            if not guard.has_waited(now) and now < self._needed_at(guard)
+        ]
+        return min(map(self._needed_at, self._within_limit(waiting, now)), default=None)
 
     def is_internet_down(self, now: float) -> bool:
         """Tell whether everything has failed for so long that it is not the guards (PATH-3)."""
@@ -199,6 +207,15 @@ class GuardSet:
     @property
     def _listed(self) -> list[Guard]:
         return [guard for guard in self._sample if guard.is_listed]
+
+    def _needed_at(self, guard: Guard) -> float:
+        """Return from when on `guard`, which has failed, may be tried out of need.
+
+        The next time trouble has lasted a third longer.
+        """
+        since = self._trouble_since
+        wait = DESPERATE_SECONDS if since is None else (guard.failed_at - since) / 3
+        return guard.failed_at + min(max(wait, LEAST_DESPERATE_SECONDS), DESPERATE_SECONDS)
 
     @property
     def _are_primary_failing(self) -> bool:

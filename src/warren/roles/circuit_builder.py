@@ -15,13 +15,14 @@ import trio
 
 from warren.directory.exit_index import Target
 from warren.directory.relays import RelayEntry
-from warren.errors import CircuitError, LinkError
+from warren.errors import CircuitError, GuardsRest, LinkError
 from warren.identity import PeerId
 from warren.network.circuits import Circuit, build_circuit
 from warren.network.link import Link
 from warren.network.links import Links
 from warren.protocol.choice import ANYTHING
 from warren.roles.guard_keeper import GuardKeeper
+from warren.roles.guard_links import GuardLinks
 from warren.roles.mirror import Directory
 from warren.roles.paths import Paths
 from warren.roles.sessions import Sessions
@@ -62,7 +63,7 @@ class CircuitBuilder:
         rng: Random,
         is_offline: Callable[[], bool],
     ) -> None:
-        self._links = links
+        self._guard_links = GuardLinks(links, guards)
         self._directory = directory
         self._guards = guards
         self._paths = paths
@@ -82,8 +83,9 @@ class CircuitBuilder:
     ) -> Built:
         """Build a circuit whose exit lets `target` through and is none of `avoid`.
 
-        Its path is one that `isolation` asks for. Waits for a consensus, and tries eight times;
-        raises CircuitError then, DirectoryError when there is no such path.
+        Its path is one that `isolation` asks for. Waits for a consensus, and for guards that have
+        just failed, and tries eight times; raises CircuitError then, DirectoryError when there is
+        no such path.
         """
         failure: Exception | None = None
         hop: int | None = None
@@ -91,6 +93,9 @@ class CircuitBuilder:
         while attempts < MOST_BUILDS:
             try:
                 built = await self._build_once(target, avoid, isolation)
+            except GuardsRest as error:
+                await self.pause(error.seconds)
+                continue
             except (CircuitError, LinkError) as error:
                 self.failed += 1
                 failure = error
@@ -131,20 +136,8 @@ class CircuitBuilder:
         return Built(circuit, path, hops)
 
     async def link_to(self, guard: RelayEntry) -> Link:
-        """Find or dial the link to the guard, and let the guards learn how it went.
-
-        Raises LinkError.
-        """
-        link = self._links.find(guard.peer_id, is_anonymous=True)
-        if link is None:
-            self._guards.contacted(guard.peer_id)
-            try:
-                link = await self._links.get(guard.hop, is_anonymous=True)
-            except LinkError as error:
-                if not error.is_local:
-                    self._guards.failed(guard.peer_id)
-                raise
-            self._guards.succeeded(guard.peer_id)
+        """Return the link to the guard, as ``GuardLinks.get`` does; its silence will be noticed."""
+        link = await self._guard_links.get(guard)
         link.on_silence = self._guard_fell_silent
         return link
 

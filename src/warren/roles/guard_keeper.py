@@ -36,20 +36,63 @@ class GuardKeeper:
         self._guards = self._load()
         self._seen: Consensus | None = None
         self._saved = b""
+        self._slow: set[PeerId] = set()
 
     def candidates(self, consensus: Consensus) -> list[PeerId]:
-        """Return the guards to try, the one to prefer first; last those that should wait."""
+        """Return the guards to try, the one to prefer first; last those that should wait.
+
+        Primary guards that are slow to answer come behind those that are not.
+        """
         now = self._wall_clock()
         if consensus is not self._seen or self._guards.needs_update(now):
             self._seen = consensus
             self._guards.update(consensus, now, self._rng)
             self._save()
         ready = self._guards.choose(now)
-        return ready + [peer for peer in self._guards.in_need(now) if peer not in ready]
+        found = ready + [peer for peer in self._guards.in_need(now) if peer not in ready]
+        if self._slow:
+            primary = self.primary
+            found.sort(key=lambda peer: (peer not in primary, peer in self._slow))
+        return found
+
+    @property
+    def primary(self) -> list[PeerId]:
+        """Return the guards that come first, whether they should wait or not."""
+        return self._guards.primary
+
+    @property
+    def unanswering(self) -> set[PeerId]:
+        """Return the guards that do not answer just now: they are most likely no middles either.
+
+        One that may be tried again is none of them, but for want of an answer to the last try.
+        """
+        now = self._wall_clock()
+        tried = {*self._guards.choose(now), *self._guards.in_need(now)}
+        return self._slow.union(self._guards.resting(now)) - (tried - self._slow)
+
+    @property
+    def rest_seconds(self) -> float:
+        """Return for how long no guard more may be tried than now; 0 when none has to wait."""
+        now = self._wall_clock()
+        need = self._guards.next_need(now)
+        return 0.0 if need is None else need - now
 
     def is_ready(self, peer_id: PeerId) -> bool:
         """Tell whether a guard may be tried before there is need."""
         return peer_id in self._guards.choose(self._wall_clock())
+
+    def has_better(self, peer_id: PeerId) -> bool:
+        """Tell whether another primary guard may be tried that is not slow."""
+        now = self._wall_clock()
+        found = {*self._guards.choose(now), *self._guards.in_need(now)}.intersection(self.primary)
+        return not found.issubset({*self._slow, peer_id})
+
+    def slow(self, peer_id: PeerId, *, is_slow: bool = True) -> None:
+        """Note that the dial to `peer_id` takes long, or is over."""
+        if is_slow:
+            self._slow.add(peer_id)
+        else:
+            self._slow.discard(peer_id)
 
     def contacted(self, peer_id: PeerId) -> None:
         """Note that `peer_id` is about to be dialled."""

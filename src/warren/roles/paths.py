@@ -14,7 +14,7 @@ from warren.directory.consensus import Consensus
 from warren.directory.exit_index import Target
 from warren.directory.path import choose_path
 from warren.directory.relays import RelayEntry
-from warren.errors import DirectoryError
+from warren.errors import DirectoryError, GuardsRest
 from warren.identity import PeerId
 from warren.protocol.choice import Choice
 from warren.roles.guard_keeper import GuardKeeper
@@ -71,13 +71,32 @@ class Paths:
     ) -> tuple[RelayEntry, ...]:
         """Return a path of `hops` relays, none of `never`, as `wish` asks; its exit takes `target`.
 
-        Raises DirectoryError when there is none.
+        Raises DirectoryError when there is none, GuardsRest when there will be one.
         """
-        avoided = self.avoided
         wanted = None if self._exempt(target) else target
         guards = self._guards.candidates(consensus)
+        try:
+            return self._choose(consensus, guards, wanted, wish, hops, never)
+        except DirectoryError:
+            seconds = self._guards.rest_seconds
+            if not seconds:
+                raise
+            self._choose(consensus, self._guards.primary, wanted, wish, hops, never)
+            raise GuardsRest(seconds) from None
+
+    def _choose(
+        self,
+        consensus: Consensus,
+        guards: Collection[PeerId],
+        wanted: Target | None,
+        wish: Choice,
+        hops: int,
+        never: Collection[PeerId],
+    ) -> tuple[RelayEntry, ...]:
+        """Return a path as ``choose`` does that begins at one of `guards`."""
+        avoided, silent = self.avoided, self._guards.unanswering
         # In a small network the avoided ones may be all there is; the last one least likely lives.
-        for unwanted in (frozenset(avoided), frozenset(avoided[-1:]), _NOBODY):
+        for unwanted in (silent.union(avoided), silent.union(avoided[-1:]), _NOBODY):
             try:
                 return choose_path(
                     consensus,

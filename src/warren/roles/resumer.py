@@ -19,7 +19,7 @@ import trio
 from warren.directory.consensus import Consensus
 from warren.directory.path import choose_path
 from warren.directory.relays import RelayEntry
-from warren.errors import CircuitError, DirectoryError, LayerError, LinkError
+from warren.errors import CircuitError, DirectoryError, GuardsRest, LayerError, LinkError
 from warren.identity import PeerId
 from warren.network.circuits import Circuit, build_circuit, extend_circuit
 from warren.network.link import Link
@@ -57,11 +57,13 @@ class Ways:
     """Hold what the client lends: how to reach a guard, whom to avoid, what to do with a circuit.
 
     ``adopt`` makes the slot of a new circuit, given its path and the slot it stands in for.
+    ``pause`` waits so many seconds, or until an interruption is over.
     """
 
     link_to: Callable[[RelayEntry], Awaitable[Link]]
     adopt: Callable[[Circuit, tuple[RelayEntry, ...], Slot], Slot]
     avoid: Callable[[PeerId], None]
+    pause: Callable[[float], Awaitable[None]]
     own: PeerId | None
     hops: int
 
@@ -121,6 +123,8 @@ class Resumer:
     async def _try(self, slot: Slot, handover: Handover) -> bool:
         """Try until another circuit has the streams; return False when there is no hope."""
         backoff = Backoff(self._rng, first=0.1, most=5.0)  # REL-3
+        # Guards that cannot be reached rest by themselves: on to the next one.
+        short = Backoff(self._rng, first=0.1, most=1.0)
         refusals = 0
         while handover.streams:
             try:
@@ -128,6 +132,7 @@ class Resumer:
                     return await self._move(slot, handover)
             except CircuitError as error:
                 logger.debug("! resume", error=str(error))
+                seconds = backoff.next_wait()
                 if error.hop == len(slot.path) - 1 and error.is_its_fault:
                     refusals += 1
                     self._ways.avoid(slot.exit_id)
@@ -136,9 +141,12 @@ class Resumer:
                     self._turn.run()
                     if refusals >= MOST_REFUSALS:
                         return False
+            except GuardsRest as error:
+                seconds = error.seconds
             except (LinkError, DirectoryError) as error:
                 logger.debug("! resume", error=str(error))
-            await trio.sleep(backoff.next_wait())
+                seconds = (short if isinstance(error, LinkError) else backoff).next_wait()
+            await self._ways.pause(seconds)
             handover.drop_ended()
         return False
 
@@ -230,7 +238,7 @@ class Resumer:
     def _choose(self, consensus: Consensus, slot: Slot) -> tuple[RelayEntry, ...]:
         """Choose guard and middles of a circuit that takes over from `slot`, without its exit."""
         exit_id, length = slot.exit_id, slot.hops
-        unwanted = [relay.peer_id for relay in slot.path[1:-1]]
+        unwanted = {relay.peer_id for relay in slot.path[1:-1]} | self._guards.unanswering
         everyone = frozenset(entry.peer_id for entry in consensus.relays)
         for allowed in self._middles.choices(exit_id, consensus, unwanted, trio.current_time()):
             if not allowed and length > 2:
@@ -250,6 +258,8 @@ class Resumer:
                     )
                     self._middles.keep(exit_id, [relay.peer_id for relay in others[1:]])
                     return tuple(others)
+        if seconds := self._guards.rest_seconds:
+            raise GuardsRest(seconds)
         raise DirectoryError("no path leads to the exit of these streams any more")
 
     def _guards_for(self, consensus: Consensus, slot: Slot) -> Iterator[PeerId]:
