@@ -656,7 +656,7 @@ async def test_a_stream_that_ended_while_its_name_was_asked_is_not_connected(
     assert scene.dialled == []
 
 
-async def test_a_stream_that_ended_while_connecting_closes_the_connection(
+async def test_a_stream_that_ended_while_connecting_resets_the_connection(  # SID-4
     scene: Scene, autojump_clock: MockClock
 ) -> None:
     target = scene.listen(V4)
@@ -667,7 +667,11 @@ async def test_a_stream_that_ended_while_connecting_closes_the_connection(
     stream.reset()
     await trio.sleep(5)
 
-    assert [each.peer and each.peer.is_closed for each in target.streams] == [True]
+    [accepted] = target.streams
+    assert accepted.peer is not None
+    assert accepted.peer.is_closed
+    with pytest.raises(LinkError):  # an end would look like all there was to say
+        await receive(accepted)
     assert scene.exit.statistics()["open"] == 0
 
 

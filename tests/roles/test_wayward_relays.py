@@ -8,8 +8,8 @@ from trio.testing import MockClock
 
 from tests.support.clients import ClientScene, client_scene
 from tests.support.memory_network import receive
-from tests.support.small_network import RelayPeer
-from tests.support.wayward import FORWARD, Wayward
+from tests.support.small_network import RelayPeer, pattern
+from tests.support.wayward import BACKWARD, FORWARD, Wayward
 from warren.protocol.messages import Extend, ExtendStatus
 from warren.roles.passing_circuit import PassingCircuit
 from warren.roles.resumer import ATTEMPT_SECONDS, MOST_REFUSALS
@@ -75,3 +75,21 @@ async def test_a_middle_in_which_a_circuit_got_stuck_is_not_tried_again_at_once(
 
             assert await receive(application, 1) == b"x"
             assert trio.current_time() - began < ATTEMPT_SECONDS + 3
+
+
+async def test_a_stream_whose_last_end_got_lost_came_to_its_end_and_counts_as_such(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with client_scene(tmp_path) as scene:
+        application = await scene.browse(scene.net.source(10))
+        assert await receive(application) == pattern(10)
+        middle = scene.path[1]
+
+        Wayward(middle).be("drop", BACKWARD)
+        application.send_eof()
+        await trio.sleep(1)
+        scene.cut(middle)
+        await trio.sleep(5)
+
+        assert scene.resuming["deaths"] == 1
+        assert scene.resuming["streams_lost"] == 0

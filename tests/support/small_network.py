@@ -295,7 +295,7 @@ class OpenExit:
         except LinkError as error:
             raise ExitError(EndReason.CONNECT_REFUSED) from error
         if stream.is_ended:  # its circuit may be another one by now
-            connection.close()
+            connection.reset()
             return
         connect(circuit, stream, begin.address)
         await splice(connection, stream)

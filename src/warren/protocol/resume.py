@@ -34,7 +34,7 @@ from warren.protocol.messages import (
     encode_message,
 )
 from warren.protocol.multiplexer import MOST_STREAMS, Multiplexer
-from warren.protocol.stream import ENOUGH_UNSENT, StreamProtocol
+from warren.protocol.stream import ENOUGH_UNSENT, StreamProtocol, StreamState
 
 #: Circuits that one RESUME names: the one that is gone, and those lost before it was answered.
 MOST_NAMES = 16
@@ -224,7 +224,8 @@ class Handover:
             self.lose_one(stream)
 
     def _lose(self, stream: StreamProtocol) -> None:
-        self.given_up += stream.connected is not None and stream.can_go_on
+        is_over = stream.state is StreamState.ENDED  # cleanly, and only the last END was missing
+        self.given_up += stream.connected is not None and stream.can_go_on and not is_over
         stream.lose(EndReason.DESTROY)
 
 

@@ -124,7 +124,7 @@ class Exit:
         with self._counting_refusals():
             connection, ttl = await self._reach(circuit, stream, begin, dialling)
         if stream.is_ended:
-            connection.close()
+            connection.reset()  # SID-4: what was to be sent is not sent
             return
         self._carry(connection, stream, ttl)
 
