@@ -11,8 +11,9 @@ from tests.support.memory_network import receive
 from tests.support.small_network import RelayPeer, pattern
 from tests.support.wayward import BACKWARD, FORWARD, Wayward
 from warren.protocol.messages import Extend, ExtendStatus
+from warren.roles.circuit_builder import BUILD_SECONDS
 from warren.roles.passing_circuit import PassingCircuit
-from warren.roles.resumer import ATTEMPT_SECONDS, MOST_REFUSALS
+from warren.roles.resumer import MOST_REFUSALS
 
 
 def keep_two_middles(scene: ClientScene) -> tuple[RelayPeer, RelayPeer]:
@@ -74,7 +75,7 @@ async def test_a_middle_in_which_a_circuit_got_stuck_is_not_tried_again_at_once(
             await application.send_all(b"x")
 
             assert await receive(application, 1) == b"x"
-            assert trio.current_time() - began < ATTEMPT_SECONDS + 3
+            assert trio.current_time() - began < BUILD_SECONDS + 3
 
 
 async def test_a_stream_whose_last_end_got_lost_came_to_its_end_and_counts_as_such(
@@ -93,3 +94,39 @@ async def test_a_stream_whose_last_end_got_lost_came_to_its_end_and_counts_as_su
 
         assert scene.resuming["deaths"] == 1
         assert scene.resuming["streams_lost"] == 0
+
+
+async def test_a_guard_in_which_circuits_get_stuck_gives_way_to_the_next(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with client_scene(tmp_path, guards=3) as scene:
+        application = await scene.browse(scene.net.echo())
+        guard = scene.path[0]
+        Wayward(guard).be("drop")
+        began = trio.current_time()
+
+        await application.send_all(b"x")
+        assert await receive(application, 1) == b"x"
+        until_resumed = trio.current_time() - began
+        await scene.client.open_stream(scene.net.echo(8), "b")
+
+        assert until_resumed < 14 + 2 * BUILD_SECONDS + 3
+        assert trio.current_time() - began < 14 + 2 * BUILD_SECONDS + 4
+        used = [slot.path[0].peer_id for slot in scene.client._circuits._pool if slot.isolation]
+        assert guard.peer_id not in used
+
+
+async def test_an_exit_in_which_circuits_get_stuck_is_no_reason_to_give_the_guard_up(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with client_scene(tmp_path, guards=3) as scene:
+        await scene.browse(scene.net.echo())
+        guard, middle, leaving = scene.path
+        scene.net.memory.stall(leaving.host)
+
+        scene.cut(middle)
+        await trio.sleep(100)
+
+        assert scene.client.statistics()["built"]
+        paths = [slot.path for slot in scene.client._circuits._pool]
+        assert {path[0].peer_id for path in paths} == {guard.peer_id}

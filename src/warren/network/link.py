@@ -196,10 +196,10 @@ class Link:
         if self._is_urgent:
             self._is_urgent = bool(self.protocol.legs) and self.last_heard < self._ping_sent
         if silence > SILENCE_SECONDS - WATCH_SECONDS:  # the next look is too late
-            self._give_up("the peer fell silent")
+            self.give_up("the peer fell silent")
         elif self._is_urgent:
             if now - self._ping_sent > self._round_trips.patience:
-                self._give_up("the peer does not answer, and circuits wait for it")
+                self.give_up("the peer does not answer, and circuits wait for it")
         elif silence >= URGENT_SECONDS and self._is_waited_for:
             self.ping()
             self._is_urgent = True
@@ -207,7 +207,8 @@ class Link:
             self.ping()
         return self._is_urgent
 
-    def _give_up(self, why: str) -> None:
+    def give_up(self, why: str) -> None:
+        """Close the link because of what its peer does not say; ``on_silence`` is told first."""
         self.fell_silent = True
         if self.on_silence is not None:
             self.on_silence(self)

@@ -17,7 +17,7 @@ from warren.directory.exit_index import Target
 from warren.directory.relays import RelayEntry
 from warren.errors import CircuitError, GuardsRest, LinkError
 from warren.identity import PeerId
-from warren.network.circuits import Circuit, build_circuit
+from warren.network.circuits import Circuit, build_circuit, extend_circuit
 from warren.network.link import Link
 from warren.network.links import Links
 from warren.protocol.choice import ANYTHING
@@ -72,6 +72,8 @@ class CircuitBuilder:
         self._rng = rng
         self._is_offline = is_offline
         self._interrupted = trio.Event()
+        #: Who may have kept back what the last circuit on a link waited for, unless one was built.
+        self._stuck: dict[Link, set[PeerId]] = {}
         self._seconds: deque[float] = deque(maxlen=64)
         self.built = self.failed = 0
 
@@ -120,13 +122,8 @@ class CircuitBuilder:
         hops = wish.hops or self._hops
         path = self._paths.choose(consensus, target, wish, hops=hops, never=avoid)
         try:
-            with trio.fail_after(BUILD_SECONDS):
-                link = await self.link_to(path[0])
-                started = trio.current_time()
-                circuit = await build_circuit(link, [entry.hop for entry in path])
-                self._seconds.append(trio.current_time() - started)
-        except trio.TooSlowError:
-            raise CircuitError("the circuit took too long to build") from None
+            circuit = await self.build_path(path)
+            self._seconds.append(trio.current_time() - circuit.created_at)
         except CircuitError as error:
             if error.hop and error.is_its_fault:
                 self._paths.avoid(path[error.hop].peer_id)
@@ -134,6 +131,47 @@ class CircuitBuilder:
                 self._sessions.missed(isolation, path[-1].peer_id)
             raise
         return Built(circuit, path, hops)
+
+    async def build_path(
+        self, path: tuple[RelayEntry, ...], stub: Circuit | None = None
+    ) -> Circuit:
+        """Build a circuit over `path`, or extend `stub`, which lacks the last relay of it.
+
+        Waits 15 s at most. Raises LinkError when there is no link to the guard, CircuitError
+        otherwise; its ``hop`` is None when there was no answer in time.
+        """
+        begun = [] if stub is None else [stub]
+        try:
+            with trio.fail_after(BUILD_SECONDS):
+                if stub is not None:
+                    await extend_circuit(stub, path[-1].hop)
+                else:
+                    link = await self.link_to(path[0])
+                    hops = [entry.hop for entry in path]
+                    await build_circuit(link, hops, on_started=begun.append)
+        except trio.TooSlowError:
+            if begun:
+                self._got_stuck(begun[0], path)
+            raise CircuitError("the circuit took too long to build") from None
+        (circuit,) = begun
+        self._stuck.pop(circuit.link, None)
+        return circuit
+
+    def _got_stuck(self, circuit: Circuit, path: tuple[RelayEntry, ...]) -> None:
+        """Note who may have kept an answer back; where it can only be the guard, give that up.
+
+        It is the guard if two circuits, one after the other, have no other relay to blame.
+        """
+        link = circuit.link
+        suspects = {relay.peer_id for relay in path[1 : circuit.machine.hops + 1]}
+        before = self._stuck.get(link)
+        if before is not None and before.isdisjoint(suspects) and not link.is_closed:
+            del self._stuck[link]
+            link.give_up("it answers PINGs, and circuits get stuck in it")
+            link.turn.run()
+            return
+        self._stuck = {each: who for each, who in self._stuck.items() if not each.is_closed}
+        self._stuck[link] = suspects
 
     async def link_to(self, guard: RelayEntry) -> Link:
         """Return the link to the guard, as ``GuardLinks.get`` does; its silence will be noticed."""

@@ -98,7 +98,7 @@ class Client:
         self._circuits = CircuitKeeper(
             builder, paths, sessions, pool, on_orphans=self._resume, rng=rng
         )
-        ways = Ways(builder.link_to, self._circuits.adopt, paths.avoid, builder.pause, own, hops)
+        ways = Ways(builder.build_path, self._circuits.adopt, paths.avoid, builder.pause, own, hops)
         self._resumer = Resumer(links.turn, directory, guards, pool, rng, ways)
         self._attempts = Attempts(self._circuits, directory)
         self._background = Background(links.turn.nursery)

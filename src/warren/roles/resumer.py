@@ -21,8 +21,7 @@ from warren.directory.path import choose_path
 from warren.directory.relays import RelayEntry
 from warren.errors import CircuitError, DirectoryError, GuardsRest, LayerError, LinkError
 from warren.identity import PeerId
-from warren.network.circuits import Circuit, build_circuit, extend_circuit
-from warren.network.link import Link
+from warren.network.circuits import Circuit
 from warren.network.turn import Turn
 from warren.protocol.resume import Handover
 from warren.roles.backoff import Backoff
@@ -35,8 +34,7 @@ logger = structlog.get_logger()
 
 #: How long streams without a circuit wait for another one; an exit holds them as long.
 RESUME_SECONDS = 60.0
-#: For one circuit that is to take over, and for the exit's answer on it.
-ATTEMPT_SECONDS = 15.0
+#: For the exit's answer on a circuit that is to take over.
 ANSWER_SECONDS = 10.0
 #: Moves of one stream in so many seconds; whoever kills circuits learns no more (RES-1).
 MOST_MOVES = 16
@@ -54,13 +52,13 @@ _UPKEEP_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Ways:
-    """Hold what the client lends: how to reach a guard, whom to avoid, what to do with a circuit.
+    """Hold what the client lends: how to build a circuit and what to do with it, whom to avoid.
 
     ``adopt`` makes the slot of a new circuit, given its path and the slot it stands in for.
     ``pause`` waits so many seconds, or until an interruption is over.
     """
 
-    link_to: Callable[[RelayEntry], Awaitable[Link]]
+    build: Callable[[tuple[RelayEntry, ...], Circuit | None], Awaitable[Circuit]]
     adopt: Callable[[Circuit, tuple[RelayEntry, ...], Slot], Slot]
     avoid: Callable[[PeerId], None]
     pause: Callable[[float], Awaitable[None]]
@@ -215,17 +213,11 @@ class Resumer:
     async def _build(self, path: tuple[RelayEntry, ...], stub: Circuit | None = None) -> Circuit:
         """Build a circuit over `path`, or extend `stub` by its last relay."""
         try:
-            with trio.fail_after(ATTEMPT_SECONDS):
-                if stub is not None:
-                    await extend_circuit(stub, path[-1].hop)
-                    return stub
-                link = await self._ways.link_to(path[0])
-                return await build_circuit(link, [entry.hop for entry in path])
-        except trio.TooSlowError:
-            self._let_rest(path)
-            raise CircuitError("the circuit took too long to build") from None
+            return await self._ways.build(path, stub)
         except CircuitError as error:
-            if error.hop:
+            if error.hop is None:
+                self._let_rest(path)
+            elif error.hop:
                 # An exit that one middle cannot reach another one may.
                 self._let_rest(path, min(error.hop, len(path) - 2))
             raise
@@ -299,9 +291,7 @@ class Resumer:
             if exit_id not in self._stubs:
                 consensus = await self._directory.wait_for_consensus()
                 path = self._choose(consensus, slot)
-                with trio.fail_after(ATTEMPT_SECONDS):
-                    link = await self._ways.link_to(path[0])
-                    circuit = await build_circuit(link, [entry.hop for entry in path])
+                circuit = await self._ways.build(path, None)
                 self._stubs[exit_id] = _Stub(circuit, path)
 
     def _wanted_stubs(self) -> dict[PeerId, Slot]:
