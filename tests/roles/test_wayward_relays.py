@@ -10,6 +10,7 @@ from tests.support.clients import ClientScene, client_scene
 from tests.support.memory_network import receive
 from tests.support.small_network import RelayPeer, pattern
 from tests.support.wayward import BACKWARD, FORWARD, Wayward
+from warren.network.streams import CircuitStream
 from warren.protocol.messages import Extend, ExtendStatus
 from warren.roles.circuit_builder import BUILD_SECONDS
 from warren.roles.passing_circuit import PassingCircuit
@@ -27,6 +28,10 @@ def keep_two_middles(scene: ClientScene) -> tuple[RelayPeer, RelayPeer]:
 
 def refuse_to_extend(circuit: PassingCircuit, extend: Extend) -> None:
     circuit.machine.refuse_extend(ExtendStatus.UNREACHABLE)
+
+
+async def wait_for_a_request(stream: CircuitStream) -> None:
+    await stream.receive_some()
 
 
 async def test_circuits_that_die_while_the_exit_is_asked_for_are_no_refusals_of_the_exit(
@@ -112,7 +117,7 @@ async def test_a_guard_in_which_circuits_get_stuck_gives_way_to_the_next(
 
         assert until_resumed < 14 + 2 * BUILD_SECONDS + 3
         assert trio.current_time() - began < 14 + 2 * BUILD_SECONDS + 4
-        used = [slot.path[0].peer_id for slot in scene.client._circuits._pool if slot.isolation]
+        used = [slot.path[0].peer_id for slot in scene.client._circuits._pool if slot.first_used]
         assert guard.peer_id not in used
 
 
@@ -130,3 +135,23 @@ async def test_an_exit_in_which_circuits_get_stuck_is_no_reason_to_give_the_guar
         assert scene.client.statistics()["built"]
         paths = [slot.path for slot in scene.client._circuits._pool]
         assert {path[0].peer_id for path in paths} == {guard.peer_id}
+
+
+async def test_what_the_client_asks_of_a_directory_meanwhile_is_neither_held_nor_claimed(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with client_scene(tmp_path) as scene:
+        application = await scene.browse(scene.net.echo())
+        _, middle, leaving = scene.path
+        leaving.relay._last_hop._serve_directory = wait_for_a_request
+        question = scene.slot.circuit.open_directory()  # type: ignore[attr-defined]
+        await question.wait_connected()
+
+        scene.cut(middle)
+        await application.send_all(b"x")
+
+        assert await receive(application, 1) == b"x"
+        assert question.is_ended
+        assert scene.resuming["streams_lost"] == 0
+        assert leaving.relay._holdings is not None
+        assert leaving.relay._holdings.resumed == 1

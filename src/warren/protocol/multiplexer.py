@@ -40,6 +40,7 @@ from warren.protocol.stream import StreamProtocol
 #: not answered included (EXT-11).
 MOST_STREAMS = 512
 _DATA = Message.DATA
+_NONE: frozenset[int] = frozenset()
 
 
 class Multiplexer:
@@ -54,8 +55,9 @@ class Multiplexer:
     """
 
     __slots__ = (
-        "_push", "associated", "associations", "first_unused", "is_origin", "most_streams",
-        "on_question", "on_resumed", "opened", "outbox", "pace", "questions", "streams",
+        "_directories", "_push", "associated", "associations", "first_unused", "is_origin",
+        "most_streams", "on_question", "on_resumed", "opened", "outbox", "pace", "questions",
+        "streams",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +76,7 @@ class Multiplexer:
         self.questions = Questions(self._push)
         self.most_streams = MOST_STREAMS
         self.first_unused = 1
+        self._directories = _NONE  # numbers of streams to the last hop's directory
 
     # ---- verbs
 
@@ -83,7 +86,9 @@ class Multiplexer:
 
     def begin_directory(self) -> StreamProtocol:
         """Open a stream to the relay's own directory (the origin's verb)."""
-        return self._open(Message.BEGIN_DIR, b"")
+        stream = self._open(Message.BEGIN_DIR, b"")
+        self._note_directory(stream.number)
+        return stream
 
     def associate(self, flags: BeginFlags = ANY_FAMILY) -> Association:
         """Open an association (the origin's verb); datagrams may follow at once."""
@@ -126,9 +131,13 @@ class Multiplexer:
         self.outbox.clear()
 
     def detach(self) -> list[StreamProtocol]:
-        """Give up every stream: return those that can go on over another circuit, lose the rest."""
-        begun = {stream.number for stream, _ in self.opened}  # of these nobody knows yet
-        able = [s for n, s in self.streams.items() if s.can_go_on and n not in begun]
+        """Give up every stream: return those that can go on over another circuit, lose the rest.
+
+        A directory's can be had anywhere (protocol §5.4).
+        """
+        # Of those that were just opened nobody knows yet.
+        unable = {stream.number for stream, _ in self.opened} | self._directories
+        able = [s for n, s in self.streams.items() if s.can_go_on and n not in unable]
         for stream in able:
             del self.streams[stream.number]
             stream.suspend()
@@ -150,6 +159,9 @@ class Multiplexer:
         stream = self._add(number)
         self._push(encode_message(command, number, data))
         return stream
+
+    def _note_directory(self, number: int) -> None:
+        self._directories = frozenset((number, *self._directories.intersection(self.streams)))
 
     def _add(self, number: int) -> StreamProtocol:
         stream = StreamProtocol(number, self.pace, is_origin=self.is_origin)
@@ -276,6 +288,7 @@ class Multiplexer:
             begin = Begin.decode(data)
         else:
             expect(not data, "a BEGIN_DIR with data")
+            self._note_directory(number)
         self.opened.append((self._add(number), begin))
 
     def _receive_question(self, number: int, data: bytes) -> None:
