@@ -24,8 +24,8 @@ class Visit:
 
     ``scope`` holds its deadline, which moves on as the visit does, and ``turn_out`` ends it before
     that. ``request`` is set while an answer is owed, ``is_attached`` while bytes of a target are
-    on their way to the application, ``lateness`` is what it is told when its time is over, and
-    ``is_suspect`` that the program should be found out.
+    on their way to the application, or it was told that they may be, ``lateness`` is what it is
+    told when its time is over, and ``is_suspect`` that the program should be found out.
     """
 
     listener: str
@@ -41,6 +41,11 @@ class Visit:
 
     def __post_init__(self) -> None:
         self.turn_out = self.scope.cancel
+
+    @property
+    def replies_early(self) -> bool:
+        """Tell whether the application hears of success before there is any: SOCKS only (FE-7)."""
+        return self.rules.early_reply and isinstance(self.request, SocksRequest)
 
     @property
     def peer(self) -> IPAddress | None:

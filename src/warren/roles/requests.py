@@ -184,6 +184,9 @@ class Requests:
                 return
             self._counts["refused"] += 1
             self._counts["wrong_logins"] += failure is front.WRONG_LOGIN
+            if visit.is_attached:  # it was told of success, and a reset is all that is left to say
+                self._counts["replied_in_vain"] += 1
+                return
             # What came behind a refused CONNECT was meant for its tunnel: it is no request.
             if not request.keeps_alive or visit.buffer:
                 await self._take_leave(visit, request.refused(failure))
@@ -232,10 +235,11 @@ class Requests:
         target = await open_stream(bytes(visit.buffer))
         if isinstance(target, Failure):
             return target
-        visit.is_attached = True
+        has_reply, visit.is_attached = visit.is_attached, True
         visit.scope.deadline = float("inf")
         try:
-            await visit.stream.send_all(request.granted())
+            if not has_reply:
+                await visit.stream.send_all(request.granted())
         except BaseException:
             target.reset()
             raise
