@@ -167,7 +167,8 @@ class RelayCircuit(CircuitMachine):
             header = self._forward_headers[command]
             next_leg.enqueue(self._layer.open_run(command, cells, start, count, header))
             return
-        expect(self.state is CircuitState.OPEN, f"a cell while {self.state.value}")
+        if self.state is not CircuitState.OPEN:
+            refuse(f"a cell while {self.state.value}")
         end = self._end
         assert end is not None
         if command is Command.RELAY_EARLY:
