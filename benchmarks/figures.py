@@ -72,6 +72,7 @@ FIGURES = {
         _delay("first-byte.p50", "new stream to first byte, p50"),
         _delay("first-byte.p95", "  p95"),
         _delay("first-byte.p99", "  p99"),
+        Figure("early.p50", "  with early_reply, p50", "ms"),
         Figure("streams", "new streams, 50 workers", "/s", True, (Goal(0.4, 1.0, "tor"),)),
         Figure("streams.cpu", "  CPU per stream", "ms", goals=(Goal(1.5, 0.6),)),
         _delay("echo.p50", "echo on an open stream, p50"),

@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,14 @@ class System(abc.ABC):
     @abc.abstractmethod
     def relays(self) -> frozenset[str]:
         """Return the names of the processes that carry other people's traffic."""
+
+    @contextlib.contextmanager
+    def early_route(self) -> Iterator[tuple[Route, Sequence[int]]]:
+        """Give the way on which programs wait least, and the processes of it that are no others'.
+
+        That is the usual one, where a system has no other.
+        """
+        yield self.route, ()
 
     def check(self) -> None:
         """Raise ProcessError when one of its processes has ended."""
@@ -227,6 +235,18 @@ class WarrenLab(System):
         wait_for_answer(route, ANSWER_SECONDS, self.check)
         return route
 
+    @contextlib.contextmanager
+    def early_route(self) -> Iterator[tuple[Route, Sequence[int]]]:
+        """Run a client that tells programs of success before there is any."""
+        port = free_port()
+        route = Route(self.origin.place, ("127.0.0.1", port))
+        process = self.processes.start("hasty", self._client("hasty", port, early_reply=True))
+        try:
+            wait_for_answer(route, ANSWER_SECONDS, self.check)
+            yield route, (process.pid,)
+        finally:
+            self.processes.stop_one("hasty")
+
     def processes_of(self, relay: str) -> list[int]:
         """Return the process ids of `relay`: its main process first, then its workers."""
         told = ask(find_socket(Path(self._ready["dir"]) / relay))
@@ -237,7 +257,7 @@ class WarrenLab(System):
         client = self._client("proxy", port)
         return self._time_answer("fresh", client, port), self._time_answer("again", client, port)
 
-    def _client(self, name: str, port: int) -> list[str]:
+    def _client(self, name: str, port: int, *, early_reply: bool = False) -> list[str]:
         """Return the command of a client that listens at `port`, whose state is fresh."""
         state = self.processes.folder / f"{name}.state"
         config = self.processes.folder / f"{name}.toml"
@@ -248,6 +268,7 @@ class WarrenLab(System):
             "state": str(state),
             "proxy.listen": [f"127.0.0.1:{port}"],
             "proxy.allow_targets": [f"{host}:{target_port}"],
+            "proxy.early_reply": early_reply,
         }
         lines = [f"{key} = {json.dumps(value)}\n" for key, value in settings.items()]
         config.write_text("".join(lines), encoding="utf-8")

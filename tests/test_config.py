@@ -208,7 +208,7 @@ def test_listeners_have_rules_of_their_own() -> None:
     config = parse(
         '[proxy]\nlisten = ["127.0.0.1:1080", "[::1]:1080"]\nhops = 4\nsafe_socks = true\n'
         + LISTENER
-        + 'country = "DE"\nhops = 2\nsession = true\nisolate = []\n'
+        + 'country = "DE"\nhops = 2\nsession = true\nisolate = []\nearly_reply = true\n'
     )
 
     (one, usual), (two, same), (three, extra) = config.proxy.listeners
@@ -221,6 +221,7 @@ def test_listeners_have_rules_of_their_own() -> None:
     assert (usual.choice, usual.isolate, usual.safe_socks) == (Choice(), ("client_address",), True)
     assert extra.choice == Choice("de", None, 2, keeps_exit=True)
     assert (extra.isolate, extra.safe_socks) == ((), False)
+    assert (usual.early_reply, extra.early_reply) == (False, True)
 
 
 def test_the_listeners_of_the_example_are_valid() -> None:

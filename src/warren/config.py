@@ -126,6 +126,7 @@ class ListenerConfig(Section, frozen=True, kw_only=True):
     session: bool = False
     isolate: tuple[Apart, ...] = ("client_address",)
     safe_socks: bool = False
+    early_reply: bool = False
 
     def __post_init__(self) -> None:
         if (self.user is None) != (self.password is None):

@@ -31,11 +31,11 @@ MANY_CELLS = 200
 
 
 def curl(
-    proxy: str, url: str, user: str | None = None, *options: str
+    proxy: str, url: str, user: str | None = None, *options: str, output: str = "/dev/null"
 ) -> subprocess.CompletedProcess[str]:
     """Fetch `url` through `proxy`, as `user` (name and password); what was said is in stderr."""
     login = ["--proxy-user", user] if user is not None else []
-    usual = ["curl", "-q", "-sS", "-v", "--max-time", "60", "-o", "/dev/null"]
+    usual = ["curl", "-q", "-sS", "-v", "--max-time", "60", "-o", output]
     return subprocess.run(
         [*usual, "-x", proxy, *login, *options, url],
         capture_output=True,
@@ -238,12 +238,16 @@ country = "fr"
 hops = 2
 session = true
 isolate = ["destination_port"]
+
+[[proxy.listener]]
+listen = "127.0.0.1:0"
+early_reply = true
 """
 
 
 @pytest.fixture(scope="module")
 def listeners(net: Choosing, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Listeners"]:
-    """Run one more proxy of the lab's network, with two listeners."""
+    """Run one more proxy of the lab's network, with three listeners."""
     folder = tmp_path_factory.mktemp("listeners")
     config = folder / "proxy.toml"
     config.write_text(
@@ -258,10 +262,10 @@ def listeners(net: Choosing, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 class Listeners:
-    """Hold the addresses of a listener with a password and of one for France."""
+    """Hold the addresses of a listener with a password, one for France and one in a hurry."""
 
-    def __init__(self, net: Choosing, state: Path, locked: str, french: str) -> None:
-        self.net, self.locked, self.french = net, locked, french
+    def __init__(self, net: Choosing, state: Path, locked: str, french: str, hasty: str) -> None:
+        self.net, self.locked, self.french, self.hasty = net, locked, french, hasty
         self.url = net.origin.url("/")
         self._state = state
 
@@ -341,3 +345,26 @@ def test_a_request_goes_before_its_listener(listeners: Listeners) -> None:
         assert done.returncode == 0, done.stderr
 
     assert listeners.net.exits_of(fetch) == {"exit1"}
+
+
+def test_a_listener_in_a_hurry_tells_of_success_first_and_delivers(listeners: Listeners) -> None:
+    url = listeners.net.origin.url("/choice")
+    before = listeners.statistics()["proxy"]["replied_early"]
+
+    done = [curl(f"socks5h://{listeners.hasty}", url, output="-") for _ in range(5)]
+
+    assert [(each.returncode, each.stdout) for each in done] == [(0, BODY.decode())] * 5
+    assert listeners.statistics()["proxy"]["replied_early"] >= before + 4
+
+
+def test_what_it_promised_in_vain_is_a_reset_and_http_hears_the_truth(
+    listeners: Listeners,
+) -> None:
+    nowhere = "http://missing.example/"
+
+    by_socks = curl(f"socks5h://{listeners.hasty}", nowhere)
+    by_http = curl(f"http://{listeners.hasty}", nowhere, None, "--proxytunnel")
+
+    assert by_socks.returncode == BROKEN
+    assert "Connection reset" in by_socks.stderr
+    assert "< HTTP/1.1 503" in by_http.stderr

@@ -126,4 +126,10 @@ def _rules_of(listener: ListenerConfig) -> ListenerRules:
     login = None
     if listener.user is not None and listener.password is not None:
         login = Login.of(listener.user, listener.password)
-    return ListenerRules(login, listener.choice, listener.isolate, listener.safe_socks)
+    return ListenerRules(
+        login,
+        listener.choice,
+        listener.isolate,
+        safe_socks=listener.safe_socks,
+        early_reply=listener.early_reply,
+    )

@@ -38,13 +38,15 @@ class ListenerRules:
 
     With a ``login`` nobody gets in without it. ``isolate`` are keys of ``KEPT_APART``; listener
     and credentials always keep apart. With ``safe_socks`` a request is refused whose name the
-    program has resolved itself (FE-9).
+    program has resolved itself (FE-9). With ``early_reply`` a SOCKS program is told that it is
+    connected before it is, where a circuit is ready.
     """
 
     login: Login | None = None
     choice: Choice = ANYTHING
     isolate: tuple[str, ...] = ("client_address",)
     safe_socks: bool = False
+    early_reply: bool = False
 
     @property
     def keeps_targets_apart(self) -> bool:

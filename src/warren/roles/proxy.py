@@ -28,6 +28,7 @@ from warren.roles.client import Beginning
 from warren.roles.datagram_desk import AssociationOpener
 from warren.roles.doorstep import Doorstep, Visit
 from warren.roles.gate import IPNetwork, lets_in
+from warren.roles.head_start import HeadStart
 from warren.roles.leak_watch import LeakWatch
 from warren.roles.listener_rules import PLAIN, ListenerRules
 from warren.roles.requests import FindProgram, ProxyLimits, Requests, SpliceTask, StreamOpener
@@ -37,7 +38,7 @@ logger = structlog.get_logger()
 _COUNTERS = (
     "connections", "turned_away", "given_up", "broken_off", "malformed", "bugs",
     "socks4", "socks5", "http_connect", "http_plain", "opened", "resolved", "failed", "refused",
-    "wrong_logins",
+    "wrong_logins", "replied_early", "replied_in_vain",
 )  # fmt: skip
 
 
@@ -130,7 +131,7 @@ class Proxy:
     def _meet(self, hall: "_Hall", listener: str, rules: ListenerRules, stream: ByteStream) -> None:
         """Let a visit in, and begin it."""
         deadline = trio.current_time() + self._limits.request_seconds
-        visit = Visit(listener, stream, trio.CancelScope(deadline=deadline), rules=rules)
+        visit = Visit(listener, stream, deadline, rules=rules)
         self._counts["connections"] += 1
         if not self._lets_in(visit):
             self._counts["turned_away"] += 1
@@ -145,7 +146,7 @@ class Proxy:
             return False
         # A login takes the place of a list (FE-1).
         by_login = not self._allow_clients and visit.rules.login is not None
-        if not (by_login or lets_in(peer, self._allow_clients)):
+        if not (by_login or visit.is_local or lets_in(peer, self._allow_clients)):
             return False
         if self._open >= self._limits.connections and not self._doorstep.close_oldest():
             return False
@@ -173,6 +174,12 @@ class Proxy:
             self.note(error)
         finally:
             self.leave(visit)
+
+    def replied_early(self, visit: Visit) -> None:
+        """Note that the application was told of success: what fails from now on is a reset."""
+        visit.is_attached = True
+        visit.stream.reset_if_killed()
+        self._counts["replied_early"] += 1
 
     def give_up(self, visit: Visit) -> None:
         """Tell the application that its time is over, if it is owed an answer and takes it."""
@@ -219,13 +226,16 @@ class _Hall:
 class _QuickWay:
     """Own a visit from accept to its end, or until something has to wait."""
 
-    __slots__ = ("_begun", "_exchange", "_expiring", "_hall", "_proxy", "_splice", "_visit")
+    __slots__ = (
+        "_begun", "_exchange", "_expiring", "_hall", "_head_start", "_proxy", "_splice", "_visit",
+    )  # fmt: skip
 
     def __init__(self, proxy: Proxy, hall: _Hall, visit: Visit) -> None:
         self._proxy, self._hall, self._visit = proxy, hall, visit
         self._begun: Beginning | None = None
         self._splice: Splice | None = None
         self._exchange: Exchange[Asked] | None = None
+        self._head_start: HeadStart | None = None
         self._expiring = hall.expiry.watch(self._give_up)
         visit.turn_out = self._give_up
 
@@ -243,10 +253,13 @@ class _QuickWay:
         if self._splice is not None:
             self._splice.give_up(EndReason.MISC)
             return
+        self._drop_stream()
+        self._leave()
+
+    def _drop_stream(self) -> None:
         if self._begun is not None:
             self._begun.stream.on_news = None
             self._begun.stream.reset()
-        self._leave()
 
     def _asked(self, asked: Asked) -> None:
         self._has_left_the_doorstep()
@@ -260,30 +273,54 @@ class _QuickWay:
         else:
             self._begun = begun
             begun.stream.on_news = self._news
+            if self._visit.replies_early:
+                self._reply_early(begun)
+
+    def _reply_early(self, begun: Beginning) -> None:
+        """Answer before the stream is connected, and let the application go on."""
+        visit = self._visit
+        if self._grant():
+            self._proxy.replied_early(visit)
+            nursery = self._hall.nursery
+            self._head_start = HeadStart(visit, begun.stream, nursery, self._broken)
+
+    def _broken(self, error: LinkError) -> None:
+        self._drop_stream()
+        self._fail(error)
 
     def _news(self) -> None:
         """Answer the application when its stream is connected."""
-        visit, begun = self._visit, self._begun
+        visit, begun, head_start = self._visit, self._begun, self._head_start
         assert begun is not None
         assert visit.request is not None
         try:
             target = self._proxy.requests.connected(begun)
         except Exception:  # noqa: BLE001  the client knows it, and what to do then
             begun.stream.on_news = None
+            if head_start is not None:
+                head_start.end()
             self._hand_over(visit.request)
             return
         if target is None:
             return
+        if head_start is not None:
+            head_start.end()
+        elif not self._grant():
+            return
+        self._splice = begin_splice(visit.stream, target, self._over)
+
+    def _grant(self) -> bool:
+        """Tell the application that it is connected; False: it is gone, and the visit over."""
+        visit = self._visit
+        assert visit.request is not None
         granted = visit.request.granted()
         try:
             if visit.stream.send_now(granted) < len(granted):
                 raise LinkError("the application does not read its answer")
         except LinkError as error:
-            target.on_news = None
-            target.reset()
-            self._fail(error)
-            return
-        self._splice = begin_splice(visit.stream, target, self._over)
+            self._broken(error)
+            return False
+        return True
 
     def _over(self) -> None:
         self._hall.ways.discard(self)
@@ -315,7 +352,7 @@ class _QuickWay:
     def _has_left_the_doorstep(self) -> None:
         self._exchange = None
         self._expiring.end()
-        self._visit.turn_out = self._visit.scope.cancel
+        self._visit.turn_out = self._visit.cancel
 
     def _leave(self) -> None:
         self._has_left_the_doorstep()

@@ -137,7 +137,7 @@ class Requests:
 
     def received(self, visit: Visit, asked: Asked) -> None:
         """Count what a visit asked, note what gives its user away, and move its deadline on."""
-        visit.scope.deadline += self._limits.attach_seconds - self._limits.request_seconds
+        visit.put_off(self._limits.attach_seconds - self._limits.request_seconds)
         if isinstance(asked, SocksRequest):
             self._counts[f"socks{asked.version}"] += 1
         elif isinstance(asked, HttpRequest):
@@ -184,6 +184,9 @@ class Requests:
                 return
             self._counts["refused"] += 1
             self._counts["wrong_logins"] += failure is front.WRONG_LOGIN
+            if visit.is_attached:  # it was told of success, and a reset is all that is left to say
+                self._counts["replied_in_vain"] += 1
+                return
             # What came behind a refused CONNECT was meant for its tunnel: it is no request.
             if not request.keeps_alive or visit.buffer:
                 await self._take_leave(visit, request.refused(failure))
@@ -232,10 +235,11 @@ class Requests:
         target = await open_stream(bytes(visit.buffer))
         if isinstance(target, Failure):
             return target
-        visit.is_attached = True
+        has_reply, visit.is_attached = visit.is_attached, True
         visit.scope.deadline = float("inf")
         try:
-            await visit.stream.send_all(request.granted())
+            if not has_reply:
+                await visit.stream.send_all(request.granted())
         except BaseException:
             target.reset()
             raise
@@ -274,7 +278,7 @@ class Requests:
 
     async def _program_of(self, visit: Visit) -> str:
         """Return the name of the program that came; it waits for its answer meanwhile."""
-        if visit.peer is None or not visit.peer.is_loopback:
+        if not visit.is_local:
             return "another machine"
         found = await self._find_program(visit.stream.remote, visit.stream.local)
         return found or UNKNOWN_PROGRAM
@@ -291,7 +295,7 @@ class Requests:
         if request.command in _NAME_COMMANDS:
             return self._gate.objection_to_subject(Address(address.host, 0))
         if request.command is Command.ASSOCIATE and self.desk is not None:
-            if visit.peer is None or not visit.peer.is_loopback:
+            if not visit.is_local:
                 return front.FOREIGN_DATAGRAMS
             return front.MANY_TARGETS if visit.rules.keeps_targets_apart else None
         if request.command is not Command.CONNECT:
