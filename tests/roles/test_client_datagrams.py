@@ -54,9 +54,17 @@ class KnownGuards:
     """Be guards that are what they are."""
 
     guards: list[PeerId]
+    rest_seconds: float = 0.0
+    unanswering: frozenset[PeerId] = frozenset()
 
     def candidates(self, _: Consensus) -> list[PeerId]:
         return self.guards
+
+    def has_better(self, peer_id: PeerId) -> bool:
+        return False
+
+    def slow(self, peer_id: PeerId, *, is_slow: bool) -> None:
+        return
 
     def contacted(self, _: PeerId) -> None:
         return

@@ -48,12 +48,21 @@ class OneConsensus:
 class AnyGuard:
     """Be guards that are always well: every relay that has the flag."""
 
+    unanswering: frozenset[PeerId] = frozenset()
+    rest_seconds = 0.0
+
     def __init__(self, guards: Iterable[PeerId]) -> None:
         self._guards = tuple(guards)
         self.troubles = 0
 
     def candidates(self, known: Consensus) -> tuple[PeerId, ...]:
         return self._guards
+
+    def has_better(self, peer_id: PeerId) -> bool:
+        return False
+
+    def slow(self, peer_id: PeerId, *, is_slow: bool) -> None:
+        return
 
     def contacted(self, peer_id: PeerId) -> None:
         return

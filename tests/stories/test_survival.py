@@ -6,6 +6,7 @@ from the beginning, for as long as the other stories take.
 """
 
 import contextlib
+import hashlib
 import json
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from tests.support.namespaces import INSIDE, THERE, Namespace, joined_namespaces
 from warren.directory.consensus import read_consensus
 from warren.directory.network_file import parse_network_file
 from warren.errors import ConfigError
+from warren.lab.origin import digest
 from warren.status.control import ask, find_socket
 
 pytestmark = [
@@ -224,6 +226,32 @@ def test_a_network_that_goes_and_comes_back_elsewhere_burns_no_guard(
     assert max(map(guards.index, outsider.first_hops)) <= max(map(guards.index, first_hops))
     assert outsider.statistics()["interruptions"]["network_changed"] == 1
     unplug(far, "10.9.0.77")
+    plug_in(far, THERE)
+
+
+def test_a_download_outlives_an_outage_and_a_new_address(
+    outsider: Proxy, namespaces: tuple[Namespace, Namespace]
+) -> None:
+    _, far = namespaces
+    size = 60_000_000  # more than fits into all buffers on the way
+    curl = ["curl", "-sSf", "-m", "120", "-x", f"socks5h://{outsider.address}"]
+    command = [*far.prefix, *curl, f"{outsider.url}bytes/{size}"]
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as download:
+        assert download.stdout is not None
+        total = hashlib.sha256(download.stdout.read(10_000_000))
+        unplug(far, THERE)
+        time.sleep(5)
+        plug_in(far, "10.9.0.78")
+        while chunk := download.stdout.read(1_000_000):
+            total.update(chunk)
+
+    assert download.returncode == 0
+    assert total.hexdigest() == digest(size)
+    resuming = outsider.statistics()["resuming"]
+    assert resuming["resumed"] >= 1
+    assert resuming["streams_lost"] == 0
+    unplug(far, "10.9.0.78")
     plug_in(far, THERE)
 
 
