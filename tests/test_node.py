@@ -1,6 +1,8 @@
 """What a process of each kind looks at before it starts."""
 
+import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from tests.support.directories import network_of
 from warren.addresses import Address
 from warren.config import Config, RelayConfig
 from warren.errors import ConfigError
-from warren.node.process import holding_state
+from warren.node.process import holding_state, listen
 from warren.node.relay import run_relay
 from warren.service import Announcer
 
@@ -26,6 +28,30 @@ def test_a_state_folder_is_held_by_one_process(tmp_path: Path) -> None:
             pass
     with holding_state(config, "relay"):
         pass
+
+
+ADDRESS = Address("203.0.113.7", 443)
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EADDRINUSE, "another process listens there: stop it"),
+        (errno.EADDRNOTAVAIL, "0.0.0.0 or [::] for all of them"),
+        (errno.EACCES, "CAP_NET_BIND_SERVICE"),
+        (errno.ENOBUFS, "choose another address or port"),
+    ],
+)
+def test_who_cannot_listen_is_told_what_to_do(
+    number: int, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bind(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("socket.socket.bind", bind)
+
+    with pytest.raises(ConfigError, match=f"cannot listen at {ADDRESS}: .*{re.escape(advice)}"):
+        listen(ADDRESS)
 
 
 @pytest.mark.parametrize(

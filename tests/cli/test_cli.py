@@ -125,6 +125,8 @@ def test_nothing_listens_where_others_can_reach_it(arguments: list[str], address
 
 def test_a_wrong_option_is_refused_with_what_is_expected() -> None:
     assert "is not HOST:PORT" in run("proxy", "--listen", "1080").output
+    assert "leave out what stands before" in run("env", "--proxy", "http://127.0.0.1:1").output
+    assert "this machine is 127.0.0.1" in run("env", "--proxy", "localhost:1080").output
     assert "expected an IP address" in run("relay", "--listen", "a.example:1").output
     assert run("lab", "--relays", "many").exit_code == 2
 

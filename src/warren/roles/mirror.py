@@ -222,7 +222,8 @@ class Directory:
             return
         if now >= newest.fresh_until + (newest.fresh_until - newest.valid_after):  # DIR-13
             self._complain(
-                "there is no newer consensus: the authorities are down, or kept from this machine",
+                "there is no newer consensus: the authorities are down, or kept from this machine, "
+                "or its clock is fast",
                 old=f"{(now - newest.valid_after) / HOUR:.1f} hours",
                 usable_for=f"{(newest.usable_until - now) / HOUR:.1f} hours",
             )
