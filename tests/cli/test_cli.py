@@ -143,6 +143,7 @@ def test_a_wrong_option_is_refused_with_what_is_expected() -> None:
         (["dns"], "no network file"),
         (["status", "--state", "x", "--socket", "y"], "mean the same process"),
         (["lab", "--exits", "9", "--relays", "3"], "--exits is 9, expected 1 to 3"),
+        (["lab", "--demo", "--relays", "3", "--exits", "1"], "expected 4 at least"),
         (["lab", "--host", "a.example"], "expected NAME=ADDRESS"),
         (["lab", "--host", "printer=127.0.0.1"], "expected two labels"),
         (["lab", "--proxy", "0.0.0.0:0"], "a loopback address"),

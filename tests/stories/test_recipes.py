@@ -274,7 +274,9 @@ def test_torsocks() -> None:
 # ---- Python and Node
 
 
-PYTHON = recipes_of("requests", "httpx", "aiohttp", "aiohttp-socks", "python-socks", "PySocks", "urllib")
+PYTHON = recipes_of(
+    "requests", "httpx", "aiohttp", "aiohttp-socks", "python-socks", "PySocks", "urllib"
+)
 
 
 @pytest.mark.parametrize("recipe", PYTHON, ids=str)

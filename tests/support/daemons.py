@@ -1,4 +1,4 @@
-"""What the origin has besides the web: sshd, rsync and git's own server, each started for a connection.
+"""What the origin has besides the web: sshd, rsync, git's server, each started for a connection.
 
 As inetd did it: the connection is the program's input and output. So nothing is to be stopped, the
 port is known before the program is, and where a program is missing only its own tests notice.

@@ -37,6 +37,7 @@ PACKAGES = {
     "socat": "socat",
     "ssh": "openssh-client",
     "sshd": "openssh-server",
+    "systemd-analyze": "systemd",
     "tor-geoipdb": "tor-geoipdb",
     "torsocks": "torsocks",
     "unshare": "util-linux",

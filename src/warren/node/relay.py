@@ -78,7 +78,7 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
                 serving = _make_foreman(config, listening, assign, peer.archive, publisher)
 
             async def count_links() -> int:
-                links = (await serving.statistics()).get("links") or {}  # of workers that have begun
+                links = (await serving.statistics()).get("links") or {}  # no worker has begun yet
                 return int(links.get("accepted", 0))
 
             watch = ListingWatch(

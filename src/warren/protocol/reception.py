@@ -15,7 +15,6 @@ from warren.protocol.http_head import ForeignRequest
 from warren.protocol.http_proxy import HttpRequest, OwnRequest
 from warren.protocol.socks import SocksRequest
 
-
 _TLS_HANDSHAKE = b"\x16"  # RFC 8446 §5.1
 
 

@@ -32,9 +32,7 @@ NOT_REACHED = (
     "nobody has connected to this relay, so the network does not list it: open its port in the "
     "firewall, let a router pass it on to this machine, or correct address in the configuration"
 )
-NOT_LISTED = (
-    "the network does not list this relay: more than half of the authorities must reach it"
-)
+NOT_LISTED = "the network does not list this relay: more than half of the authorities must reach it"
 
 
 class Published(Protocol):
