@@ -20,6 +20,7 @@ PACKAGES = {
     "chromium": "chromium",
     "curl": "curl",
     "dpkg-deb": "dpkg",
+    "firefox-esr": "firefox-esr",
     "fish": "fish",
     "gcc": "gcc libc6-dev",
     "git": "git",
