@@ -7,10 +7,11 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from tests.support.directories import NETWORK, NOW, consensus_document, identity
+from tests.support.directories import NETWORK, NOW, consensus_document, descriptor_of, identity
 from warren.addresses import Address
 from warren.roles.archive import Archive
 from warren.roles.listing_watch import (
+    ELSEWHERE,
     LOOK_SECONDS,
     NOT_LISTED,
     NOT_REACHED,
@@ -22,7 +23,7 @@ from warren.roles.listing_watch import (
 )
 
 INTERVAL = NETWORK.parameters.consensus_interval_seconds
-ADDRESS = Address("203.0.113.7", 9440)
+ADDRESS = descriptor_of(1).hop.address
 LISTED = "the network lists this relay"
 
 
@@ -41,11 +42,11 @@ class Outside:
 class Relay:
     """Own a watch for relay 1 and the archive it looks at."""
 
-    def __init__(self, outside: Outside) -> None:
+    def __init__(self, outside: Outside, address: Address = ADDRESS) -> None:
         self.archive = Archive(NETWORK, None, lambda: NOW + self.consensuses * INTERVAL)
         self.consensuses = 0
         self.watch = ListingWatch(
-            self.archive, identity(1).peer_id, ADDRESS, outside, outside.count_links
+            self.archive, identity(1).peer_id, address, outside, outside.count_links
         )
 
     def hear(self, *relays: int) -> None:
@@ -112,6 +113,15 @@ async def test_a_relay_that_is_left_out_again_is_told_so(autojump_clock: MockClo
     assert await relay.watch_for(1) == [NOT_LISTED]
 
 
+async def test_a_copy_of_a_relay_is_told_that_there_is_another(autojump_clock: MockClock) -> None:
+    relay = Relay(Outside(uploads=3, links=5), Address("203.0.113.99", 9440))
+    relay.hear(1, 2, 3)
+    relay.hear(1, 2, 3)
+
+    assert await relay.watch_for(PATIENCE_SECONDS + LOOK_SECONDS) == [ELSEWHERE]
+    assert relay.watch.statistics() == {"listed": False, "trouble": ELSEWHERE}
+
+
 async def test_what_an_old_consensus_says_of_a_relay_that_starts_is_no_loss(
     autojump_clock: MockClock,
 ) -> None:
@@ -126,13 +136,15 @@ async def test_what_an_old_consensus_says_of_a_relay_that_starts_is_no_loss(
     ("signs", "trouble"),
     [
         # The first consensus may have been made before anybody looked.
-        (Signs(PATIENCE_SECONDS, True, True, False, False, 1), None),
-        (Signs(0, True, False, False, False, 9), None),
-        (Signs(PATIENCE_SECONDS, True, True, False, False, 2), NOT_LISTED),
-        (Signs(PATIENCE_SECONDS, True, False, False, False, 0), NOT_REACHED),
-        (Signs(PATIENCE_SECONDS, False, False, False, False, 0), NOT_TAKEN),
-        (Signs(0, True, True, False, True, 2), NOT_LISTED),
-        (Signs(PATIENCE_SECONDS, False, False, True, True, 0), None),
+        (Signs(PATIENCE_SECONDS, True, True, False, False, False, 1), None),
+        (Signs(0, True, False, False, False, False, 9), None),
+        (Signs(PATIENCE_SECONDS, True, True, False, False, False, 2), NOT_LISTED),
+        (Signs(PATIENCE_SECONDS, True, False, False, False, False, 0), NOT_REACHED),
+        (Signs(PATIENCE_SECONDS, False, False, False, False, False, 0), NOT_TAKEN),
+        (Signs(0, True, True, False, False, True, 2), NOT_LISTED),
+        (Signs(PATIENCE_SECONDS, True, True, False, True, False, 1), None),
+        (Signs(PATIENCE_SECONDS, True, True, False, True, False, 2), ELSEWHERE),
+        (Signs(PATIENCE_SECONDS, False, False, True, False, True, 0), None),
     ],
 )
 def test_what_keeps_a_relay_out_follows_from_what_it_sees(

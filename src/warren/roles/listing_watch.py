@@ -32,6 +32,10 @@ NOT_REACHED = (
     "nobody has connected to this relay, so the network does not list it: open its port in the "
     "firewall, let a router pass it on to this machine, or correct address in the configuration"
 )
+ELSEWHERE = (
+    "the network lists this relay at another address: another process has a copy of its identity, "
+    "and needs one of its own"
+)
 NOT_LISTED = "the network does not list this relay: more than half of the authorities must reach it"
 
 
@@ -50,6 +54,7 @@ class Signs:
     is_taken: bool
     is_reached: bool
     is_listed: bool
+    is_elsewhere: bool  # listed, but not here
     was_listed: bool
     consensuses: int  # that came after an authority had taken the descriptor
 
@@ -58,14 +63,16 @@ class Signs:
         if self.is_listed:
             return None
         if self.was_listed:
-            return NOT_LISTED
+            return ELSEWHERE if self.is_elsewhere else NOT_LISTED
         if self.seconds < PATIENCE_SECONDS:
             return None
         if not self.is_taken:
             return NOT_TAKEN
         if not self.is_reached:
             return NOT_REACHED
-        return NOT_LISTED if self.consensuses >= _CONSENSUSES_TO_BE_LISTED else None
+        if self.consensuses < _CONSENSUSES_TO_BE_LISTED:
+            return None
+        return ELSEWHERE if self.is_elsewhere else NOT_LISTED
 
 
 class ListingWatch:
@@ -92,11 +99,11 @@ class ListingWatch:
         self._told: tuple[str | None, float] = (None, float("-inf"))  # what, and when
         archive.on_change.append(self._count)
 
-    @property
-    def is_listed(self) -> bool:
-        """Tell whether the newest consensus lists this relay."""
+    def _place(self) -> Address | None:
+        """Return where the newest consensus lists this relay, if it does."""
         newest = self._archive.newest
-        return newest is not None and newest.get(self._own_id) is not None
+        entry = newest.get(self._own_id) if newest is not None else None
+        return entry.hop.address if entry is not None else None
 
     async def run(self) -> None:
         """Look every few seconds whether something is wrong; until cancelled."""
@@ -106,14 +113,15 @@ class ListingWatch:
 
     def statistics(self) -> dict[str, Any]:
         """Return whether the network lists this relay, and what it may be that keeps it out."""
-        return {"listed": self.is_listed, "trouble": self._trouble}
+        return {"listed": self._place() == self._address, "trouble": self._trouble}
 
     def _count(self, _: Consensus) -> None:
         if self._published.uploads:
             self._consensuses += 1
 
     async def _look(self) -> None:
-        is_listed = self.is_listed
+        place = self._place()
+        is_listed = place == self._address
         if is_listed and not self._was_listed:
             logger.info("the network lists this relay", address=str(self._address))
         signs = Signs(
@@ -121,6 +129,7 @@ class ListingWatch:
             is_taken=self._published.uploads > 0,
             is_reached=is_listed or await self._count_links() > 0,
             is_listed=is_listed,
+            is_elsewhere=place is not None and not is_listed,
             was_listed=self._was_listed,
             consensuses=self._consensuses,
         )
