@@ -133,7 +133,8 @@ def test_nothing_that_rude_programs_do_is_a_bug_or_stays(lab: RunningLab, origin
     together([Program(proxy, polite, seed).run for seed in range(PROGRAMS)])
 
     def is_over() -> bool:
-        return statistics(lab, "proxy")["proxy"]["connections_open"] <= before["connections_open"]
+        now = statistics(lab, "proxy")["proxy"]
+        return bool(now["connections_open"] <= before["connections_open"])
 
     wait_until(is_over, 30, "the end of all visits")
     after = statistics(lab, "proxy")["proxy"]
