@@ -67,7 +67,6 @@ RULES = (
     ("warren/network/", "", QUEUE),
     ("warren/protocol/records.py", "RecordKey.open", OPEN),
     ("warren/protocol/records.py", "RecordKey.seal", SEAL),
-    ("warren/protocol/records.py", "RecordKey._advance", CALLER),
     ("warren/protocol/onion.py", "", LAYERS),
     ("warren/protocol/circuit_end.py", "", STREAMS),
     ("warren/protocol/datagrams.py", "", STREAMS),

@@ -124,7 +124,7 @@ def test_a_stream_starts_with_64_kib_each_way_and_optimistic_data_gets_no_more()
     far.receive_data(memoryview(send(near)))
 
     assert far.received == FIRST_WINDOW == 64 * KIB
-    assert not near.has_data
+    assert not near.sendable
     assert_refused(lambda: far.receive_data(memoryview(b"x")))
 
 
@@ -204,7 +204,7 @@ def test_a_reset_stream_sends_no_eof_for_what_it_dropped() -> None:  # SID-4, T2
     stream.end(EndReason.CONNECTION_RESET)
 
     assert not stream.eof_is_next
-    assert not stream.has_data
+    assert not stream.sendable
     assert stream.end_is_next is EndReason.CONNECTION_RESET
 
 
@@ -507,7 +507,7 @@ def test_an_end_drops_what_waits_to_be_sent_and_leaves_what_came() -> None:
     stream.receive_end(EndReason.CONNECTION_RESET)
 
     assert sum(map(len, stream.incoming)) == 5000
-    assert not stream.has_data
+    assert not stream.sendable
     assert stream.end_is_next is EndReason.MISC
     assert "ended" in repr(stream)
 
@@ -531,5 +531,5 @@ def test_an_end_behind_more_than_the_other_side_takes_does_not_wait() -> None:
 
     stream.end_behind(EndReason.CONNECTION_RESET)
 
-    assert not stream.has_data
+    assert not stream.sendable
     assert stream.end_is_next is EndReason.MISC

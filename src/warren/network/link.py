@@ -9,6 +9,7 @@ bytes again. No task has a part in that. Who has a link to whom is in ``network.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random, SystemRandom
 
 import structlog
@@ -151,7 +152,7 @@ class Link:
         self._is_urgent = False  # whether circuits wait for the answer to the last PING
         self._cells_answered = 0  # moved by the time of the last PONG
         self._round_trips = RoundTrips()
-        protocol.wake = self._wake
+        protocol.wake = partial(turn.add, self)
 
     def __repr__(self) -> str:
         return f"<Link to {self.protocol.peer_id!r}, {len(self.protocol.legs)} circuits>"
@@ -172,7 +173,7 @@ class Link:
         try:
             if not self.is_closed:
                 self._stream.read_with(self._readable, self.turn.nursery)
-                self._wake()
+                self.protocol.wake()
                 self._work(0)  # what came behind the handshake
             await self._ended.wait()
         finally:
@@ -273,7 +274,7 @@ class Link:
         if rest:
             count += len(rest)
             _RECEIVE[: len(rest)] = rest
-        protocol.now = trio.current_time()
+        protocol.now = self.turn.now()
         used = protocol.receive(_RECEIVE[:count])
         self._rest = bytes(_RECEIVE[used:count])
         if used:  # a record proves life, and bytes that may never become one do not
@@ -304,15 +305,11 @@ class Link:
 
     # ---- writing
 
-    def _wake(self) -> None:
-        if not self.in_turn and not self.is_closed:
-            self.turn.add(self)
-
     def flush(self) -> None:
         """Send what there is, unless the socket is full: then later."""
         if self._is_blocked or self.is_closed:
             return
-        self.protocol.now = trio.current_time()
+        self.protocol.now = self.turn.now()
         try:
             self._send()
         except LinkError as error:
@@ -322,25 +319,27 @@ class Link:
             self.close()
 
     def _send(self) -> None:
-        stream, fill, queue = self._stream, self.protocol.fill, self._queue
+        stream, protocol, queue = self._stream, self.protocol, self._queue
         while True:
-            pending = self._unsent
-            if pending is None:
-                size = fill(_SEND[: queue.size])
-                if not size:
-                    queue.has_idled()
-                    return
-                pending = _SEND[:size]
+            rest = self._unsent
+            size = len(rest) if rest is not None else protocol.fill(_SEND[: queue.size])
+            if not size:
+                queue.has_idled()
+                return
+            pending = rest if rest is not None else _SEND[:size]
             sent = stream.send_now(pending)
             self._direct += sent
             queue.sent(sent)
-            if sent < len(pending):
+            if sent < size:
                 self._unsent = memoryview(bytes(pending[sent:]))
                 self._wait_writable()
                 return
             self._unsent = None
             if self._direct >= queue.size:
                 self._wait_writable()  # ask the socket first, so that the queue stays ours
+                return
+            if rest is None and size < queue.size // 2:  # there was room for more, and no more
+                queue.has_idled()
                 return
 
     def _wait_writable(self) -> None:

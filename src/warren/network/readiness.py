@@ -62,6 +62,7 @@ class Readiness(trio.abc.Instrument):
 
     def __init__(self, trios: int | None) -> None:
         self._trios = trios
+        self.is_working = trios is not None  # whether sockets can be served here at all
         self._readers: dict[int, Act] = {}
         self._writers: dict[int, Act] = {}
         self._soon: list[Act] = []
@@ -72,11 +73,6 @@ class Readiness(trio.abc.Instrument):
             self._epoll = select.epoll()
             self._epoll.register(trios, _IN)
             self._poll = self._epoll.poll
-
-    @property
-    def is_working(self) -> bool:
-        """Tell whether sockets can be served here at all."""
-        return self._trios is not None
 
     # ---- who serves what
 

@@ -58,6 +58,7 @@ class SocketStream(ByteStream):
         """Take the socket; `remote` saves asking it who is at its other end."""
         sock.setblocking(False)
         self._socket = sock
+        self._readiness = readiness.here()
         self._is_armed = False  # whether what ends it is a reset
         self._waiting = 0  # tasks that wait for it
         try:
@@ -120,26 +121,24 @@ class SocketStream(ByteStream):
             raise _broken(error) from error
 
     def read_with(self, act: Act, nursery: trio.Nursery) -> None:
-        watching = readiness.here()
-        if watching.is_working:
-            watching.read_with(self._socket.fileno(), act)
+        if self._readiness.is_working:
+            self._readiness.read_with(self._socket.fileno(), act)
         else:
             super().read_with(act, nursery)
 
     def pause_reading(self, nursery: trio.Nursery) -> None:
-        if readiness.here().is_working and self._socket.fileno() >= 0:
+        if self._readiness.is_working and self._socket.fileno() >= 0:
             self.read_with(self.stop_reading, nursery)  # asks the system only if more comes
         else:
             self.stop_reading()
 
     def stop_reading(self) -> None:
-        readiness.here().stop_reading(self._socket.fileno())
+        self._readiness.stop_reading(self._socket.fileno())
         super().stop_reading()
 
     def write_with(self, act: Act, nursery: trio.Nursery) -> None:
-        watching = readiness.here()
-        if watching.is_working:
-            watching.write_with(self._socket.fileno(), act)
+        if self._readiness.is_working:
+            self._readiness.write_with(self._socket.fileno(), act)
         else:
             super().write_with(act, nursery)
 
@@ -189,7 +188,7 @@ class SocketStream(ByteStream):
         descriptor = self._socket.fileno()
         if descriptor >= 0:
             self.stop_reading()
-            readiness.here().forget(descriptor)
+            self._readiness.forget(descriptor)
             if self._waiting:
                 trio.lowlevel.notify_closing(self._socket)
             self._socket.close()

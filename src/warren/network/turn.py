@@ -29,10 +29,11 @@ class Item(Protocol):
 class Turn:
     """Own the list of those that have something to do; one for each node."""
 
-    __slots__ = ("_comes_soon", "_items", "_readiness", "_running", "nursery")
+    __slots__ = ("_comes_soon", "_items", "_readiness", "_running", "now", "nursery")
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.nursery = nursery  # for tasks that outlive the step that needs them
+        self.now = trio.lowlevel.current_clock().current_time  # ``trio.current_time``, at once
         self._readiness = readiness.here()
         self._items: deque[Item] = deque()
         self._running = False

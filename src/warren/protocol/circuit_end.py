@@ -31,10 +31,12 @@ class CircuitEnd:
         """Tell whether ``take`` would return cells."""
         return self.streams.outbox.has_something
 
-    def take(self, most: int) -> memoryview:
+    def take(self, most: int) -> memoryview | None:
         """Seal up to `most` cells of what the streams have to send (ONI-1: in one step)."""
         places = self.layers.places
         count = self.streams.outbox.write_payloads(places[:most])
+        if not count:
+            return None
         self.cells_sealed += count
         return self.layers.seal_run(Command.RELAY, places[:count], self._header)
 

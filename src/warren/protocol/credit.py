@@ -9,7 +9,7 @@ is no end-to-end estimate to tune or to forge. The law of a window, whatever hap
 
 from collections.abc import Callable
 
-from warren.errors import expect
+from warren.errors import refuse
 
 #: The most cells of one circuit that may be on their way over one link.
 MOST_WINDOW = 1024
@@ -66,7 +66,8 @@ class ReceiveWindow:
 
     def received(self, count: int) -> None:
         """Count arriving cells; raise ProtocolError when they had no credit (FLO-2)."""
-        expect(count <= self.outstanding, "cells without credit")
+        if count > self.outstanding:
+            refuse("cells without credit")
         self.outstanding -= count
         self.held += count
 

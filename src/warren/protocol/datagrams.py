@@ -117,7 +117,6 @@ class Association:
 
     #: What the outbox asks of a stream and an association never has.
     sendable = 0
-    eof_is_next = False
 
     def __init__(self, number: int, pace: Pace, *, is_origin: bool) -> None:
         self.number, self.is_origin = number, is_origin
@@ -203,6 +202,11 @@ class Association:
             self.sent += 1
             at = end
         return at
+
+    @property
+    def has_more(self) -> bool:
+        """Tell whether a datagram or the END waits to be sent."""
+        return self.has_data or self.end_is_next is not None
 
     @property
     def end_is_next(self) -> EndReason | None:

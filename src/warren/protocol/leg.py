@@ -20,8 +20,8 @@ class CellSource(Protocol):
     def has_something(self) -> bool:
         """Tell whether ``take`` would return something."""
 
-    def take(self, most: int) -> memoryview:
-        """Return a run of at most `most` cells."""
+    def take(self, most: int) -> memoryview | None:
+        """Return a run of at most `most` cells, None when there is nothing."""
 
 
 class CircuitUser(Protocol):
@@ -132,14 +132,16 @@ class Leg:
                 self.own -= count  # a run is from one maker, so all of this one was made here
             elif self.feeder is not None:
                 self.feeder.passed(count)
-        elif self.source is not None and self.source.has_something:
+        elif self.source is not None:
             try:
-                run = self.source.take(most)
+                made = self.source.take(most)
             except ProtocolError as error:  # a key is used up: it ends the circuit, not the link
                 assert self.user is not None
                 self.user.violation(self, error)
                 return None
-            count = len(run) // CELL_LENGTH
+            if made is None:
+                return None
+            run, count = made, len(made) // CELL_LENGTH
         else:
             return None
         self.credit -= count

@@ -197,12 +197,12 @@ class LinkProtocol:
 
     @property
     def has_something(self) -> bool:
-        """Tell whether ``fill`` would write something."""
+        """Tell whether ``fill`` would write something, as far as circuits with a turn can."""
         if self.ready is None or not self._ready_sent:
             return not self._ready_sent
-        if self._ping_due or self._pong_due or self._control or self._grants:
+        if self._fresh or self._busy or self._grants:
             return True
-        return bool(self._fresh or self._busy)
+        return bool(self._control or self._ping_due or self._pong_due)
 
     def fill(self, out: memoryview) -> int:
         """Write records to `out` until it is full or nothing is left; return the bytes written.
@@ -210,13 +210,11 @@ class LinkProtocol:
         What is written must be sent, in order, and never again asked for. `out` has room for a
         record of one cell at least, and bounds how much nothing more urgent can overtake any more.
         """
-        at = 0
-        while (most := (len(out) - at - RECORD_EXTRA) // CELL_LENGTH) > 0:
+        at, end = 0, len(out) - RECORD_EXTRA
+        while (most := (end - at) // CELL_LENGTH) > 0 and self.has_something:
             parts, count = self._next_cells(min(most, MOST_RECORD_CELLS))
             if not count:
-                if self._control and self.ready is not None:
-                    continue  # a circuit that could not go on has left its DESTROY
-                break
+                continue  # a circuit could not go on, and may have left its DESTROY
             size = count * CELL_LENGTH + TAG_LENGTH
             out[at] = size >> 8
             out[at + 1] = size & 0xFF
@@ -324,7 +322,8 @@ class LinkProtocol:
                     refuse(f"a cell for circuit {number:#x}, which does not exist")
                 count = (at - start) // CELL_LENGTH
                 leg.window.received(count)
-                expect(not leg.destroy_received, "a cell behind a DESTROY")
+                if leg.destroy_received:
+                    refuse("a cell behind a DESTROY")
                 if leg.destroy_sent:
                     continue  # discarded, and no credit for it again
                 if leg.user is None or leg.created_due:

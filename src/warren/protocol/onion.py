@@ -15,7 +15,7 @@ from itertools import count as count_from
 
 from cryptography.exceptions import InvalidTag
 
-from warren.errors import LayerError, expect, refuse
+from warren.errors import LayerError, refuse
 from warren.identity import Suite
 from warren.protocol import ciphers
 from warren.protocol.cells import BODY_LENGTH, CELL_LENGTH, HEADER_LENGTH, ZEROS, Command
@@ -41,7 +41,8 @@ class LayerKey:
     def advance(self, count: int) -> int:
         """Use up `count` nonces; return the first. Raises ProtocolError at the key's end."""
         first = self.count
-        expect(first + count <= self.most, "the cells of a circuit's key are used up")
+        if first + count > self.most:
+            refuse("the cells of a circuit's key are used up")
         self.count = first + count
         return first
 

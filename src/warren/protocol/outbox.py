@@ -74,7 +74,7 @@ class Outbox:
             if not sender.credit_queued:
                 sender.credit_queued = True
                 self._credits.append(sender)
-        if _has_more(sender):
+        if sender.has_more:
             found = True
             if not sender.queued:
                 sender.queued = True
@@ -89,7 +89,7 @@ class Outbox:
     def write_payloads(self, places: Sequence[memoryview]) -> int:
         """Fill `places`, whole payloads of one size; return how many there was something for."""
         count, most = 0, len(places)
-        while count < most:
+        while count < most and self.has_something:
             if self._busy and not (self._urgent or self._credits or self._fresh):
                 filled = self._write_bulk(places, count)
                 if filled:
@@ -124,7 +124,7 @@ class Outbox:
         busy = self._busy
         self._turn += payloads
         stream = busy[0]
-        if not _has_more(stream):
+        if not stream.has_more:
             busy.popleft()
             stream.queued = False
             self._turn = 0
@@ -170,7 +170,7 @@ class Outbox:
             self._count_turn(1)
         else:
             queue.popleft()
-            if _has_more(stream):
+            if stream.has_more:
                 self._busy.append(stream)
             else:
                 stream.queued = False
@@ -180,6 +180,8 @@ class Outbox:
         """Write EOF and END of `stream` behind its data, as far as they are due and fit."""
         if isinstance(stream, Association):
             return self._write_datagrams(stream, target, at)
+        if not stream.nears_its_end:
+            return at
         size = len(target)
         if stream.eof_is_next and at + MESSAGE_HEADER_LENGTH <= size:
             if stream.owes_credit and at + _CREDIT_ROOM + MESSAGE_HEADER_LENGTH <= size:
@@ -208,11 +210,6 @@ class Outbox:
             if association.end_received:
                 self._on_ended(association)
         return at
-
-
-def _has_more(stream: Sender) -> bool:
-    """Tell whether `stream` has data, EOF or END to send."""
-    return stream.has_data or stream.eof_is_next or stream.end_is_next is not None
 
 
 def _put(target: memoryview, at: int, command: Message, stream: int, data: bytes) -> int:

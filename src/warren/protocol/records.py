@@ -45,21 +45,24 @@ class RecordKey:
 
     def seal(self, plain: bytes | memoryview, record: memoryview) -> None:
         """Seal the next record's cells into `record`, 16 bytes longer."""
-        nonce = self._advance()  # first: it may change the key
-        self._aead.encrypt_into(nonce, plain, None, record)
+        count = self.count
+        if not count % RECORDS_PER_KEY:
+            self._begin_key(count)
+        self.count = count + 1
+        self._aead.encrypt_into(self._nonce(count), plain, None, record)
 
     def open(self, record: memoryview, plain: memoryview) -> None:
         """Open the next record into `plain`, 16 bytes shorter; raise ProtocolError if it fails."""
-        nonce = self._advance()
+        count = self.count
+        if not count % RECORDS_PER_KEY:
+            self._begin_key(count)
+        self.count = count + 1
         try:
-            self._aead.decrypt_into(nonce, record, None, plain)
+            self._aead.decrypt_into(self._nonce(count), record, None, plain)
         except InvalidTag:
             refuse("a record that does not open")
 
-    def _advance(self) -> bytes:
-        """Return the nonce of the next record, after a REKEY where one is due."""
-        count = self.count
-        if count and count % RECORDS_PER_KEY == 0:
+    def _begin_key(self, count: int) -> None:
+        """Replace the key before record `count`, unless it is the first (REKEY)."""
+        if count:
             self._use(rekey(self._suite, self._key))
-        self.count = count + 1
-        return self._nonce(count)

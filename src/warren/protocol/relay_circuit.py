@@ -152,7 +152,11 @@ class RelayCircuit(CircuitMachine):
     ) -> None:
         """Pass `count` cells on, or read them at the last hop."""
         if leg is not self.previous:
-            self._receive_backward(command, cells, start, count)
+            if command is not Command.RELAY:
+                refuse("a backward RELAY_EARLY")
+            self._cells_passed_back += count
+            header = self._backward_header
+            self.previous.enqueue(self._layer.seal_run(cells, start, count, header))
             return
         self.cells_forward += count
         if command is Command.RELAY_EARLY:
@@ -163,7 +167,8 @@ class RelayCircuit(CircuitMachine):
             header = self._forward_headers[command]
             next_leg.enqueue(self._layer.open_run(command, cells, start, count, header))
             return
-        expect(self.state is CircuitState.OPEN, f"a cell while {self.state.value}")
+        if self.state is not CircuitState.OPEN:
+            refuse(f"a cell while {self.state.value}")
         end = self._end
         assert end is not None
         if command is Command.RELAY_EARLY:
@@ -192,14 +197,6 @@ class RelayCircuit(CircuitMachine):
     def violation(self, leg: Leg, error: ProtocolError) -> None:
         """Destroy the circuit: one of its sides broke the rules."""
         self.destroy(error)
-
-    def _receive_backward(
-        self, command: Command, cells: memoryview, start: int, count: int
-    ) -> None:
-        expect(command is Command.RELAY, "a backward RELAY_EARLY")
-        self._cells_passed_back += count
-        header = self._backward_header
-        self.previous.enqueue(self._layer.seal_run(cells, start, count, header))
 
     def _receive_resume(self, end: CircuitEnd, stream: int, data: memoryview) -> None:
         """Take a part of a RESUME; with the last one the streams it claims go on here."""

