@@ -7,7 +7,8 @@ line here, and a test says which lines no longer lead anywhere.
 
 What is sampled are threads that are running *or* have just been woken and wait for a core. All
 of the latter stand in the poll that woke them, which takes next to no time itself, so samples in
-``IDLE`` are counted apart and are no part of the shares.
+``IDLE`` are counted apart and are no part of the shares. A helper thread without a job may be taken
+for one that runs, and is counted there as well.
 """
 
 import re
@@ -91,6 +92,7 @@ RULES = (
     ("warren/", "", OTHER),
     ("trio/_core/_io_epoll.py", "EpollIOManager.get_events", IDLE),
     ("trio/_core/_io_epoll.py", "EpollIOManager._", WAITS),
+    ("trio/_core/_thread_cache.py", "WorkerThread._work", IDLE),  # waits for a job
     ("trio/", "", LOOP),
 )
 

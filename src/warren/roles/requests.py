@@ -252,6 +252,7 @@ class Requests:
         except BaseException:
             target.reset()
             raise
+        visit.buffer.clear()  # nobody has to be told again
         await self._splice(visit.stream, target)
         visit.is_attached = False  # the splice has closed the socket, or reset it
         return None
