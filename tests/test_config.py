@@ -162,6 +162,7 @@ def test_what_the_examples_comment_out_is_valid_too(name: str) -> None:
         ('state = "a\\u0000b"', "expected a path, which has no zero bytes"),
         ('[relay]\nlisten = "0.0.0.0:1"', "which means every address of this machine"),
         ('[exit]\npolicy = "webb"', "exit: 'webb' is no exit policy: expected one of web, "),
+        ('[exit]\npolicy = "accept *:443"', 'or rules in brackets, as in ["accept *:443"]'),
         ('[exit]\npolicy = "web"\nudp_policy = "all"', "exit: 'all' is no exit policy: expected"),
         ('[exit]\npolicy = "web"\nudp_policy = ["go"]', "exit: exit policy for datagrams: 'go'"),
         ('[exit]\nudp_policy = "web"', "exit: udp_policy opens something and policy nothing"),

@@ -1,13 +1,19 @@
-"""A state folder belongs to one process."""
+"""What a process of each kind looks at before it starts."""
 
+import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from warren.config import Config
+from tests.support.directories import network_of
+from warren.addresses import Address
+from warren.config import Config, RelayConfig
 from warren.errors import ConfigError
-from warren.node.process import holding_state
+from warren.node.process import holding_state, listen
+from warren.node.relay import run_relay
+from warren.service import Announcer
 
 
 def test_a_state_folder_is_held_by_one_process(tmp_path: Path) -> None:
@@ -22,3 +28,43 @@ def test_a_state_folder_is_held_by_one_process(tmp_path: Path) -> None:
             pass
     with holding_state(config, "relay"):
         pass
+
+
+ADDRESS = Address("203.0.113.7", 443)
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EADDRINUSE, "another process listens there: stop it"),
+        (errno.EADDRNOTAVAIL, "0.0.0.0 or [::] for all of them"),
+        (errno.EACCES, "CAP_NET_BIND_SERVICE"),
+        (errno.ENOBUFS, "choose another address or port"),
+    ],
+)
+def test_who_cannot_listen_is_told_what_to_do(
+    number: int, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bind(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("socket.socket.bind", bind)
+
+    with pytest.raises(ConfigError, match=f"cannot listen at {ADDRESS}: .*{re.escape(advice)}"):
+        listen(ADDRESS)
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [("192.168.1.5:9440", "a private network"), ("203.0.113.7:9440", "documentation")],
+)
+async def test_a_relay_where_nobody_can_come_does_not_start(
+    address: str, reason: str, tmp_path: Path
+) -> None:
+    relay = RelayConfig(Address("0.0.0.0", 9440), Address.parse(address))
+    config = Config(state=tmp_path / "state", relay=relay)
+
+    with pytest.raises(ConfigError, match=f"at {address}, which is {reason}: say in address"):
+        await run_relay(config, network_of(testing=False), Announcer())
+
+    assert not (tmp_path / "state").exists()

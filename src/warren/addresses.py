@@ -101,6 +101,8 @@ class Address:
             host = host[1:-1]
             if not isinstance(parse_ip(host), ipaddress.IPv6Address):
                 raise ValueError(f"{host[:64]!r} in brackets is not an IPv6 address")
+        elif "://" in host:
+            raise ValueError(f"{text[:80]!r} is an URL: leave out what stands before HOST:PORT")
         elif ":" in host:
             raise ValueError(f"write the IPv6 address in {text[:80]!r} in brackets: [ADDRESS]:PORT")
         return cls(host, int(port))

@@ -55,7 +55,7 @@ class DataFolder:
         except FileExistsError as error:
             raise ConfigError(f"{path} is a file, expected a folder: choose another") from error
         except OSError as error:
-            raise _failed("use", path, error) from error
+            raise ConfigError(f"{_failed('use', path, error)}: choose another folder") from error
         if status.st_uid != os.geteuid():
             raise ConfigError(f"{path} belongs to another user; choose or make your own")
         if stat.S_IMODE(status.st_mode) & 0o022:

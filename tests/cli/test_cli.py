@@ -125,6 +125,8 @@ def test_nothing_listens_where_others_can_reach_it(arguments: list[str], address
 
 def test_a_wrong_option_is_refused_with_what_is_expected() -> None:
     assert "is not HOST:PORT" in run("proxy", "--listen", "1080").output
+    assert "leave out what stands before" in run("env", "--proxy", "http://127.0.0.1:1").output
+    assert "this machine is 127.0.0.1" in run("env", "--proxy", "localhost:1080").output
     assert "expected an IP address" in run("relay", "--listen", "a.example:1").output
     assert run("lab", "--relays", "many").exit_code == 2
 
@@ -141,6 +143,7 @@ def test_a_wrong_option_is_refused_with_what_is_expected() -> None:
         (["dns"], "no network file"),
         (["status", "--state", "x", "--socket", "y"], "mean the same process"),
         (["lab", "--exits", "9", "--relays", "3"], "--exits is 9, expected 1 to 3"),
+        (["lab", "--demo", "--relays", "3", "--exits", "1"], "expected 4 at least"),
         (["lab", "--host", "a.example"], "expected NAME=ADDRESS"),
         (["lab", "--host", "printer=127.0.0.1"], "expected two labels"),
         (["lab", "--proxy", "0.0.0.0:0"], "a loopback address"),

@@ -308,8 +308,13 @@ def test_a_second_signal_does_not_wait(proxy: Listener, tmp_path: Path) -> None:
     assert list(tmp_path.glob("warren-browser-*")) == []
 
 
-def test_a_browser_that_fails_is_told(proxy: Listener, tmp_path: Path) -> None:
+@pytest.mark.parametrize("screen", ["", ":0"])
+def test_a_browser_that_fails_is_told(
+    proxy: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, screen: str
+) -> None:
     path = program(tmp_path, "chromium", "Chromium 156", "echo no display >&2; exit 3")
+    monkeypatch.setenv("DISPLAY", screen)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
 
     with start(proxy, path, tmp_path) as process:
         errors = process.communicate(timeout=30)[1]
@@ -317,6 +322,7 @@ def test_a_browser_that_fails_is_told(proxy: Listener, tmp_path: Path) -> None:
     assert process.returncode == 2
     assert errors.splitlines()[0] == "no display"
     assert "warren: the browser ended with code 3" in errors
+    assert ("it needs a screen" in errors) == (not screen)
 
 
 def test_a_page_that_looks_like_an_option_is_refused(proxy: Listener, tmp_path: Path) -> None:

@@ -212,6 +212,26 @@ async def test_without_authorities_the_last_consensus_serves_until_its_limit(
     assert [entry["event"] for entry in ended] == ["no consensus fits the clock of this machine"]
 
 
+async def test_the_status_says_what_is_wrong_until_it_is_over(
+    world: World, tmp_path: Path, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    archive = archive_in(tmp_path)
+    directory = directory_of(world, archive)
+    world.mirrors = world.authorities = nobody
+    nursery.start_soon(directory.run)
+    troubles = [directory.statistics()["trouble"]]
+
+    await trio.sleep(60)
+    troubles.append(directory.statistics()["trouble"])
+    world.authorities = document
+    await archive.wait_for_consensus()
+    await trio.sleep(1)
+    troubles.append(directory.statistics()["trouble"])
+
+    assert troubles[0] is troubles[2] is None
+    assert "no authority can be reached, or they have made none: cannot be asked" in troubles[1]
+
+
 async def test_they_are_heard_again_within_two_intervals(
     world: World, tmp_path: Path, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:  # T35

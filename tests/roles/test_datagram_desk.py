@@ -1,6 +1,8 @@
 """UDP ASSOCIATE at the proxy: real sockets on this side, a circuit in memory on the other."""
 
 import ipaddress
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -31,6 +33,7 @@ class Opener:
     asked: list[tuple[Address | None, Hashable]] = field(default_factory=list)
     given: list[CircuitAssociation] = field(default_factory=list)
     failure: WarrenError | None = None
+    gate: trio.Event | None = None
     fits: Callable[[Address | None], Callable[[Address], bool]] = lambda _: lambda _: True
 
     async def open_association(
@@ -39,6 +42,8 @@ class Opener:
         self.asked.append((address, isolation))
         if self.failure is not None:
             raise self.failure
+        if self.gate is not None:
+            await self.gate.wait()
         association = self.scene.circuit.open_association()
         await association.wait_connected()
         self.given.append(association)
@@ -371,6 +376,22 @@ async def test_with_the_connection_all_of_it_ends(desk: Desk) -> None:
     probe = trio.socket.socket(type=trio.socket.SOCK_DGRAM)
     await probe.bind(program.relay)  # nobody has it any more
     probe.close()
+
+
+async def test_a_program_that_is_gone_before_its_answer_is_no_bug(desk: Desk) -> None:
+    desk.opener.gate = trio.Event()
+    connection = await desk.door.say(ASK)
+    assert await exactly(connection, 2) == b"\x05\x00"
+    await desk.until(lambda: bool(desk.opener.asked))
+
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await connection.aclose()
+    desk.opener.gate.set()
+    await desk.until(lambda: desk.door.proxy.statistics()["connections_open"] == 0)
+
+    assert desk.door.proxy.statistics()["bugs"] == 0
+    assert (desk.counted("associations"), desk.counted("open")) == (1, 0)
+    assert desk.opener.given[0].is_ended
 
 
 async def test_the_last_datagram_before_the_end_still_goes(desk: Desk) -> None:

@@ -29,7 +29,7 @@ from warren.protocol.resolution import Resolved
 from warren.roles.client import Beginning
 from warren.roles.listener_rules import PLAIN, ListenerRules
 from warren.roles.proxy import Proxy
-from warren.roles.requests import ProxyLimits
+from warren.roles.requests import SPOKE_TLS, ProxyLimits
 
 TARGET = Address("a.example", 443)
 SOCKS5 = b"\x05\x01\x00\x05\x01\x00\x03\x09a.example\x01\xbb"
@@ -626,6 +626,17 @@ async def test_malformed_http_gets_one_answer_and_the_end(door: Door, words: byt
     assert reply.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert reply.count(b"HTTP/1.1 ") == 1
     assert door.client.opened == 0
+
+
+async def test_tls_to_the_proxy_itself_is_told_in_the_log_once(door: Door) -> None:
+    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+
+    with structlog.testing.capture_logs() as logs:
+        answers = [await door.ask(hello + bytes(300)) for _ in range(2)]
+
+    assert answers == [b"", b""]
+    assert [entry["event"] for entry in logs if "TLS" in entry["event"]] == [SPOKE_TLS]
+    assert door.proxy.statistics()["malformed"] == 2
 
 
 async def test_an_answer_survives_the_unread_rest_of_a_request(door: Door) -> None:

@@ -42,7 +42,7 @@ def origin() -> Iterator[Origin]:
 @pytest.fixture(scope="session")
 def daemons() -> Iterator[dict[str, Daemon]]:
     """Return what the origin has besides the web; a test says which program serves it."""
-    with running_daemons("git", "ssh") as daemons:
+    with running_daemons("git", "rsync", "ssh") as daemons:
         yield daemons
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemons import Daemon, serve_git, serve_ssh
+from tests.support.daemons import Daemon, serve_git, serve_rsync, serve_ssh
 from tests.support.elsewhere import try_elsewhere
 from tests.support.recipes import RECIPES, ROOT, Kitchen, Recipe, recipes_of
 from tests.support.web_origin import NAME, PAGE, Origin
@@ -209,8 +209,8 @@ def serve_wheel(origin: Origin) -> None:
 # ---- programs for anything else
 
 
-@pytest.mark.needs("ssh", "sshd", "nc")
-@pytest.mark.parametrize("recipe", recipes_of("ssh"), ids=str)
+@pytest.mark.needs("ssh", "sshd", "nc", "proxytunnel")
+@pytest.mark.parametrize("recipe", recipes_of("ssh", "proxytunnel"), ids=str)
 def test_ssh(kitchen: Kitchen, daemons: dict[str, Daemon], recipe: Recipe) -> None:
     options = serve_ssh(daemons["ssh"], kitchen.folder / "keys", NAME)
     kitchen.put_before("ssh", *options)
@@ -240,6 +240,20 @@ def test_socat(kitchen: Kitchen, recipe: Recipe) -> None:
     prints_the_page(kitchen, recipe)
 
 
+@pytest.mark.needs("rsync")
+@pytest.mark.parametrize("recipe", recipes_of("rsync"), ids=str)
+def test_rsync(kitchen: Kitchen, daemons: dict[str, Daemon], recipe: Recipe) -> None:
+    files = kitchen.folder / "files"
+    files.mkdir()
+    (files / "letter").write_text(LETTER)
+    serve_rsync(daemons["rsync"], kitchen.folder, files)
+
+    done = kitchen.try_out(recipe)
+
+    assert done.returncode == 0, done.stderr
+    assert (kitchen.table / "letter").read_text() == LETTER
+
+
 @pytest.mark.needs("proxychains4", "curl")
 @pytest.mark.parametrize("recipe", recipes_of("proxychains4"), ids=str)
 def test_proxychains(kitchen: Kitchen, recipe: Recipe) -> None:
@@ -260,7 +274,9 @@ def test_torsocks() -> None:
 # ---- Python and Node
 
 
-PYTHON = recipes_of("requests", "httpx", "aiohttp-socks", "python-socks", "PySocks", "urllib")
+PYTHON = recipes_of(
+    "requests", "httpx", "aiohttp", "aiohttp-socks", "python-socks", "PySocks", "urllib"
+)
 
 
 @pytest.mark.parametrize("recipe", PYTHON, ids=str)

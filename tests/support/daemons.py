@@ -1,4 +1,4 @@
-"""What the origin has besides the web: sshd and git's own server, each started for a connection.
+"""What the origin has besides the web: sshd, rsync, git's server, each started for a connection.
 
 As inetd did it: the connection is the program's input and output. So nothing is to be stopped, the
 port is known before the program is, and where a program is missing only its own tests notice.
@@ -56,6 +56,13 @@ def running_daemons(*names: str) -> Iterator[dict[str, Daemon]]:
 def serve_git(daemon: Daemon, folder: Path) -> None:
     """Let `daemon` serve the repositories below `folder`."""
     daemon.command = ["git", "daemon", "--inetd", "--export-all", f"--base-path={folder}"]
+
+
+def serve_rsync(daemon: Daemon, folder: Path, files: Path) -> None:
+    """Let `daemon` serve what is in `files`; its configuration is written into `folder`."""
+    configuration = folder / "rsyncd.conf"
+    configuration.write_text(f"use chroot = no\n[files]\npath = {files}\n")
+    daemon.command = ["rsync", "--daemon", f"--config={configuration}"]
 
 
 def serve_ssh(daemon: Daemon, folder: Path, name: str) -> list[str]:

@@ -28,7 +28,7 @@ SECONDS = 60
 _PART = re.compile(r"^### ([^\n]+)$|^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE_NAME = re.compile(r"(?://|#) (\S+)\n")
 _PORT = re.compile(r"\b1080\b")
-_URL = re.compile(r"\b(http|https|git)://example\.com(?=[/\"])")
+_URL = re.compile(r"\b(http|https|git|rsync)://example\.com(?=[/\"])")
 _SERVICE = re.compile(r"\bexample\.com(:| |\", )(80|443)\b")
 #: How each language is run; the file of a recipe comes behind it.
 _INTERPRETERS = {
@@ -84,7 +84,7 @@ def recipes_of(*headings: str) -> list[Recipe]:
 class Kitchen:
     """Own an empty folder in which recipes are tried against one proxy and one origin.
 
-    ``ports`` says where the origin has what is not the web: ``git`` and ``ssh``.
+    ``ports`` says where the origin has what is not the web: ``git``, ``rsync`` and ``ssh``.
     """
 
     def __init__(self, folder: Path, proxy: str, origin: Origin, ports: dict[str, int]) -> None:

@@ -1,5 +1,6 @@
 """``warren browser``: a browser that can reach nothing but the proxy."""
 
+import os
 import sys
 
 import click
@@ -35,5 +36,14 @@ def browser(proxy: Address, program: str | None, page: str) -> None:
         raise ConfigError(f"the page is {page[:80]!r}, expected an URL")
     code = browse(proxy, page, program)
     if code:
-        raise ConfigError(f"the browser ended with code {code}; what it said stands above")
+        raise ConfigError(
+            f"the browser ended with code {code}; what it said stands above{_without_screen()}"
+        )
     sys.exit(0)
+
+
+def _without_screen() -> str:
+    """Return what to add where no browser can show anything."""
+    if sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        return ""
+    return " (neither DISPLAY nor WAYLAND_DISPLAY is set: it needs a screen)"

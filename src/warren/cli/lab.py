@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from warren.lab.line import Impairment
     from warren.lab.plan import LabOptions
 
+#: Three for a path, and one that takes the place of the one that is killed.
+_DEMO_RELAYS = 4
+
 
 @click.command(short_help="Run a whole network on this machine.")
 @click.option("--relays", default=9, show_default=True, help="Relays, the exits among them.")
@@ -118,6 +121,10 @@ def lab(
     from warren.lab.report import Report
     from warren.service import Announcer, LogStyle, run_process
 
+    if demo and relays < _DEMO_RELAYS:
+        raise ConfigError(
+            f"--relays is {relays}, expected {_DEMO_RELAYS} at least: --demo kills one of three"
+        )
     rules = _read_chaos(chaos, demo=demo)
     options = LabOptions(
         relays=relays,

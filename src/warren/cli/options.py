@@ -35,7 +35,12 @@ class AddressType(click.ParamType[Address]):
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if address.ip is None:
-            self.fail(f"{value!r} names a host, expected an IP address and a port", param, ctx)
+            self.fail(
+                f"{value!r} names a host, expected an IP address and a port; this machine is "
+                "127.0.0.1",
+                param,
+                ctx,
+            )
         return address
 
 

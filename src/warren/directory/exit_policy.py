@@ -290,7 +290,8 @@ def _configured(
     if isinstance(policy, str):
         if policy not in profiles:
             raise ConfigError(
-                f"{policy!r} is no exit policy: expected one of {', '.join(profiles)}"
+                f"{policy!r} is no exit policy: expected one of {', '.join(profiles)}, or rules in "
+                'brackets, as in ["accept *:443"]'
             )
         return ExitPolicy(profiles[policy])
     try:

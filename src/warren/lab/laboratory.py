@@ -87,6 +87,9 @@ async def run_lab(options: LabOptions, report: Report, use: Use) -> None:
     with lab_folder(options.directory) as directory:
         async with trio.open_nursery() as nursery:
             children = Children(nursery, on_death)
+            report.remark(
+                f"Starting {options.authorities} authorities, {options.relays} relays ..."
+            )
             try:
                 with _patience(children):
                     lab = await _start(options, directory, children, nursery)

@@ -1,6 +1,7 @@
 """What every process has: its state folder, where it listens, its control socket."""
 
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -16,13 +17,34 @@ from warren.status.control import Statistics, serve_control
 from warren.status.running import known_as_running
 from warren.storage import DataFolder
 
+#: Unless the system was told otherwise.
+_FIRST_UNPRIVILEGED = 1024
+
 
 def listen(address: Address) -> socket.socket:
     """Return a socket that listens at `address`; raise ConfigError if that is impossible."""
     try:
         return listening_socket(address)
     except LinkError as error:
-        raise ConfigError(f"{error}: choose another address or port") from error
+        number = getattr(error.__cause__, "errno", None)
+        raise ConfigError(f"{error}: {_what_to_do(number, address.port)}") from error
+
+
+def _what_to_do(number: int | None, port: int) -> str:
+    """Return what somebody can do who may not listen, for the reason `number`."""
+    if number == errno.EADDRINUSE:
+        return "another process listens there: stop it, or choose another address or port"
+    if number == errno.EADDRNOTAVAIL:
+        return (
+            "this machine has no such address, but a router may: choose one of its own, or "
+            "0.0.0.0 or [::] for all of them"
+        )
+    if number == errno.EACCES and port < _FIRST_UNPRIVILEGED:
+        return (
+            f"choose a port of {_FIRST_UNPRIVILEGED} or more, or give the process "
+            "CAP_NET_BIND_SERVICE (AmbientCapabilities= of systemd)"
+        )
+    return "choose another address or port"
 
 
 @contextlib.asynccontextmanager

@@ -13,9 +13,11 @@ import trio
 
 from warren.addresses import Address
 from warren.config import Config, ExitConfig, RelayConfig, draft_descriptor
+from warren.directory.address_tables import denied_reason
 from warren.directory.consensus import Consensus
 from warren.directory.descriptor import Descriptor
 from warren.directory.network_file import NetworkFile
+from warren.errors import ConfigError
 from warren.identity import SystemKeys
 from warren.key_files import KeyFiles
 from warren.network.link import RelayKeys
@@ -23,6 +25,7 @@ from warren.network.sockets import SocketListener
 from warren.node.process import answering, holding_state, listen
 from warren.peer import running_peer
 from warren.roles.archive import Archive
+from warren.roles.listing_watch import ListingWatch
 from warren.roles.mirror import Directory
 from warren.roles.publisher import Publisher
 from warren.service import Announcer, LogStyle
@@ -39,6 +42,7 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
     """Be a relay, and an exit where ``config.exit`` says so."""
     wanted = config.relay
     assert wanted is not None
+    _check_address(wanted.address or wanted.listen, network)
     with holding_state(config, "relay") as folder:
         files = KeyFiles(folder, SystemKeys())
         keys = relay_keys(files, files)
@@ -73,6 +77,14 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
                 assign = partial(make_assignment, config, network, address, cells, keys)
                 serving = _make_foreman(config, listening, assign, peer.archive, publisher)
 
+            async def count_links() -> int:
+                links = (await serving.statistics()).get("links") or {}  # no worker has begun yet
+                return int(links.get("accepted", 0))
+
+            watch = ListingWatch(
+                peer.archive, keys.identity.peer_id, address, publisher, count_links
+            )
+
             async def statistics() -> dict[str, Any]:
                 return {
                     "role": "exit" if config.exit.exit_policy.is_exit else "relay",
@@ -80,6 +92,7 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
                     "address": str(address),
                     "directory": directory.statistics(),
                     "publisher": publisher.statistics(),
+                    "listing": watch.statistics(),
                     **await serving.statistics(),
                 }
 
@@ -88,11 +101,24 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
                 nursery.start_soon(serving.run)
                 nursery.start_soon(directory.run)
                 nursery.start_soon(publisher.run)
+                nursery.start_soon(watch.run)
                 announcer.listening([listener.local], keys.identity.peer_id)
                 announcer.before_end = partial(_drain, serving, config.exit.drain_seconds)
                 await serving.wait_until_usable()
                 announcer.usable()
                 await trio.sleep_forever()
+
+
+def _check_address(address: Address, network: NetworkFile) -> None:
+    """Raise ConfigError where no authority would list a relay: nobody outside can come there."""
+    assert address.ip is not None
+    reason = None if network.testing else denied_reason(address.ip)
+    if reason is not None:
+        raise ConfigError(
+            f"relay: others cannot reach this relay at {address}, which is {reason}: say in "
+            "address the public address and port, and let a router pass that port on to this "
+            "machine"
+        )
 
 
 def _default_megabytes() -> int:

@@ -20,7 +20,7 @@ MOST_FIELDS = 100
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
-_REQUEST_LINE = re.compile(rb"([A-Z][A-Z0-9_-]{0,31}) ([\x21-\x7e]+) HTTP/(1\.[01])\Z")
+_REQUEST_LINE = re.compile(rb"([A-Z][A-Z0-9_-]{0,31}) ([\x21-\x7e\x80-\xff]+) HTTP/(1\.[01])\Z")
 _TO_THE_PORT_ITSELF = re.compile(rb"[A-Z]+ /")
 _FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*\Z")

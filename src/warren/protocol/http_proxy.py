@@ -44,6 +44,7 @@ from warren.protocol.messages import ANY_FAMILY, BeginFlags
 
 _AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{0,5}))?\Z")
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp]://([^/?#]*)([^#]*)\Z")
+_BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
 _FAMILIES = {
     b"ipv4-preferred": ANY_FAMILY,
     b"ipv6-preferred": BeginFlags.PREFER_IPV6,
@@ -136,13 +137,14 @@ def _read_request(head: Head, login: Login | None) -> HttpRequest | OwnRequest:
     if target.startswith(b"/") or target == b"*":
         return _read_own_request(method, target, hosts, headers)
     expect(len(hosts) <= 1, "more than one Host header")
-    expect(bool(hosts) or version == b"1.0", "no Host header, which HTTP/1.1 asks for")
     _check_framing(method, version, headers)
     if method == b"CONNECT":
+        # No Host is asked for, or looked at: nothing of this head goes on to anybody, and programs
+        # leave it out or name the proxy there (decision 32).
         address = read_authority(target, None)
-        named = read_authority(hosts[0], address.port) if hosts else address
         origin_form = b""
     else:
+        expect(bool(hosts) or version == b"1.0", "no Host header, which HTTP/1.1 asks for")
         url = _ABSOLUTE.match(target)
         if url is None:
             refuse(
@@ -150,8 +152,8 @@ def _read_request(head: Head, login: Login | None) -> HttpRequest | OwnRequest:
             )
         address = read_authority(url[1], 80)
         named = read_authority(hosts[0], 80) if hosts else address
+        expect(named == address, "Host and the target name different servers; send the same")
         origin_form = _origin_form(method, url[2])
-    expect(named == address, "Host and the target name different servers; send the same in both")
     if is_last_hop(method, headers):
         expect(method == b"OPTIONS", "a TRACE ends here, and this proxy tells nothing")
         return OptionsRequest()
@@ -180,6 +182,8 @@ def _read_families(headers: Headers) -> BeginFlags:
 
 
 def _origin_form(method: bytes, path_and_query: bytes) -> bytes:
+    # A program that does not escape what was typed would write no HTTP; browsers escape it so.
+    path_and_query = _BEYOND_ASCII.sub(lambda byte: b"%%%02X" % byte[0][0], path_and_query)
     if path_and_query.startswith(b"/"):
         return path_and_query
     if method == b"OPTIONS" and not path_and_query:
@@ -253,6 +257,8 @@ def _fault_of(authority: bytes) -> str:
     """Return what is wrong with an `authority` that was not understood."""
     if b"@" in authority:
         return "a user stands before the server's name; send user and password in a header"
+    if not authority.isascii():
+        return "a server's name has letters beyond ASCII: write it as xn--"
     if b"%" in authority:
         return "a percent sign in the server's name; neither escapes nor IPv6 zones are taken"
     return "a server is not named as HOST:PORT, with an IPv6 address in brackets"

@@ -15,16 +15,19 @@ from warren.protocol.http_head import ForeignRequest
 from warren.protocol.http_proxy import HttpRequest, OwnRequest
 from warren.protocol.socks import SocksRequest
 
+_TLS_HANDSHAKE = b"\x16"  # RFC 8446 §5.1
+
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
     """Hold what to say before the connection is closed (FE-3); None: not a word.
 
-    ``is_login`` tells that only user and password were wrong.
+    ``is_login`` tells that only user and password were wrong, ``is_tls`` that a client spoke TLS.
     """
 
     answer: bytes | None
     is_login: bool = False
+    is_tls: bool = False
 
 
 Asked = SocksRequest | HttpRequest | OwnRequest | Malformed
@@ -47,7 +50,9 @@ def receive_request(login: Login | None = None) -> Exchange[Asked]:
         return Malformed(None)
     except ProtocolError as error:
         answer = malformed(error) if is_http else b""
-        return Malformed(answer, is_login=isinstance(error, WrongLogin))
+        return Malformed(
+            answer, is_login=isinstance(error, WrongLogin), is_tls=first == _TLS_HANDSHAKE
+        )
 
 
 def last_words(exchange: Exchange[Asked], status: int, details: str) -> bytes:

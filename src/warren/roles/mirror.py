@@ -88,6 +88,7 @@ class Directory:
         self._try_seconds = TRY_SECONDS
         self._is_time_wrong = False  # the last consensus that was offered said so
         self._complained_at: dict[str, float] = {}
+        self._trouble: str | None = None  # since the last consensus that came
         self._began_at = trio.current_time()
         self._last_error = "too slow"
         self._woken = trio.Event()
@@ -121,6 +122,7 @@ class Directory:
         while True:
             await self._wait_until_due()
             if await self._refresh():
+                self._trouble = None
                 patient.reset()
                 hasty.reset()
             else:
@@ -136,6 +138,7 @@ class Directory:
         return {
             "requests": self._asked,
             "requests_failed": self._failed,
+            "trouble": self._trouble,
             "consensus_valid_after": newest.valid_after if newest else 0,
             "consensus_valid_until": newest.valid_until if newest else 0,
             "relays_listed": len(relays),
@@ -222,7 +225,8 @@ class Directory:
             return
         if now >= newest.fresh_until + (newest.fresh_until - newest.valid_after):  # DIR-13
             self._complain(
-                "there is no newer consensus: the authorities are down, or kept from this machine",
+                "there is no newer consensus: the authorities are down, or kept from this machine, "
+                "or its clock is fast",
                 old=f"{(now - newest.valid_after) / HOUR:.1f} hours",
                 usable_for=f"{(newest.usable_until - now) / HOUR:.1f} hours",
             )
@@ -233,7 +237,8 @@ class Directory:
         self._complain("no consensus fits the clock of this machine", error=str(error))
 
     def _complain(self, what: str, **fields: str) -> None:
-        """Say `what` is wrong, once an hour."""
+        """Say `what` is wrong, once an hour; the statistics have it until a consensus comes."""
+        self._trouble = ": ".join((what, *filter(None, (fields.get("error"),))))
         now = trio.current_time()
         if now >= self._complained_at.get(what, float("-inf")) + COMPLAINT_SECONDS:
             self._complained_at[what] = now

@@ -305,6 +305,7 @@ class _QuickWay:
             return
         if head_start is not None:
             head_start.end()
+            visit.buffer.clear()  # nobody has to be told again
         elif not self._grant():
             return
         self._splice = begin_splice(visit.stream, target, self._over)

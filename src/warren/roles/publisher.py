@@ -62,6 +62,8 @@ class Publisher:
         self.on_new_keys: list[Callable[[RelayKeys], None]] = []
         self._changed = trio.Event()
         self.uploads = self.failures = 0
+        #: Why an authority did not take the descriptor, the last time one did not.
+        self.last_error = ""
 
     def publish_soon(self) -> None:
         """Publish again at the next occasion: something in the descriptor changed."""
@@ -109,7 +111,8 @@ class Publisher:
                     await self._fetch(hop, "POST", "/descriptor", document, limit=1024)
             except (WarrenError, trio.TooSlowError) as error:
                 self.failures += 1
-                logger.debug("! upload", relay=repr(hop), error=str(error))
+                self.last_error = str(error) or "too slow"
+                logger.debug("! upload", relay=repr(hop), error=self.last_error)
             except Exception:  # DOS-1: an authority's answer must not end the relay
                 self.failures += 1
                 logger.exception("a bug while publishing", relay=repr(hop))

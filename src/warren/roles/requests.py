@@ -41,6 +41,11 @@ from warren.roles.listener_rules import Request
 
 logger = structlog.get_logger()
 
+SPOKE_TLS = (
+    "a program spoke TLS to the proxy itself, which speaks none: let its URL of the proxy begin "
+    "with http:// or socks5h://, not https://"
+)
+
 T = TypeVar("T")
 
 SpliceTask = Callable[[ByteStream, CircuitStream], Awaitable[None]]
@@ -132,6 +137,7 @@ class Requests:
         if datagrams is not None:
             self.desk = DatagramDesk(datagrams, self._datagram_objection)
         self._next_report = 0.0
+        self._has_told_of_tls = False
 
     # ---- without a task
 
@@ -144,6 +150,9 @@ class Requests:
             self._counts["http_connect" if asked.is_tunnel else "http_plain"] += 1
         elif isinstance(asked, Malformed):
             self._counts["wrong_logins" if asked.is_login else "malformed"] += 1
+            if asked.is_tls and not self._has_told_of_tls:
+                self._has_told_of_tls = True
+                logger.warning(SPOKE_TLS)
         visit.request = asked if isinstance(asked, SocksRequest | HttpRequest) else None
         visit.is_suspect = visit.request is not None and self._watch(visit.request)
 
@@ -243,6 +252,7 @@ class Requests:
         except BaseException:
             target.reset()
             raise
+        visit.buffer.clear()  # nobody has to be told again
         await self._splice(visit.stream, target)
         visit.is_attached = False  # the splice has closed the socket, or reset it
         return None
