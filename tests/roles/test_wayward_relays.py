@@ -1,13 +1,14 @@
 """Relays that do not die but go astray, at the worst moments: streams go on all the same."""
 
 from pathlib import Path
+from random import Random
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from tests.support.clients import ClientScene, client_scene
-from tests.support.memory_network import receive
+from tests.support.memory_network import Line, receive
 from tests.support.small_network import RelayPeer, pattern
 from tests.support.wayward import BACKWARD, FORWARD, Wayward
 from warren.network.streams import CircuitStream
@@ -155,3 +156,56 @@ async def test_what_the_client_asks_of_a_directory_meanwhile_is_neither_held_nor
         assert scene.resuming["streams_lost"] == 0
         assert leaving.relay._holdings is not None
         assert leaving.relay._holdings.resumed == 1
+
+
+async def move_both_ways(scene: ClientScene, port: int, delay: float) -> None:
+    """Send a file, half-close, and read it back, however long that takes; it must be whole."""
+    await trio.sleep(delay)
+    application = await scene.browse(scene.net.echo(port))
+    got: list[bytes] = []
+
+    async def read() -> None:
+        got.append(await receive(application))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await application.send_all(pattern(300_000))
+        application.send_eof()
+
+    assert got == [pattern(300_000)]
+
+
+async def go_astray(scene: ClientScene, rng: Random) -> None:
+    """Let relays in use go astray, one after the other, for a while each."""
+    wayward = {peer.peer_id: Wayward(peer) for peer in scene.net.relays}
+    for _ in range(4):
+        await trio.sleep(rng.uniform(0.0, 2.0))
+        used = [slot.path for slot in scene.client._circuits._pool if slot.circuit.stream_count]
+        paths = [[relay.peer_id for relay in path[:-1]] for path in used]
+        relay = wayward[rng.choice(rng.choice(paths or [list(wayward)]))]
+        way = rng.choice([FORWARD, BACKWARD])
+        manner = rng.choice(["drop", "hold", "starve", "snap"])
+        if manner == "snap":
+            relay.snap(way, cells=rng.randrange(5), circuits=2, is_before=rng.random() < 0.5)
+            continue
+        relay.be(manner, way)
+        await trio.sleep(rng.choice([0.5, 5.0, 20.0]))
+        relay.release()
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_whatever_relays_on_the_way_do_streams_come_whole(
+    seed: int, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    rng = Random(seed)
+    line = Line(latency=0.01, rate=1e6)
+    async with client_scene(tmp_path, guards=3, middles=5, line=line, seed=seed) as scene:
+        with trio.fail_after(300):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(go_astray, scene, rng)
+                for port in range(100, 105):
+                    nursery.start_soon(move_both_ways, scene, port, rng.uniform(0.0, 10.0))
+
+        await trio.sleep(90)
+        assert [peer.streams for peer in scene.exits] == [[], []]
+        assert scene.resuming["streams_lost"] == 0
