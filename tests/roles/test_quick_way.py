@@ -1,5 +1,6 @@
 """The quick way: connections for which a circuit is ready take no task, and lose nothing by it."""
 
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,7 +12,11 @@ from tests.support.choosing_network import UNKNOWN, client_network
 from tests.support.house import GRANTED, REFUSED, House, words
 from tests.support.memory_network import receive
 from warren.errors import EndReason, LinkError
+from warren.network.splice import Splice
+from warren.network.streams import CircuitStream
+from warren.protocol.stream import StreamProtocol
 from warren.roles.client import CONNECT_SECONDS
+from warren.roles.doorstep import Visit
 
 
 @pytest.fixture
@@ -154,3 +159,36 @@ async def test_whoever_is_inside_when_the_proxy_stops_is_reset(  # SID-4
     assert house.net.exits.streams[1].reason is EndReason.MISC
     assert house.net.exits.streams[7].is_ended
     assert house.proxy.statistics()["connections_open"] == 0
+
+
+def _alive() -> dict[str, int]:
+    kinds = (Visit, Splice, CircuitStream, StreamProtocol)
+    return {kind.__name__: sum(type(o) is kind for o in gc.get_objects()) for kind in kinds}
+
+
+async def test_a_visit_that_is_over_leaves_nothing_to_the_collector(
+    house: House, autojump_clock: MockClock
+) -> None:
+    async def visit_once() -> None:
+        application = await house.visit(words(1) + b"early")
+        await receive(application, len(GRANTED))
+        far = house.net.exits.streams[1]
+        await far.send_all(await far.receive_some())
+        await far.send_eof()
+        application.send_eof()
+        assert await receive(application) == b"early"
+        application.close()
+        await trio.sleep(2 * house.limits.request_seconds)
+
+    await visit_once()
+    gc.collect()
+    before = _alive()
+    gc.disable()
+    try:
+        for _ in range(5):
+            await visit_once()
+        after = _alive()
+    finally:
+        gc.enable()
+
+    assert after == before

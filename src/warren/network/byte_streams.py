@@ -8,7 +8,6 @@ one of ``network.sockets``, a simulated one may give memory streams.
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 
 import trio
 
@@ -210,13 +209,16 @@ class Dialling:
     begun.
     """
 
-    def __init__(self, dial: Callable[[], Awaitable[ByteStream]]) -> None:
+    def __init__(self, network: "Network", address: Address) -> None:
         self.stream: ByteStream | None = None
-        self._dial = dial
+        self._network, self._address = network, address
 
     async def wait(self) -> ByteStream:
         """Return the connection; raise LinkError if it fails."""
         return self.stream or await self._dial()
+
+    async def _dial(self) -> ByteStream:
+        return await self._network.dial(self._address)
 
     def close(self) -> None:
         """Give up; a connection that is there is closed."""
@@ -236,7 +238,7 @@ class Network(ABC):
 
     def begin_dial(self, address: Address) -> "Dialling":
         """Begin to connect, without waiting, and raise as ``dial``."""
-        return Dialling(partial(self.dial, address))
+        return Dialling(self, address)
 
     @abstractmethod
     def listen(self, address: Address) -> Listener:

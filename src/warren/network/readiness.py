@@ -136,7 +136,7 @@ class Readiness(trio.abc.Instrument):
             if self._readers or self._writers:
                 self._dispatch(self._poll(0, _MOST_EVENTS))
         elif not self.serve(timeout) and not self._is_idle_awaited:
-            self._token.run_sync_soon(_nothing, idempotent=True)
+            self._token.run_sync_soon(nothing, idempotent=True)
         self._has_served = False
 
     @property
@@ -196,7 +196,8 @@ class Readiness(trio.abc.Instrument):
                 logger.exception("a bug while serving a socket")
 
 
-def _nothing() -> None:
+def nothing() -> None:
+    """Be the act of somebody who has none any more."""
     return
 
 

@@ -284,11 +284,10 @@ _OURS = frozenset(
 class _SocketDialling(Dialling):
     """Own a socket that is being connected."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, network: Network, address: Address) -> None:
         assert address.ip is not None, "names are resolved before dialling"
-        super().__init__(self._wait)
+        super().__init__(network, address)
         family = socket.AF_INET if address.ip.version == 4 else socket.AF_INET6
-        self._address = address
         self._socket: socket.socket | None = None
         try:
             self._socket = sock = socket.socket(family, socket.SOCK_STREAM)
@@ -303,7 +302,7 @@ class _SocketDialling(Dialling):
         except OSError as error:
             raise self._failed(error) from error
 
-    async def _wait(self) -> ByteStream:
+    async def _dial(self) -> ByteStream:
         sock = self._socket
         assert sock is not None
         try:
@@ -340,7 +339,7 @@ class SocketNetwork(Network):
         return await self.begin_dial(address).wait()
 
     def begin_dial(self, address: Address) -> Dialling:
-        return _SocketDialling(address)
+        return _SocketDialling(self, address)
 
     def listen(self, address: Address) -> SocketListener:
         return SocketListener(listening_socket(address))

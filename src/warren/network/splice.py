@@ -12,6 +12,7 @@ import trio
 
 from warren.errors import EndReason, LinkError
 from warren.network.byte_streams import ByteStream
+from warren.network.readiness import nothing
 from warren.network.streams import CircuitStream
 
 # Bytes of applications and targets are read into this one buffer and copied out in the same step.
@@ -211,4 +212,5 @@ class Splice:
             else:
                 self._socket.reset()
             self._is_over = True
-            self._on_over()
+            on_over, self._on_over = self._on_over, nothing
+            on_over()

@@ -11,6 +11,7 @@ from operator import index
 import trio
 
 from warren.errors import EndReason, ExitError
+from warren.network.readiness import nothing
 from warren.network.turn import Turn
 from warren.protocol.messages import Connected
 from warren.protocol.stream import StreamProtocol, StreamState
@@ -83,6 +84,8 @@ class CircuitStream(trio.abc.HalfCloseableStream):
         if self._news is not None:
             self._news.set()
             self._news = None
+        if self.protocol.state is StreamState.ENDED:
+            self.protocol.on_news = nothing  # there is no more, and so we end with our last user
 
     async def wait_news(self) -> None:
         """Wait until something arrived or there is more room to write."""

@@ -181,11 +181,12 @@ class Multiplexer:
         return association
 
     def _forget(self, sender: Sender) -> None:
-        """Drop what both sides have ended."""
+        """Drop what both sides have ended; it must not refer to itself, to be gone at once."""
         if isinstance(sender, Association):
             del self.associations[sender.number]
         else:
             del self.streams[sender.number]
+            sender.suspend()
 
     @property
     def count(self) -> int:

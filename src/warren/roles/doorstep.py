@@ -38,14 +38,14 @@ class Visit:
     lateness: Failure = TOO_SLOW
     rules: ListenerRules = PLAIN
     is_suspect: bool = False
-    turn_out: Callable[[], None] = field(init=False)
+    #: Ends it while it has no task; None: its scope does.
+    on_turned_out: Callable[[], None] | None = field(init=False, default=None)
     #: Who is there; a listener for both families sees IPv4 inside of IPv6.
     peer: IPAddress | None = field(init=False)
     is_local: bool = field(init=False)  # whether that is a program on this machine
     _scope: trio.CancelScope | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.turn_out = self.cancel
         ip = self.stream.remote.ip
         self.peer = (ip.ipv4_mapped or ip) if isinstance(ip, IPv6Address) else ip
         self.is_local = self.peer is not None and self.peer.is_loopback
@@ -64,9 +64,12 @@ class Visit:
         else:
             self._scope.deadline += seconds
 
-    def cancel(self) -> None:
-        """End its task, or keep it from beginning anything."""
-        self.scope.cancel()
+    def turn_out(self) -> None:
+        """End it before its time."""
+        if self.on_turned_out is not None:
+            self.on_turned_out()
+        else:
+            self.scope.cancel()
 
     @property
     def replies_early(self) -> bool:

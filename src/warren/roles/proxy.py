@@ -237,7 +237,7 @@ class _QuickWay:
         self._exchange: Exchange[Asked] | None = None
         self._head_start: HeadStart | None = None
         self._expiring = hall.expiry.watch(self._give_up)
-        visit.turn_out = self._give_up
+        visit.on_turned_out = self._give_up
 
     def enter(self) -> None:
         """Begin to read the request."""
@@ -353,7 +353,7 @@ class _QuickWay:
     def _has_left_the_doorstep(self) -> None:
         self._exchange = None
         self._expiring.end()
-        self._visit.turn_out = self._visit.cancel
+        self._visit.on_turned_out = None
 
     def _leave(self) -> None:
         self._has_left_the_doorstep()
