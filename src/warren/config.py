@@ -187,6 +187,7 @@ class ProxyConfig(ListenerConfig, frozen=True, kw_only=True):
     dns_listen: tuple[AddressText, ...] = ()
     allow_clients: tuple[RangeText, ...] = ()
     hops: Hops = 3
+    resume: bool = True
     connections: Positive = 8192
     allow_targets: tuple[AddressText, ...] = ()
     listener: tuple[ExtraListener, ...] = ()

@@ -65,6 +65,27 @@ async def upload(application: MemoryStream, data: bytes) -> None:
     application.send_eof()
 
 
+@pytest.mark.parametrize("who", ["guard", "middle", "exit"])
+async def test_without_resuming_streams_are_reset_with_their_circuit(  # T29
+    who: str, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with client_scene(tmp_path, line=LINE, resumes=False) as scene:
+        application = await scene.browse(scene.net.source(9_000_000))
+        await trio.sleep(1)
+        start = trio.current_time()
+
+        scene.cut(dict(zip(("guard", "middle", "exit"), scene.path, strict=True))[who])
+        with pytest.raises(LinkError):
+            await receive(application)
+
+        assert trio.current_time() - start < 1
+        assert scene.resuming["resumed"] == 0
+        assert scene.resuming["streams_lost"] == 1
+        another = await scene.browse(scene.net.echo())
+        await another.send_all(b"x")
+        assert await receive(another, 1) == b"x"
+
+
 @pytest.mark.parametrize("who", ["guard", "middle", "origin"])
 async def test_whichever_link_breaks_the_stream_goes_on(
     who: str, tmp_path: Path, autojump_clock: MockClock

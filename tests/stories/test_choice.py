@@ -8,14 +8,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.journeys import statistics, without_proxies
-from tests.support.labs import RunningLab
+from tests.support.labs import RunningLab, running_proxy
 from tests.support.web_origin import Origin
 from warren.status.control import ask, find_socket
 
@@ -259,6 +258,7 @@ def listeners(net: Choosing, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     )
     with running_proxy(config) as addresses:
         yield Listeners(net, folder / "state", *addresses)
+    assert "secret" not in (folder / "proxy.log").read_text()
 
 
 class Listeners:
@@ -271,28 +271,6 @@ class Listeners:
 
     def statistics(self) -> dict[str, Any]:
         return ask(find_socket(self._state))
-
-
-@contextmanager
-def running_proxy(config: Path) -> Iterator[list[str]]:
-    """Run ``warren proxy`` while inside, from the moment it is usable; gives its addresses."""
-    reader, writer = os.pipe()
-    command = [sys.executable, "-m", "warren", "proxy", "--config", str(config)]
-    with (config.parent / "proxy.log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "--ready-fd", str(writer)], stderr=log, pass_fds=[writer]
-        )
-    os.close(writer)
-    try:
-        with os.fdopen(reader) as lines:
-            said = [json.loads(lines.readline()) for _ in range(2)]
-            yield said[0]["addresses"]
-    finally:
-        process.terminate()
-        process.wait(10)
-    log_text = (config.parent / "proxy.log").read_text()
-    assert "Traceback" not in log_text
-    assert "secret" not in log_text
 
 
 @pytest.mark.parametrize("user", ["me:a secret", "me+work:a secret", "me+country=de:a secret"])

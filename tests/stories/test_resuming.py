@@ -2,12 +2,14 @@
 
 import contextlib
 import random
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.support.journeys import check_logs, read_answer, request, statistics, through
+from tests.support.labs import running_proxy
 from tests.support.survival import MEGABYTE, Town, churn, run_once, running_town
 from warren.addresses import Address
 from warren.lab.origin import digest
@@ -69,25 +71,49 @@ def test_requests_begin_again_when_their_exit_dies(town: Town) -> None:  # T33
     assert found.good > 50
 
 
-def cut_short(town: Town, trials: int, at_once: int) -> list[str]:
-    """Kill the exits of so many downloads `at_once`, `trials` in all; return what was no reset.
+@contextlib.contextmanager
+def proxy_without_resuming(town: Town) -> Iterator[str]:
+    """Run one more proxy, called ``stern``, that resets streams when their circuit dies."""
+    folder = town.folder / "stern"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    config = folder / "proxy.toml"
+    usual = tomllib.loads((town.folder / "proxy.toml").read_text())["proxy"]
+    config.write_text(
+        f'network = "{town.folder}/network.toml"\nstate = "{folder}"\n[proxy]\n'
+        f'listen = ["127.0.0.1:0"]\nallow_targets = {usual["allow_targets"]}\nresume = false\n'
+    )
+    with running_proxy(config) as [address]:
+        yield address
 
-    Every other time their middles die first: the client looks for the streams where none are left.
+
+def cut_short(
+    town: Town,
+    trials: int,
+    at_once: int,
+    deaths: Sequence[tuple[int, ...]] = ((2,), (1, 2)),
+    proxy: tuple[str, str] | None = None,
+) -> list[str]:
+    """Kill relays of so many downloads `at_once`, `trials` in all; return what was no reset.
+
+    `deaths` are the positions of those that die, in turns: the exit, or the middle before it, so
+    that the client looks for the streams where none are left. The downloads go through `proxy`,
+    its name and address, or the town's own.
     """
     wrong = []
+    name, address = proxy or ("proxy", town.lab.proxy)
     for number in range(0, trials, at_once):
         with contextlib.ExitStack() as stack:
             downloads = []
             for each in range(number, number + at_once):
-                sock = stack.enter_context(through(town.lab.proxy, web(town), user=f"cut{each}"))
+                sock = stack.enter_context(through(address, web(town), user=f"cut{each}"))
                 request(sock, f"/bytes/{100 * MEGABYTE}")
                 sock.recv(65536)
                 downloads.append(sock)
-            paths = [each["path"] for each in town.circuits()]
+            paths = [each["path"] for each in town.circuits(name)]
             assert len(paths) == at_once
-            positions = (1, 2) if number // at_once % 2 else (2,)
-            for name in dict.fromkeys(path[at] for at in positions for path in paths):
-                town.kill(name)
+            positions = deaths[number // at_once % len(deaths)]
+            for relay in dict.fromkeys(path[at] for at in positions for path in paths):
+                town.kill(relay)
             for each, sock in enumerate(downloads, number):
                 try:
                     while sock.recv(1 << 20):
@@ -109,10 +135,24 @@ def test_nothing_is_held_when_all_is_over(town: Town) -> None:
     assert [each["streams"] for each in held] == [0, 0, 0, 0]
 
 
+def test_with_resuming_off_a_dead_middle_is_a_reset_and_never_an_end(town: Town) -> None:  # T29
+    with proxy_without_resuming(town) as address:
+        assert cut_short(town, 6, 3, deaths=[(1,), (0,)], proxy=("stern", address)) == []
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_two_hundred_downloads_of_a_hundred_dead_exits_are_reset(town: Town) -> None:  # T29
     assert cut_short(town, 200, at_once=5) == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_with_resuming_off_two_hundred_downloads_of_dead_middles_are_reset(  # T29
+    town: Town,
+) -> None:
+    with proxy_without_resuming(town) as address:
+        assert cut_short(town, 200, 5, deaths=[(1,)], proxy=("stern", address)) == []
 
 
 @pytest.mark.long

@@ -107,6 +107,7 @@ async def client_scene(
     seed: int = 1,
     policy: Collection[str] = ("accept *:*",),
     guards_are_exits: bool = False,
+    resumes: bool = True,
 ) -> AsyncIterator[ClientScene]:
     """Run a client with circuits ready in a network of so many relays while inside."""
     async with small_network(relays=guards + middles + exits, line=line, seed=seed) as net:
@@ -133,7 +134,7 @@ async def client_scene(
         origin = await net.add_origin()
         keeper = GuardKeeper(DataFolder(folder / "state"), rng=Random(seed), wall_clock=wall_clock)
         directory = cast(Directory, _KnownDirectory(consensus))
-        client = Client(origin.links, directory, keeper, rng=Random(seed))
+        client = Client(origin.links, directory, keeper, rng=Random(seed), resumes=resumes)
         net.nursery.start_soon(client.run)
         await client.is_usable.wait()
         yield ClientScene(

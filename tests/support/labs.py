@@ -116,3 +116,26 @@ def wait_until_dead(pids: list[int], seconds: float = 6) -> list[int]:
     while (alive := [pid for pid in pids if is_alive(pid)]) and time.monotonic() < deadline:
         time.sleep(0.05)
     return alive
+
+
+@contextlib.contextmanager
+def running_proxy(config: Path) -> Iterator[list[str]]:
+    """Run ``warren proxy`` while inside, from the moment it is usable; gives its addresses.
+
+    Its log is ``proxy.log`` beside the file.
+    """
+    reader, writer = os.pipe()
+    command = [sys.executable, "-m", "warren", "proxy", "--config", str(config)]
+    with (config.parent / "proxy.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--ready-fd", str(writer)], stderr=log, pass_fds=[writer]
+        )
+    os.close(writer)
+    try:
+        with os.fdopen(reader) as lines:
+            said = [json.loads(lines.readline()) for _ in range(2)]
+            yield said[0]["addresses"]
+    finally:
+        process.terminate()
+        process.wait(10)
+    assert "Traceback" not in (config.parent / "proxy.log").read_text()

@@ -80,9 +80,9 @@ class Town:
         self._lifeline, self._leash = os.pipe()  # who comes back ends with this process
         self._timers: list[threading.Timer] = []
 
-    def circuits(self) -> list[dict[str, Any]]:
-        """Return the circuits of the proxy that carry streams, with the names of their relays."""
-        found = ask_statistics(self.lab, "proxy")["circuits"]
+    def circuits(self, proxy: str = "proxy") -> list[dict[str, Any]]:
+        """Return the circuits of `proxy` that carry streams, with the names of their relays."""
+        found = ask_statistics(self.lab, proxy)["circuits"]
         return [
             {**each, "path": [self._names[peer] for peer in each["path"]]}
             for each in found

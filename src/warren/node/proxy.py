@@ -49,6 +49,7 @@ async def run_proxy(
                 hops=wanted.hops,
                 allow_targets=wanted.allow_targets,
                 is_offline=lambda: peer.interruptions.is_down,
+                resumes=wanted.resume,
             )
             peer.interruptions.on_interruption.append(partial(_begin_anew, directory, client))
             proxy = Proxy(

@@ -71,8 +71,8 @@ class Client:
     """Own what this peer has of circuits as a client, and the requests that wait for an answer.
 
     Streams to `allow_targets` may reach internal addresses (EXT-16). `is_offline` tells whether
-    this machine has no network, so that silence is no fault of a guard. ``is_usable`` is set once
-    there was a circuit.
+    this machine has no network, so that silence is no fault of a guard. Unless it `resumes`,
+    streams end with their circuit. ``is_usable`` is set once there was a circuit.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class Client:
         allow_targets: Collection[Address] = (),
         rng: Random | None = None,
         is_offline: Callable[[], bool] = bool,
+        resumes: bool = True,
     ) -> None:
         rng = rng or SystemRandom()
         self._allow_targets = frozenset(allow_targets)
@@ -99,7 +100,7 @@ class Client:
             builder, paths, sessions, pool, on_orphans=self._resume, rng=rng
         )
         ways = Ways(builder.build_path, self._circuits.adopt, paths.avoid, builder.pause, own, hops)
-        self._resumer = Resumer(links.turn, directory, guards, pool, rng, ways)
+        self._resumer = Resumer(links.turn, directory, guards, pool, rng, ways, is_off=not resumes)
         self._attempts = Attempts(self._circuits, directory)
         self._background = Background(links.turn.nursery)
         self._expiry = Expiry(links.turn.nursery, CONNECT_SECONDS)

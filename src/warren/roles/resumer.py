@@ -75,7 +75,10 @@ class _Stub:
 
 
 class Resumer:
-    """Own the streams between two circuits, the middles kept for each exit, and the stubs."""
+    """Own the streams between two circuits, the middles kept for each exit, and the stubs.
+
+    When it `is_off` there are none of these: streams end with their circuit.
+    """
 
     def __init__(
         self,
@@ -85,7 +88,10 @@ class Resumer:
         pool: Pool,
         rng: Random,
         ways: Ways,
+        *,
+        is_off: bool = False,
     ) -> None:
+        self._is_off = is_off
         self._turn = turn
         self._directory = directory
         self._guards = guards
@@ -110,7 +116,7 @@ class Resumer:
         self._let_rest(slot.path)
         try:
             with trio.move_on_after(RESUME_SECONDS):
-                if await self._try(slot, handover):
+                if not self._is_off and await self._try(slot, handover):
                     self._pauses.append(trio.current_time() - began)
         finally:
             self._waiting -= 1
@@ -272,7 +278,7 @@ class Resumer:
     async def run(self) -> None:
         """Keep stubs for the exits of long transfers; runs for ever."""
         backoff = Backoff(self._rng, first=2.0)
-        while True:
+        while not self._is_off:
             await trio.sleep(_UPKEEP_SECONDS)
             try:
                 await self._keep_stubs()
