@@ -144,11 +144,7 @@ class GuardSet:
 
         That is where none of ``choose`` will do: the one that works may be the exit of the path.
         """
-        waiting = [
-            guard
-            for guard in self._listed[:PRIMARY_GUARDS]
-            if not guard.has_waited(now) and now >= self._needed_at(guard)
-        ]
+        waiting = [guard for guard in self._waiting(now) if now >= self._needed_at(guard)]
         return [guard.peer_id for guard in self._within_limit(waiting, now)]
 
     def resting(self, now: float) -> list[PeerId]:
@@ -171,11 +167,7 @@ class GuardSet:
 
     def next_need(self, now: float) -> float | None:
         """Return when ``in_need`` will have one guard more; None when it has all that wait."""
-        waiting = [
-            guard
-            for guard in self._listed[:PRIMARY_GUARDS]
-            if not guard.has_waited(now) and now < self._needed_at(guard)
-        ]
+        waiting = [guard for guard in self._waiting(now) if now < self._needed_at(guard)]
         return min(map(self._needed_at, self._within_limit(waiting, now)), default=None)
 
     def is_internet_down(self, now: float) -> bool:
@@ -207,6 +199,10 @@ class GuardSet:
     @property
     def _listed(self) -> list[Guard]:
         return [guard for guard in self._sample if guard.is_listed]
+
+    def _waiting(self, now: float) -> list[Guard]:
+        """Return the primary guards that have to wait, unless there is need."""
+        return [each for each in self._listed[:PRIMARY_GUARDS] if not each.has_waited(now)]
 
     def _needed_at(self, guard: Guard) -> float:
         """Return from when on `guard`, which has failed, may be tried out of need.
