@@ -66,9 +66,8 @@ class GuardKeeper:
 
         One that may be tried again is none of them, but for want of an answer to the last try.
         """
-        now = self._wall_clock()
-        tried = {*self._guards.choose(now), *self._guards.in_need(now)}
-        return self._slow.union(self._guards.resting(now)) - (tried - self._slow)
+        resting = self._guards.resting(self._wall_clock())
+        return self._slow.union(resting) - (self._may_be_tried() - self._slow)
 
     @property
     def rest_seconds(self) -> float:
@@ -83,9 +82,12 @@ class GuardKeeper:
 
     def has_better(self, peer_id: PeerId) -> bool:
         """Tell whether another primary guard may be tried that is not slow."""
-        now = self._wall_clock()
-        found = {*self._guards.choose(now), *self._guards.in_need(now)}.intersection(self.primary)
+        found = self._may_be_tried().intersection(self.primary)
         return not found.issubset({*self._slow, peer_id})
+
+    def _may_be_tried(self) -> set[PeerId]:
+        now = self._wall_clock()
+        return {*self._guards.choose(now), *self._guards.in_need(now)}
 
     def slow(self, peer_id: PeerId, *, is_slow: bool = True) -> None:
         """Note that the dial to `peer_id` takes long, or is over."""
