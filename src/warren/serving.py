@@ -5,7 +5,7 @@ knows nothing of state folders, publishing or who listens.
 """
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -223,10 +223,10 @@ class _Places:
         self._consensuses: tuple[Any, ...] | None = None
         self._places: frozenset[Address] = frozenset()
 
-    def __call__(self) -> Collection[Address]:
+    def __call__(self) -> Set[Address]:
         """Return the addresses as of now."""
         usable = self._archive.usable
-        if usable != self._consensuses or self._consensuses is None:
+        if usable is not self._consensuses and usable != self._consensuses:
             self._consensuses = usable
             relays = (entry.hop for consensus in usable for entry in consensus.relays)
             authorities = (each.hop for each in self._archive.network.authorities)

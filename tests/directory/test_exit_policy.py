@@ -282,8 +282,8 @@ OPEN = ExitPolicy.parse(["accept *:*"])
 
 
 def test_a_public_target_passes() -> None:
-    assert check_target(PUBLIC, 80, OPEN, nothing_is_own) is None
-    assert check_target(PUBLIC_V6, 80, OPEN, nothing_is_own) is None
+    assert check_target(Address(str(PUBLIC), 80), OPEN, nothing_is_own) is None
+    assert check_target(Address(str(PUBLIC_V6), 80), OPEN, nothing_is_own) is None
 
 
 def test_the_table_comes_before_the_policy_and_the_policy_before_what_is_own() -> None:
@@ -293,28 +293,34 @@ def test_the_table_comes_before_the_policy_and_the_policy_before_what_is_own() -
     web = ExitPolicy.parse(PROFILES["web"])
 
     assert (
-        check_target(ip("10.0.0.1"), 22, web, everything_is_own)
+        check_target(Address("10.0.0.1", 22), web, everything_is_own)
         == "never allowed: a private network"
     )
-    assert check_target(PUBLIC, 22, web, everything_is_own) == "the exit policy rejects port 22"
-    assert check_target(PUBLIC, 80, web, everything_is_own) == "never allowed: own"
+    assert (
+        check_target(Address(str(PUBLIC), 22), web, everything_is_own)
+        == "the exit policy rejects port 22"
+    )
+    assert check_target(Address(str(PUBLIC), 80), web, everything_is_own) == "never allowed: own"
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1", "::1", "169.254.169.254", "::ffff:127.0.0.1"])
 @pytest.mark.parametrize("port", [1, 80, 443, 65535])
 def test_the_table_holds_for_every_port_and_policy(text: str, port: int) -> None:  # T01
-    assert check_target(ip(text), port, OPEN, nothing_is_own) is not None
+    assert check_target(Address(text, port), OPEN, nothing_is_own) is not None
 
 
 def test_port_zero_is_refused() -> None:
-    assert check_target(PUBLIC, 0, OPEN, nothing_is_own) == "port 0"
+    assert check_target(Address(str(PUBLIC), 0), OPEN, nothing_is_own) == "port 0"
 
 
 def test_what_is_own_is_looked_for_inside_an_address_too() -> None:
     def own(address: IPAddress) -> str | None:
         return "this host" if address == PUBLIC else None
 
-    assert check_target(ip("2a00::5efe:93.184.216.34"), 80, OPEN, own) == "never allowed: this host"
+    assert (
+        check_target(Address("2a00::5efe:93.184.216.34", 80), OPEN, own)
+        == "never allowed: this host"
+    )
 
 
 def test_through_a_nat64_the_rules_are_those_for_the_address_behind_it() -> None:
@@ -322,7 +328,7 @@ def test_through_a_nat64_the_rules_are_those_for_the_address_behind_it() -> None
     policy = ExitPolicy.parse(["reject 93.184.0.0/16:*", "accept *4:80"])
 
     def check(text: str) -> str | None:
-        return check_target(ip(text), 80, policy, nothing_is_own, nat64=nat64)
+        return check_target(Address(text, 80), policy, nothing_is_own, nat64=nat64)
 
     assert check("64:ff9b::93.184.216.34") is not None
     assert check("64:ff9b::8.8.8.8") is None
@@ -337,7 +343,7 @@ def test_an_allowed_target_is_exactly_this_address_and_port() -> None:  # EXT-16
     web = ExitPolicy.parse(PROFILES["web"])
 
     def check(text: str, port: int) -> str | None:
-        return check_target(ip(text), port, web, own, allowed)
+        return check_target(Address(text, port), web, own, allowed)
 
     assert check("127.0.0.1", 8080) is None
     assert check("::1", 8080) is None
@@ -350,6 +356,6 @@ def test_an_allowed_target_is_exactly_this_address_and_port() -> None:  # EXT-16
 def test_nothing_passes_that_the_policy_rejects(address: IPAddress, port: int) -> None:
     web = ExitPolicy.parse(PROFILES["web"])
 
-    reason = check_target(address, port, web, nothing_is_own)
+    reason = check_target(Address(str(address), port), web, nothing_is_own)
 
     assert reason is not None or port in (80, 443)

@@ -178,7 +178,7 @@ def messages_backward(data: bytes) -> None:
         return
     _drain(near)
     for question in questions:
-        assert question.outcome is None or len(near.questions) < len(questions)
+        assert question.outcome is None or len(near.questions.open) < len(questions)
 
 
 def _payload_of(data: bytes) -> memoryview:

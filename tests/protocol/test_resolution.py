@@ -143,13 +143,13 @@ def test_a_question_is_answered_once() -> None:
     ends = Ends()
 
     question = ends.ask()
-    open_questions = (len(ends.near.questions), len(ends.far.questions))
+    open_questions = (len(ends.near.questions.open), len(ends.far.questions.open))
     ends.answer(ANSWER)
 
     assert question.answer == ANSWER
     assert ends.told == 1
     assert open_questions == (1, 1)
-    assert (len(ends.near.questions), len(ends.far.questions)) == (0, 0)
+    assert (len(ends.near.questions.open), len(ends.far.questions.open)) == (0, 0)
 
 
 def test_no_addresses_and_reasons_become_errors() -> None:

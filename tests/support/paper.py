@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 
 from warren.identity import KEM_CIPHERTEXT_LENGTH, KemKey, KeyPair
-from warren.protocol.exchange import Exchange, Send, Wanted, give
+from warren.protocol.exchange import Exchange, Send, Wanted, advance
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -26,7 +26,7 @@ class Side(Generic[T]):
 
     def __init__(self, exchange: Exchange[T]) -> None:
         self._exchange = exchange
-        self._wanted: Wanted | Send | None = next(exchange)
+        self._wanted: Wanted | Send = next(exchange)
         self._results: list[T] = []
         self.buffer = bytearray()
         self.sent = b""
@@ -49,17 +49,14 @@ class Side(Generic[T]):
         return self.sent[before:]
 
     def _go_on(self) -> None:
-        wanted: Wanted | Send | None = self._wanted
         try:
-            while wanted is not None:
-                if isinstance(wanted, Send):
-                    self.sent += wanted.data
-                    wanted = self._exchange.send(b"")
-                else:
-                    self._wanted = wanted
-                    wanted = give(self._exchange, wanted, self.buffer)
+            while not self.is_done:
+                self._wanted = wanted = advance(self._exchange, self._wanted, self.buffer)
+                if not isinstance(wanted, Send):
+                    return
+                self.sent += wanted.data
+                self._wanted = self._exchange.send(b"")
         except StopIteration as done:
-            self._wanted = None
             self._results.append(done.value)
 
 

@@ -76,23 +76,25 @@ class Consensus:
 
     def is_fresh(self, now: float) -> bool:
         """Tell whether no newer consensus is expected yet."""
-        return self._has_begun(now) and now < self.fresh_until
+        return self.usable_from <= now < self.fresh_until
 
     def is_valid(self, now: float) -> bool:
         """Tell whether the authorities stand by this consensus at `now`."""
-        return self._has_begun(now) and now < self.valid_until
+        return self.usable_from <= now < self.valid_until
 
     def is_usable(self, now: float) -> bool:
         """Tell whether paths may be chosen from it while there is no newer one (DIR-8)."""
-        return self._has_begun(now) and now < self.usable_until
+        return self.usable_from <= now < self.usable_until
+
+    @property
+    def usable_from(self) -> int:
+        """Return the time before which no clock may be that uses it (DIR-9)."""
+        return self.valid_after - self.parameters.clock_tolerance_seconds
 
     @property
     def usable_until(self) -> int:
         """Return the time after which it must not be used at all."""
         return self.valid_until + self.parameters.usable_hours * HOUR
-
-    def _has_begun(self, now: float) -> bool:
-        return now >= self.valid_after - self.parameters.clock_tolerance_seconds  # DIR-9
 
     def __repr__(self) -> str:
         return f"<Consensus {self.valid_after}, {len(self.relays)} relays, {self.digest.hex()[:8]}>"

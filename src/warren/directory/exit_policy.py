@@ -308,23 +308,25 @@ def _configured(
 
 
 def check_target(
-    ip: IPAddress,
-    port: int,
+    target: Address,
     policy: ExitPolicy,
     own: Callable[[IPAddress], str | None],
     allow_targets: Set[Address] = frozenset(),
     nat64: Sequence[IPv6Network] = (),
 ) -> str | None:
-    """Return why an exit must not connect to `ip` at `port`, or None when it may.
+    """Return why an exit must not connect to `target`, or None when it may.
 
-    `ip` is the resolved address. The table comes first, then `policy`, then what `own` says of
-    the exit's host and networks (``OwnAddresses.contains``); IPv4 inside IPv6 counts as well.
+    `target` is a literal: the resolved address. The table comes first, then `policy`, then what
+    `own` says of the exit's host and networks (``OwnAddresses.contains``); IPv4 inside IPv6 counts
+    as well.
     `allow_targets` exempts exactly these pairs (EXT-16). Whoever refuses ends the stream with
     ``EndReason.EXIT_POLICY``; re-entry and limits are the caller's (EXT-9, EXT-11).
     """
+    ip, port = target.ip, target.port
+    assert ip is not None, "names are resolved before they are checked"
     if port == 0:
         return "port 0"
-    if allow_targets and Address(str(ip), port) in allow_targets:
+    if target in allow_targets:
         return None
     if (denied := denied_reason(ip, nat64)) is not None:
         return f"never allowed: {denied}"

@@ -14,7 +14,7 @@ import trio
 from warren.addresses import Address
 from warren.errors import LinkError
 from warren.network.readiness import Act
-from warren.protocol.exchange import Exchange, Send, T, give
+from warren.protocol.exchange import Exchange, Send, T, advance
 
 Buffer = bytes | bytearray | memoryview
 Accept = Callable[["ByteStream"], Awaitable[None]]
@@ -38,6 +38,11 @@ class ByteStream(ABC):
     remote: Address
     local: Address
     _reading: "_Reading | None" = None
+
+    @property
+    def is_to_itself(self) -> bool:
+        """Tell whether both ends are this one, as TCP allows."""
+        return self.local == self.remote
 
     @abstractmethod
     def receive_into(self, buffer: bytearray | memoryview) -> int | None:
@@ -157,13 +162,10 @@ class ByteStream(ABC):
         wanted = next(exchange)
         try:
             while True:
+                wanted = advance(exchange, wanted, buffer)
                 if isinstance(wanted, Send):
                     await self.send_all(wanted.data)
                     wanted = exchange.send(b"")
-                    continue
-                following = give(exchange, wanted, buffer)
-                if following is not None:
-                    wanted = following
                     continue
                 count = self.receive_into(chunk)
                 if count is None:

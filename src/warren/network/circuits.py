@@ -60,7 +60,9 @@ class Circuit:
     def is_open(self) -> bool:
         """Tell whether streams can be opened: built to its last hop and alive."""
         machine = self.machine
-        return not (machine.is_closed or self._is_closing) and machine.hops == len(self.hops)
+        if self._is_closing or machine.state is CircuitState.CLOSED:
+            return False
+        return machine.hops == len(self.hops)
 
     @property
     def stream_count(self) -> int:
@@ -146,7 +148,9 @@ class Circuit:
     def _expect_room(self) -> None:
         if not self.is_open:
             raise CircuitError("the circuit is gone")
-        if self.stream_count >= MOST_STREAMS:  # one more, and the far end destroys them all
+        if (
+            self.machine.streams.count >= MOST_STREAMS
+        ):  # one more, and the far end destroys them all
             raise CircuitError("the circuit carries as many streams as it may")
 
     def close(self) -> None:

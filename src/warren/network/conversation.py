@@ -12,7 +12,7 @@ import trio
 
 from warren.errors import LinkError
 from warren.network.byte_streams import ByteStream
-from warren.protocol.exchange import Exchange, Send, T, Wanted, give
+from warren.protocol.exchange import Exchange, Send, T, advance
 
 # Read into and copied out in the same step, so one serves all.
 _CHUNK = memoryview(bytearray(4096))
@@ -44,13 +44,10 @@ class Conversation(Generic[T]):
     def go_on(self) -> None:
         """Read and answer what there is."""
         try:
-            has_more = self._read()
-            while has_more:
-                wanted = self._give()
-                if wanted is None:
-                    has_more = self._read()
-                else:
-                    self._wanted = wanted
+            while (count := self._read()) > 0:
+                self._answer()
+                if count < len(_CHUNK):  # all there was; if more comes, it calls
+                    break
         except StopIteration as done:
             self._stream.pause_reading(self._nursery)
             self._on_done(done.value)
@@ -63,21 +60,23 @@ class Conversation(Generic[T]):
             self._is_reading = True
             self._stream.read_with(self.go_on, self._nursery)
 
-    def _read(self) -> bool:
-        """Read some; return whether something was there."""
+    def _read(self) -> int:
+        """Read what there is, up to a chunk; return how many bytes that was."""
         count = self._stream.receive_into(_CHUNK)
         if count == 0:
             raise LinkError("the other side closed in the middle of the opening")
         if count is None:
-            return False
+            return 0
         self._buffer += _CHUNK[:count]
-        return True
+        return count
 
-    def _give(self) -> Wanted | Send | None:
-        """Give the exchange what it wants; return what it wants next, None when more must come."""
-        wanted = self._wanted
-        if not isinstance(wanted, Send):
-            return give(self._exchange, wanted, self._buffer)
-        if self._stream.send_now(wanted.data) < len(wanted.data):
-            raise LinkError("the other side does not read its answer")
-        return self._exchange.send(b"")
+    def _answer(self) -> None:
+        """Give the exchange what there is, and send what it says to it."""
+        exchange = self._exchange
+        while True:
+            self._wanted = wanted = advance(exchange, self._wanted, self._buffer)
+            if not isinstance(wanted, Send):
+                return
+            if self._stream.send_now(wanted.data) < len(wanted.data):
+                raise LinkError("the other side does not read its answer")
+            self._wanted = exchange.send(b"")

@@ -12,7 +12,7 @@ import socket
 import struct
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import trio
@@ -36,7 +36,6 @@ _MOST_PARTS = 512  # below Linux's IOV_MAX of 1024
 _SIOCOUTQNSD = 0x894B  # linux/sockios.h: the bytes that were never sent, not even once
 #: With the first, the end of the last descriptor is a reset: also where the system closes it.
 _NO_LINGER, _LINGER = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
-_MOST_MET = 64  # connections accepted in one go
 #: How long to wait when the system is out of descriptors: what closes makes room (DOS-8).
 _FULL_SECONDS = 0.1
 
@@ -67,9 +66,15 @@ class SocketStream(ByteStream):
             sock.close()
             raise _broken(error) from error
 
-    @cached_property
+    @property
     def local(self) -> Address:  # type: ignore[override]  # few ask, and asking costs a call
         return _address_of(self._socket.getsockname())
+
+    @property
+    def is_to_itself(self) -> bool:
+        with contextlib.suppress(OSError):  # the other side is gone: it was no such connection
+            return bool(self._socket.getsockname() == self._socket.getpeername())
+        return False
 
     def keep_send_queue_short(self, size: int = NOTSENT_BYTES) -> None:
         option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
@@ -86,6 +91,8 @@ class SocketStream(ByteStream):
 
     def keep_alive(self, seconds: int) -> None:
         sock = self._socket
+        if sock.fileno() < 0:
+            return
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in (
             ("TCP_KEEPIDLE", seconds),
@@ -180,8 +187,8 @@ class SocketStream(ByteStream):
 
     def _set_linger(self, *, is_armed: bool) -> None:
         self._is_armed = is_armed
+        option = _NO_LINGER if is_armed else _LINGER
         with contextlib.suppress(OSError):
-            option = _NO_LINGER if is_armed else _LINGER
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
 
     def _close(self) -> None:
@@ -236,15 +243,14 @@ class SocketListener(Listener):
             self._stop_meeting()
 
     def _meet(self, meet: Meet, is_full: trio.Event) -> None:
-        """Let `meet` have those who wait; set `is_full` when no more can be accepted now."""
+        """Let `meet` have who waits; set `is_full` when no more can be accepted now."""
         try:
-            for _ in range(_MOST_MET):
-                stream = self._accept()
-                if stream is None:
-                    return
-                meet(stream)
+            stream = self._accept()
         except OSError:
             is_full.set()
+            return
+        if stream is not None:
+            meet(stream)  # whoever waits behind it is told of in the next round
 
     def _stop_meeting(self) -> None:
         if self._socket.fileno() >= 0:

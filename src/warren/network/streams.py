@@ -6,6 +6,7 @@ A ``CircuitStream`` is a ``trio.abc.HalfCloseableStream`` for those who want to 
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from operator import index
 
 import trio
@@ -52,8 +53,6 @@ class CircuitStream(trio.abc.HalfCloseableStream):
         self.on_news: Callable[[], None] | None = None  # told of all news, by who reads itself
         self._news: trio.Event | None = None
         self._closed = False
-        self._sending = _OneAtATime("another task is sending on this stream")
-        self._receiving = _OneAtATime("another task is reading from this stream")
         protocol.on_news = self._on_news
         if protocol.incoming or protocol.eof_received:
             self._on_news()
@@ -109,6 +108,14 @@ class CircuitStream(trio.abc.HalfCloseableStream):
         self.turn.run()
 
     # ---- trio.abc.HalfCloseableStream
+
+    @cached_property
+    def _sending(self) -> _OneAtATime:
+        return _OneAtATime("another task is sending on this stream")
+
+    @cached_property
+    def _receiving(self) -> _OneAtATime:
+        return _OneAtATime("another task is reading from this stream")
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send `data`; wait for the other end's credit."""

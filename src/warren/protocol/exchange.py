@@ -22,21 +22,21 @@ class TooLong(ProtocolError):
     """Tell that a ``ReceiveUntil`` passed its limit without its end."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Receive:
     """Ask for exactly ``count`` bytes; nothing is read when it is 0."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Peek:
     """Ask for the first ``count`` bytes, which stay to be received."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ReceiveUntil:
     """Ask for the bytes up to and with ``end``, at most ``limit`` of them in all."""
 
@@ -44,7 +44,7 @@ class ReceiveUntil:
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Send:
     """Send ``data``; the generator is resumed with b""."""
 
@@ -79,14 +79,20 @@ def take(wanted: Wanted, buffer: bytearray) -> bytes | None:
     return data
 
 
-def give(exchange: Exchange[T], wanted: Wanted, buffer: bytearray) -> Wanted | Send | None:
-    """Give `exchange` what it `wanted`; return what it wants next, None when more must arrive.
+def advance(exchange: Exchange[T], wanted: Wanted | Send, buffer: bytearray) -> Wanted | Send:
+    """Give `exchange` what it `wanted`, and so on, as long as `buffer` has it.
 
-    Raises what the exchange raises; StopIteration has its result. A ``ReceiveUntil`` that passed
-    its limit is a TooLong for the exchange, which may have an answer to it.
+    Returns what it wants then: something to be sent, or more than there is. Raises what the
+    exchange raises; StopIteration has its result. A ``ReceiveUntil`` that passed its limit is a
+    TooLong for the exchange, which may have an answer to it.
     """
-    try:
-        taken = take(wanted, buffer)
-    except ProtocolError as error:
-        return exchange.throw(error)
-    return None if taken is None else exchange.send(taken)
+    while not isinstance(wanted, Send):
+        try:
+            taken = take(wanted, buffer)
+        except TooLong as error:
+            wanted = exchange.throw(error)
+            continue
+        if taken is None:
+            break
+        wanted = exchange.send(taken)
+    return wanted

@@ -191,7 +191,7 @@ class Multiplexer:
     @property
     def count(self) -> int:
         """Return how many streams, associations and open questions there are, ending ones too."""
-        return len(self.streams) + len(self.associations) + len(self.questions)
+        return len(self.streams) + len(self.associations) + len(self.questions.open)
 
     # ---- receiving
 

@@ -118,26 +118,23 @@ class Question:
 
 
 class Questions:
-    """Own the open questions at one end of a circuit; `push` queues a whole message."""
+    """Own the ``open`` questions at one end of a circuit; `push` queues a whole message."""
 
-    __slots__ = ("_open", "_push")
+    __slots__ = ("_push", "open")
 
     def __init__(self, push: Callable[[bytes], None]) -> None:
         self._push = push
-        self._open: dict[int, Question] = {}
-
-    def __len__(self) -> int:
-        return len(self._open)
+        self.open: dict[int, Question] = {}
 
     def ask(self, number: int, subject: Address, on_answer: Callable[[], None]) -> Question:
         """Send a question; `on_answer` is called once, at the latest when the circuit is gone."""
-        question = self._open[number] = Question(number, subject, on_answer)
+        question = self.open[number] = Question(number, subject, on_answer)
         self._push(encode_message(Message.RESOLVE, number, encode_resolve(subject)))
         return question
 
     def answer(self, question: Question, outcome: Resolved | EndReason) -> None:
         """Answer a question that came; one whose circuit is gone is answered by silence."""
-        if self._open.pop(question.number, None) is None:
+        if self.open.pop(question.number, None) is None:
             return
         question.settle(outcome)
         data = outcome.encode() if isinstance(outcome, Resolved) else bytes((outcome,))
@@ -145,20 +142,20 @@ class Questions:
 
     def receive_resolve(self, number: int, data: bytes) -> Question:
         """Take a question that came (the last hop's verb)."""
-        question = self._open[number] = Question(number, decode_resolve(data))
+        question = self.open[number] = Question(number, decode_resolve(data))
         return question
 
     def receive_resolved(self, number: int, data: bytes) -> None:
         """Take an answer (the origin's verb); one that was not asked for is a ProtocolError."""
-        question = self._open.get(number)
+        question = self.open.get(number)
         if question is None:
             refuse("a RESOLVED that was not asked for")
         outcome = decode_resolved(data, question.subject)
-        del self._open[number]
+        del self.open[number]
         question.settle(outcome)
 
     def lose_all(self, reason: EndReason) -> None:
         """Settle every open question without a word: the circuit is gone."""
-        questions, self._open = self._open, {}
+        questions, self.open = self.open, {}
         for question in questions.values():
             question.settle(reason)

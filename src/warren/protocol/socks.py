@@ -131,13 +131,14 @@ def _accept5(login: Login | None) -> Exchange[SocksRequest]:
     expect(version == 5 and reserved == 0, "a SOCKS5 request does not begin with 05, command, 00")
     if kind == _NAME:
         (length,) = yield Receive(1)
-        host = _ascii((yield Receive(length)))
     elif kind in (_IPV4, _IPV6):
-        host = str(ipaddress.ip_address((yield Receive(4 if kind == _IPV4 else 16))))
+        length = 4 if kind == _IPV4 else 16
     else:
         yield Send(_reply5(UNSUPPORTED_ADDRESS.socks5))
         refuse(f"SOCKS5 address type {kind}, expected 1, 3 or 4")
-    port = int.from_bytes((yield Receive(2)), "big")
+    place = yield Receive(length + 2)
+    port, raw = int.from_bytes(place[length:], "big"), place[:length]
+    host = _ascii(raw) if kind == _NAME else str(ipaddress.ip_address(raw))
     command = _COMMANDS_5.get(command_byte)
     if command is None:
         yield Send(_reply5(UNSUPPORTED_COMMAND.socks5))

@@ -5,6 +5,7 @@ verifies it and never goes back to an older one (DIR-6). A consensus is on the d
 replaces the one before it (REL-4). When the disk fails, the node goes on from memory.
 """
 
+import math
 from collections.abc import Callable
 
 import structlog
@@ -43,6 +44,8 @@ class Archive:
         self._folder = folder
         self._now = now
         self._held: list[Consensus] = []
+        self._usable: tuple[Consensus, ...] = ()
+        self._looked_at = self._look_again_at = 0.0  # in between it is as it was
         self._changed = trio.Event()
         self._maybe_usable = trio.Event()
         self._conflicts = 0
@@ -63,7 +66,13 @@ class Archive:
     def usable(self) -> tuple[Consensus, ...]:
         """Return all consensuses that are usable now, newest first (LNK-4)."""
         now = self._now()
-        return tuple(consensus for consensus in self._held if consensus.is_usable(now))
+        if not self._looked_at <= now < self._look_again_at:
+            held = self._held
+            turns = [time for each in held for time in (each.usable_from, each.usable_until)]
+            self._usable = tuple(consensus for consensus in held if consensus.is_usable(now))
+            self._looked_at = now
+            self._look_again_at = min((turn for turn in turns if turn > now), default=math.inf)
+        return self._usable
 
     def knows(self, peer_id: PeerId) -> bool:
         """Tell whether `peer_id` stands in a consensus that is usable now."""
@@ -118,6 +127,7 @@ class Archive:
 
     def _take(self, consensus: Consensus, document: bytes) -> None:
         self._held = [_sharing(consensus, self.newest), *self.usable][:MOST_HELD]
+        self._look_again_at = 0.0
         self.document = document
         self._changed.set()
         self._changed = trio.Event()

@@ -9,7 +9,7 @@ address that was checked, which is what defeats a name whose answer changes (EXT
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from functools import partial
 from ipaddress import IPv6Network
@@ -38,6 +38,10 @@ from warren.roles.passing_circuit import PassingCircuit
 SILENCE_SECONDS = 60
 _WATCH_SECONDS = 30.0
 
+#: The bits of a BEGIN's flags, as numbers: the enumeration is slow to say.
+_NOT_WANTED = {4: int(BeginFlags.NO_IPV4), 6: int(BeginFlags.NO_IPV6)}
+_PREFER_IPV6 = int(BeginFlags.PREFER_IPV6)
+
 
 @dataclass
 class _Open:
@@ -62,7 +66,7 @@ class Exit:
         own: OwnAddresses,
         *,
         is_relay: Callable[[PeerId], bool],
-        network_places: Callable[[], Collection[Address]],
+        network_places: Callable[[], Set[Address]],
         allow_targets: Iterable[Address] = (),
         limits: ExitLimits | None = None,
     ) -> None:
@@ -100,9 +104,8 @@ class Exit:
                 raise ExitError(EndReason.HIBERNATING)
             self.admission.count_begin(machine)
             if begin.address.ip is not None and self.admission.has_place(key):
-                (ip, *_) = self.allowed((begin.address.ip,), begin, self._policy)
-                (target,) = self._targets_for([ip], begin.address.port)
-                dialling = self._dialler.begin(target)
+                allowed = self.allowed((begin.address.ip,), begin, self._policy)
+                dialling = self._dialler.begin(self._not_crowded(allowed)[0])
                 if dialling.stream is not None:
                     self._carry(checked(dialling.stream), stream, 0)
                     return None
@@ -130,7 +133,7 @@ class Exit:
 
     def _carry(self, connection: ByteStream, stream: CircuitStream, ttl: int) -> None:
         """Splice `stream` to its target until both are through."""
-        connection.keep_alive(SILENCE_SECONDS)
+        stream.turn.soon(partial(connection.keep_alive, SILENCE_SECONDS))
         host = connection.remote.host
         self._targets[host] += 1
         self._open[stream] = _Open(0, trio.current_time())
@@ -217,8 +220,7 @@ class Exit:
             addresses, ttl = await self.look_up(circuit, begin.address, self._policy)
             allowed = self.allowed(addresses, begin, self._policy)
             expect_wanted(stream)
-            targets = self._targets_for(allowed, begin.address.port)
-            return await self._dialler.connect(targets), ttl
+            return await self._dialler.connect(self._not_crowded(allowed)), ttl
         finally:
             self.admission.leave(circuit)
 
@@ -241,38 +243,44 @@ class Exit:
 
     def allowed(
         self, addresses: Iterable[IPAddress], begin: Begin, policy: ExitPolicy
-    ) -> list[IPAddress]:
-        """Return the addresses that `policy` and all else allow, in the order to try them.
+    ) -> list[Address]:
+        """Return the targets at `addresses` that `policy` and all else allow, best first.
 
         Raises ExitError with the reason of the last refusal when there is none.
         """
-        port = begin.address.port
-        wanted = [ip for ip in addresses if _is_wanted(ip, begin.flags)]
-        places = self._network_places()
-        allowed = []
-        refusal = ExitError(EndReason.RESOLVE_FAILED, "no address of the wanted family")
-        for ip in wanted:
-            faces = (ip, *embedded_addresses(ip, self._nat64))
-            if any(Address(str(face), port) in places for face in faces):
-                # EXT-9: back into the network. PROTOCOL is not retried elsewhere.
-                raise ExitError(EndReason.PROTOCOL, "the target is a relay of this network")
-            reason = check_target(
-                ip, port, policy, self._own.contains, self._allow_targets, self._nat64
-            )
-            if reason is None:
-                allowed.append(ip)
+        port, flags = begin.address.port, int(begin.flags)
+        allowed: dict[int, list[Address]] = {4: [], 6: []}
+        refusal = EndReason.RESOLVE_FAILED, "no address of the wanted family"
+        for ip in addresses:
+            if flags & _NOT_WANTED[ip.version]:
+                continue
+            target = begin.address if ip is begin.address.ip else Address(str(ip), port)
+            objection = self._objection(ip, target, policy)
+            if objection is None:
+                allowed[ip.version].append(target)
             else:
-                refusal = ExitError(EndReason.EXIT_POLICY, reason)
-        if not allowed:
-            raise refusal
-        first = 6 if begin.flags & BeginFlags.PREFER_IPV6 else 4
-        return sorted(allowed, key=lambda ip: ip.version != first)
+                refusal = EndReason.EXIT_POLICY, objection
+        targets = allowed[6] + allowed[4] if flags & _PREFER_IPV6 else allowed[4] + allowed[6]
+        if not targets:
+            raise ExitError(*refusal)
+        return targets
 
-    def _targets_for(self, addresses: list[IPAddress], port: int) -> list[Address]:
-        """Return where to connect to, one or two; raise ExitError when all have enough streams."""
-        targets = [Address(str(ip), port) for ip in addresses]
-        limit = self._limits.streams_per_address
-        targets = [t for t in targets if self._targets[t.host] < limit][:MOST_ATTEMPTS]
+    def _objection(self, ip: IPAddress, target: Address, policy: ExitPolicy) -> str | None:
+        """Return why nothing goes to `target`, which is at `ip`, or None.
+
+        Raises ExitError when that is a place of the network itself.
+        """
+        places = self._network_places()
+        faces = [Address(str(each), target.port) for each in embedded_addresses(ip, self._nat64)]
+        if target in places or not places.isdisjoint(faces):
+            # EXT-9: back into the network. PROTOCOL is not retried elsewhere.
+            raise ExitError(EndReason.PROTOCOL, "the target is a relay of this network")
+        return check_target(target, policy, self._own.contains, self._allow_targets, self._nat64)
+
+    def _not_crowded(self, targets: list[Address]) -> list[Address]:
+        """Return those to connect to, one or two; raise ExitError when all have enough streams."""
+        counts, limit = self._targets, self._limits.streams_per_address
+        targets = [t for t in targets if counts.get(t.host, 0) < limit][:MOST_ATTEMPTS]
         if not targets:
             raise ExitError(EndReason.RESOURCE_LIMIT)
         return targets
@@ -291,7 +299,3 @@ class Exit:
 
 def _say_nothing(reason: EndReason) -> None:
     """Leave an origin without a reason: a question has no end of its own."""
-
-
-def _is_wanted(ip: IPAddress, flags: BeginFlags) -> bool:
-    return not flags & (BeginFlags.NO_IPV4 if ip.version == 4 else BeginFlags.NO_IPV6)

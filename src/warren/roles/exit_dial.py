@@ -86,8 +86,8 @@ class Dialler:
 
 
 def checked(connection: ByteStream) -> ByteStream:
-    """Return `connection`, unless it is one to itself, as TCP allows (EXT-4)."""
-    if connection.local == connection.remote:
+    """Return `connection`, unless it is one to itself (EXT-4)."""
+    if connection.is_to_itself:
         connection.reset()
         raise ExitError(EndReason.EXIT_POLICY, "a connection to itself")
     return connection

@@ -325,7 +325,7 @@ class _Outlet:
         begin = Begin(address, self._flags)
         try:
             ips, ttl = await owner.exit.look_up(self._circuit, address, owner.policy)
-            place = Address(str(owner.exit.allowed(ips, begin, owner.policy)[0]), address.port)
+            place = owner.exit.allowed(ips, begin, owner.policy)[0]
         except ExitError as error:
             is_closed = error.reason in (EndReason.EXIT_POLICY, EndReason.PROTOCOL)
             owner.counts["not allowed" if is_closed else "not resolved"] += len(name.waiting)
