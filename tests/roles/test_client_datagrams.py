@@ -226,11 +226,29 @@ async def test_an_exit_that_says_nothing_is_followed_by_another(autojump_clock: 
             end.is_silent = True
         before = trio.current_time()
 
-        with pytest.raises(ExitError):
+        with pytest.raises(ExitError) as caught:
             await scene.associate(SITE)
 
-        assert list(scene.asked.values()) == [1, 1]
-        assert trio.current_time() - before == pytest.approx(2 * CONNECT_SECONDS, abs=1)
+        assert caught.value.reason is EndReason.TIMEOUT
+        assert list(scene.asked.values()) == [2, 2]
+        assert trio.current_time() - before == pytest.approx(4 * CONNECT_SECONDS, abs=1)
+
+
+async def test_silence_of_a_while_is_outlasted(autojump_clock: MockClock) -> None:
+    """Streams and names outlast it as well: silence is no refusal."""
+    async with client_scene(WEB, WEB) as scene, trio.open_nursery() as nursery:
+        for end in scene.ends.values():
+            end.is_silent = True
+
+        async def speak_again() -> None:
+            await trio.sleep(2.5 * CONNECT_SECONDS)
+            for end in scene.ends.values():
+                end.is_silent = False
+
+        nursery.start_soon(speak_again)
+        association = await scene.associate(SITE)
+
+        assert not association.is_ended
 
 
 async def test_with_its_circuit_an_association_is_over_and_the_next_is_had_anew(
