@@ -98,7 +98,7 @@ class RelayCircuit(CircuitMachine):
         return self._ticket
 
     def extended(self, leg: Leg, message: bytes) -> None:
-        """Answer the EXTEND with the next hop's `message` of 1152 bytes; this hop forwards from now on.
+        """Answer the EXTEND with the next hop's `message` of 1152 bytes; from now on forward.
 
         A next hop that is gone again already has refused.
         """
