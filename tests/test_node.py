@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import structlog
-import trio
 
 from tests.support.directories import network_of
 from warren.addresses import Address
@@ -77,7 +76,11 @@ async def test_a_rule_of_an_exit_that_matches_nothing_is_named_in_the_log(tmp_pa
     rules = ExitConfig(policy=("accept6 1.2.3.4:80", "accept *:443"))
     config = Config(state=tmp_path / "state", relay=relay, exit=rules)
 
-    with structlog.testing.capture_logs() as logs, trio.move_on_after(0):
+    with (
+        structlog.testing.capture_logs() as logs,
+        holding_state(config, "relay"),
+        pytest.raises(ConfigError, match="uses"),  # it is told of its rules before that
+    ):
         await run_relay(config, network_of(), Announcer())
 
     assert [line["rule"] for line in logs if "matches nothing" in line["event"]] == [
