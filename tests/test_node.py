@@ -7,12 +7,13 @@ from pathlib import Path
 from random import Random
 
 import pytest
+import structlog
 import trio
 from trio.testing import MockClock
 
 from tests.support.directories import network_of
 from warren.addresses import Address
-from warren.config import Config, RelayConfig
+from warren.config import Config, ExitConfig, RelayConfig
 from warren.errors import ConfigError
 from warren.node.process import holding_state, listen
 from warren.node.relay import _drain, run_relay
@@ -87,3 +88,20 @@ async def test_an_exit_without_a_worker_yet_has_nothing_to_wait_for(
         await _drain(foreman, 30)
 
     assert trio.current_time() < 1
+
+
+async def test_a_rule_of_an_exit_that_matches_nothing_is_named_in_the_log(tmp_path: Path) -> None:
+    relay = RelayConfig(Address("127.0.0.1", 0))
+    rules = ExitConfig(policy=("accept6 1.2.3.4:80", "accept *:443"))
+    config = Config(state=tmp_path / "state", relay=relay, exit=rules)
+
+    with (
+        structlog.testing.capture_logs() as logs,
+        holding_state(config, "relay"),
+        pytest.raises(ConfigError, match="uses"),  # it is told of its rules before that
+    ):
+        await run_relay(config, network_of(), Announcer())
+
+    assert [line["rule"] for line in logs if "matches nothing" in line["event"]] == [
+        "accept6 1.2.3.4:80"
+    ]
