@@ -24,7 +24,7 @@ import pytest
 from simulation.__main__ import main as simulate
 from warren import identity
 from warren.cli.main import warren
-from warren.config import RelayLimits
+from warren.config.relay import RelayLimits
 from warren.directory import descriptor, votes
 from warren.directory.address_tables import FORBIDDEN_SUFFIXES, REFUSED_V4, REFUSED_V6
 from warren.directory.consensus import CONSENSUS_LIMIT
