@@ -30,7 +30,8 @@ from warren.protocol.link import LinkProtocol
 logger = structlog.get_logger()
 
 HANDSHAKE_SECONDS = 10.0
-IDLE_SECONDS = 180.0
+#: Few links are taken up again once their circuits are gone, and each costs a PING every 10 s.
+IDLE_SECONDS = 60.0
 MOST_HANDSHAKES = 64
 MOST_SILENCED = 256
 

@@ -36,6 +36,11 @@ _MOST_PARTS = 512  # below Linux's IOV_MAX of 1024
 _SIOCOUTQNSD = 0x894B  # linux/sockios.h: the bytes that were never sent, not even once
 #: With the first, the end of the last descriptor is a reset: also where the system closes it.
 _NO_LINGER, _LINGER = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
+#: What ``keep_alive`` sets; a system that lacks one does without it.
+_KEEP_ALIVE: tuple[int | None, ...] = tuple(
+    getattr(socket, name, None)
+    for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+)
 #: How long to wait when the system is out of descriptors: what closes makes room (DOS-8).
 _FULL_SECONDS = 0.1
 
@@ -94,14 +99,10 @@ class SocketStream(ByteStream):
         if sock.fileno() < 0:
             return
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (
-            ("TCP_KEEPIDLE", seconds),
-            ("TCP_KEEPINTVL", max(1, seconds // 4)),
-            ("TCP_KEEPCNT", 4),
-            ("TCP_USER_TIMEOUT", seconds * 1000),
-        ):  # a system that lacks one does without it
-            if hasattr(socket, name):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        values = (seconds, max(1, seconds // 4), 4, seconds * 1000)
+        for option, value in zip(_KEEP_ALIVE, values, strict=True):
+            if option is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def receive_into(self, buffer: bytearray | memoryview) -> int | None:
         try:

@@ -73,9 +73,10 @@ class Splice:
         if early:
             stream.protocol.write(early)
         stream.on_news = self._act
-        # Whoever was just connected has seldom said something yet.
-        self._is_reading = True
-        self._socket.read_with(self._readable, stream.turn.nursery)
+        if not stream.protocol.eof_due:
+            # Without a look first: whoever was just connected has seldom said something yet.
+            self._is_reading = True
+            self._socket.read_with(self._readable, stream.turn.nursery)
         self._act()
         stream.turn.run()
 
