@@ -141,6 +141,3 @@ class SimulatedClock(LoopClock):
                     logger.exception("a bug in an event")
             act_soon()
         return 0.0
-
-
-WallClock = Callable[[], float]

@@ -83,10 +83,6 @@ class Outcome:
     digest: str = ""
 
 
-class Stopped(Exception):
-    """Enough is known: an invariant is broken."""
-
-
 def simulate(scenario: Scenario, *, most_violations: int = 1) -> Outcome:
     """Simulate `scenario` and return what came of it; at most so many violations are collected.
 

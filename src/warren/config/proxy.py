@@ -9,10 +9,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from warren.addresses import Address
+from warren.addresses import Address, IPNetwork
 from warren.config.values import (
     AddressText,
-    IPNetwork,
     Positive,
     RangeText,
     Section,

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from warren.addresses import Address
+from warren.addresses import Address, IPNetwork
 from warren.config_errors import shown
 from warren.identity import PeerId
-
-IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 if TYPE_CHECKING:
     AddressText = Address

@@ -14,7 +14,7 @@ from functools import partial
 import structlog
 import trio
 
-from warren.addresses import Address
+from warren.addresses import Address, IPNetwork
 from warren.errors import ConfigError, LinkError
 from warren.network.byte_streams import ByteStream, Listener
 from warren.network.local_programs import program_at
@@ -23,7 +23,7 @@ from warren.protocol.reception import Asked
 from warren.roles.client import Beginning
 from warren.roles.datagram_desk import AssociationOpener
 from warren.roles.doorstep import Doorstep, Visit
-from warren.roles.gate import IPNetwork, lets_in
+from warren.roles.gate import lets_in
 from warren.roles.leak_watch import LeakWatch
 from warren.roles.listener_rules import PLAIN, ListenerRules
 from warren.roles.quick_way import Hall, QuickWay
