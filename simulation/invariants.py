@@ -42,7 +42,6 @@ class Audit:
 
     def __init__(self, nodes: Sequence[Node], complain: Complain) -> None:
         self.looks = 0
-        self.most_tasks = 0
         self._nodes = nodes
         self._complain = complain
 

@@ -390,7 +390,6 @@ class Wire:
         self.link_ports: frozenset[int] = frozenset()  # where a changed byte must be noticed
         self._listeners: dict[tuple[str, Address], WireListener] = {}
         self._holding: dict[WireStream, None] = {}
-        self._partitions: list[object] = []
         self.trouble = 0  # how many reasons there are for something to be blocked
         self._resumed = trio.Event()
         self._numbers = count(1)

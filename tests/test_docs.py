@@ -23,6 +23,7 @@ import pytest
 
 from simulation.__main__ import main as simulate
 from warren import identity
+from warren.addresses import Address
 from warren.cli.main import warren
 from warren.config.relay import RelayLimits
 from warren.directory import descriptor, votes
@@ -536,6 +537,8 @@ def test_the_bounds_of_answers_are_those_of_the_code() -> None:
 
     assert f"{shortest} to {longest}; {none} for an answer without addresses" in questions
     assert f"| count | 1 | 0 to {resolution.MOST_ADDRESSES};" in questions
+    least, most = (len(Address(name, 0).encode()) for name in ("a", ".".join(["a"] * 127)))
+    assert f"| addresses | {least} to {most} each |" in questions
     assert f"{dns_queries.LEAST_DATAGRAM} bytes, or what EDNS says up to " in port
     assert f" up to {dns_queries.MOST_DATAGRAM};" in port
     assert f"more than {dns_queries.MOST_QUERY_BYTES} bytes | FORMERR" in port

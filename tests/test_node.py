@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+import structlog
 
 from tests.support.directories import network_of
 from warren.addresses import Address
 from warren.config.file import Config
-from warren.config.relay import RelayConfig
+from warren.config.relay import ExitConfig, RelayConfig
 from warren.errors import ConfigError
 from warren.node.process import holding_state, listen
 from warren.node.relay import run_relay
@@ -69,3 +70,20 @@ async def test_a_relay_where_nobody_can_come_does_not_start(
         await run_relay(config, network_of(testing=False), Announcer())
 
     assert not (tmp_path / "state").exists()
+
+
+async def test_a_rule_of_an_exit_that_matches_nothing_is_named_in_the_log(tmp_path: Path) -> None:
+    relay = RelayConfig(Address("127.0.0.1", 0))
+    rules = ExitConfig(policy=("accept6 1.2.3.4:80", "accept *:443"))
+    config = Config(state=tmp_path / "state", relay=relay, exit=rules)
+
+    with (
+        structlog.testing.capture_logs() as logs,
+        holding_state(config, "relay"),
+        pytest.raises(ConfigError, match="uses"),  # it is told of its rules before that
+    ):
+        await run_relay(config, network_of(), Announcer())
+
+    assert [line["rule"] for line in logs if "matches nothing" in line["event"]] == [
+        "accept6 1.2.3.4:80"
+    ]

@@ -5,11 +5,11 @@ One sentence: a stream comes in at ``roles.proxy``, travels as cells through ``p
 
 The floors; imports go down only, and never sideways between ``protocol`` and ``directory``::
 
-    doors      cli  node  lab  workers  programs  run  serving  status  config    start it, ask it
+    doors      cli  node  lab  workers  programs  run  serving  peer  status  ...  start it, ask it
     roles      proxy  client  pool    relay  exit    authority  mirror
     network    byte_streams  links  circuits  streams  names             (trio)
     pure       protocol            |            directory     (no I/O, no clock, no chance)
-    ground     errors  config_errors  addresses  identity  storage
+    ground     errors  config_errors  addresses  identity  storage  key_files
 
 The way of a byte; the way back is the same table read upwards:
 
@@ -17,9 +17,9 @@ The way of a byte; the way back is the same table read upwards:
 1   ``roles.proxy``, ``roles.quick_way``     an application's connection becomes a request
 2   ``roles.client``, ``roles.pool``         the request becomes a stream on a circuit
 3   ``network.splice``                       carries bytes between the two
-4   ``network.streams``                      cuts bytes into relay messages, within credit
-5   ``protocol.circuit_end``, ``onion``      seals a message into a cell, one layer per hop
-6   ``network.link``                         batches cells into records on a socket
+4   ``protocol.stream``, ``outbox``          cut bytes into relay messages, within credit
+5   ``protocol.circuit_end``, ``onion``      seal messages into a cell, one layer per hop
+6   ``protocol.link``, ``network.link``      batch cells into records on a socket
 7   relay: ``network.links`` and back        takes one layer off, passes the cell on
 8   exit: ``roles.exit``                     hands the bytes to the target
 ==  =======================================  ======================================

@@ -124,7 +124,7 @@ class Address:
         Raises ProtocolError for anything but the one canonical encoding.
         """
         if len(data) < 2:
-            refuse(f"an address of {len(data)} bytes, expected at least 4")
+            refuse(f"an address of {len(data)} bytes, expected at least 5")
         kind = data[0]
         if kind == _NAME:
             return cls._decode_name(data)

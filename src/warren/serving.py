@@ -50,12 +50,12 @@ class Serving:
         resolver: "Resolver | None" = None,
         own: "OwnAddresses | None" = None,
     ) -> None:
-        self._leaving = _make_exit(exits, limits, address, peer, resolver, own)
-        self._datagrams = _make_udp_exit(self._leaving, exits, limits)
+        self._tcp_exit = _make_exit(exits, limits, address, peer, resolver, own)
+        self._udp_exit = _make_udp_exit(self._tcp_exit, exits, limits)
         self._relay = Relay(
             peer.turn,
             peer.settings,
-            _make_last_hop(peer, self._leaving, self._datagrams),
+            _make_last_hop(peer, self._tcp_exit, self._udp_exit),
             find_hops=partial(_find_hops, peer.archive),
             is_relay=peer.archive.knows,
         )
@@ -65,10 +65,10 @@ class Serving:
 
     async def run(self) -> None:
         """Answer those who dial, until cancelled."""
-        if self._leaving is not None:
-            self._peer.turn.nursery.start_soon(self._leaving.watch)
-        if self._datagrams is not None:
-            self._peer.turn.nursery.start_soon(self._datagrams.watch)
+        if self._tcp_exit is not None:
+            self._peer.turn.nursery.start_soon(self._tcp_exit.watch)
+        if self._udp_exit is not None:
+            self._peer.turn.nursery.start_soon(self._udp_exit.watch)
         await self._peer.links.serve(self._listener)
 
     async def wait_until_usable(self) -> None:
@@ -77,15 +77,15 @@ class Serving:
 
     def take_no_more(self) -> None:
         """Open nothing more for anybody; what is open may come to its end."""
-        if self._leaving is not None:
-            self._leaving.is_leaving = True
+        if self._tcp_exit is not None:
+            self._tcp_exit.is_leaving = True
 
     async def statistics(self) -> dict[str, Any]:
         """Return counters of the links, the circuits and the exit; nested, and all numbers."""
         return {
             "links": self._peer.links.statistics(),
-            "exit": self._leaving.statistics() if self._leaving is not None else None,
-            "udp": self._datagrams.statistics() if self._datagrams is not None else None,
+            "exit": self._tcp_exit.statistics() if self._tcp_exit is not None else None,
+            "udp": self._udp_exit.statistics() if self._udp_exit is not None else None,
             **self._relay.statistics(),
         }
 
@@ -191,11 +191,11 @@ def _make_exit(
 
 
 def _make_udp_exit(
-    leaving: "Exit | None", wanted: ExitConfig, bounds: RelayLimits
+    tcp_exit: "Exit | None", wanted: ExitConfig, bounds: RelayLimits
 ) -> "UdpExit | None":
     """Return what sends datagrams, or None for a relay that sends none."""
     policy = wanted.exit_udp_policy
-    if leaving is None or not policy.is_exit:
+    if tcp_exit is None or not policy.is_exit:
         return None
     from warren.roles.udp_exit import UdpExit, UdpLimits
 
@@ -203,16 +203,16 @@ def _make_udp_exit(
         associations=bounds.associations,
         associations_per_circuit=bounds.associations_per_circuit,
     )
-    return UdpExit(leaving, policy, limits=limits)
+    return UdpExit(tcp_exit, policy, limits=limits)
 
 
-def _make_last_hop(peer: Peer, leaving: "Exit | None", datagrams: "UdpExit | None") -> LastHop:
+def _make_last_hop(peer: Peer, tcp_exit: "Exit | None", udp_exit: "UdpExit | None") -> LastHop:
     """Return what serves that which ends at this relay."""
     directory = answer_directory(Mirror(peer.archive).handle)
-    if leaving is None:
+    if tcp_exit is None:
         return LastHop(directory)
-    serve_datagrams = datagrams.serve if datagrams is not None else refuse_datagrams
-    return LastHop(directory, leaving.serve, serve_datagrams, leaving.resolve)
+    serve_datagrams = udp_exit.serve if udp_exit is not None else refuse_datagrams
+    return LastHop(directory, tcp_exit.serve, serve_datagrams, tcp_exit.resolve)
 
 
 class _Places:

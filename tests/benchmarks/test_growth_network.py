@@ -15,8 +15,8 @@ from benchmarks.growth_network import (
 )
 from warren.directory.consensus import Verdict, compare, read_consensus
 from warren.directory.descriptor import read_descriptor
+from warren.directory.exit_index import read_policy
 from warren.directory.network_file import parse_network_file
-from warren.directory.path import read_policy
 from warren.directory.relays import Flag
 from warren.directory.tally import count_votes
 from warren.directory.votes import read_vote

@@ -538,6 +538,8 @@ async def test_a_download_that_stalls_is_noticed_though_nothing_was_asked(
 async def test_a_long_way_gets_more_time(autojump_clock: MockClock) -> None:
     """What the PINGs took says how long an answer may take."""
     async with small_network(2, line=Line(latency=2.0)) as net:
+        first, second = net.relays  # an EXTEND alone would have too little time for the link
+        await first.links.get(second.hop, is_anonymous=False)
         origin = await net.add_origin()
         circuit = await origin.build(net.hops)
         target = net.target().local

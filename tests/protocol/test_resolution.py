@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from warren.addresses import Address
 from warren.errors import EndReason, ExitError, NotFound, ProtocolError
 from warren.protocol.messages import Message, encode_message
-from warren.protocol.multiplexer import Multiplexer
+from warren.protocol.multiplexer import MOST_STREAMS, Multiplexer
 from warren.protocol.resolution import (
     MOST_ADDRESSES,
     Question,
@@ -202,6 +202,28 @@ def test_a_circuit_that_is_lost_settles_its_questions() -> None:
     assert caught.value.reason is EndReason.DESTROY
     assert ends.told == 1
     assert not ends.far.outbox.has_something
+
+
+def test_answers_that_nobody_takes_are_bounded() -> None:  # FLO-1, EXT-11
+    """An origin that grants no credit could let any number of them wait, at no cost to itself."""
+    ends = Ends()
+
+    for number in range(1, MOST_STREAMS + 1):
+        ends.far.receive(payload_of(resolve(number)))
+        ends.far.questions.answer(ends.came.pop(), EndReason.EXIT_POLICY)
+
+    with pytest.raises(ProtocolError, match="nobody takes"):
+        ends.far.receive(payload_of(resolve(MOST_STREAMS + 1)))
+
+
+def test_an_answer_that_has_left_makes_room_for_another_question() -> None:
+    ends = Ends()
+
+    for _ in range(2 * MOST_STREAMS):
+        ends.ask()
+        ends.answer(ANSWER)
+
+    assert ends.told == 2 * MOST_STREAMS
 
 
 def test_questions_count_as_streams_do() -> None:  # EXT-11

@@ -212,21 +212,6 @@ async def test_waiters_get_the_first_usable_consensus(
     assert await archive.wait_for_consensus() is archive.newest
 
 
-async def test_a_change_can_be_waited_for(archive: Archive, nursery: trio.Nursery) -> None:
-    archive.offer(document(0))
-    got: list[Consensus] = []
-
-    async def wait() -> None:
-        got.append(await archive.wait_for_change())
-
-    nursery.start_soon(wait)
-    await trio.testing.wait_all_tasks_blocked()
-    archive.offer(document(0.5))
-    await trio.testing.wait_all_tasks_blocked()
-
-    assert [consensus.valid_after for consensus in got] == [NOW + HOUR // 2]
-
-
 async def test_a_peer_with_another_consensus_is_noticed(
     archive: Archive, capsys: pytest.CaptureFixture[str]
 ) -> None:  # DIR-7

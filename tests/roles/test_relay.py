@@ -22,7 +22,7 @@ from warren.protocol.messages import Begin
 from warren.roles.circuit_builder import BUILD_SECONDS
 from warren.roles.last_hop import Rest, refuse_streams
 from warren.roles.passing_circuit import PassingCircuit
-from warren.roles.relay import Relay
+from warren.roles.relay import EXTEND_SECONDS, Relay
 
 TARGET = Address("5.6.0.1", 80)
 STRANGER = "5.5.66.6"
@@ -127,6 +127,48 @@ async def test_a_next_hop_that_hangs_is_given_up_in_time(autojump_clock: MockClo
         assert str(error) == "hop 2 of 2: the hop before it could not reach it"
         assert trio.current_time() < BUILD_SECONDS  # the origin is still there to hear it
         assert [link.protocol.legs for link in last.links] == [{}]
+
+
+async def test_a_link_that_took_long_leaves_its_next_hop_less_time(
+    autojump_clock: MockClock,
+) -> None:
+    async with small_network(relays=1) as net, trio.open_nursery() as nursery:
+        last = await net.add_relay(on_create=instead(say_nothing))
+        three = Three(net, await net.add_origin())
+
+        async def resume_later() -> None:
+            await trio.sleep(EXTEND_SECONDS - 2)
+            net.memory.resume(last.host)
+
+        net.memory.stall(last.host)
+        nursery.start_soon(resume_later)
+        error = await three.fail(net.hops)
+
+        assert str(error) == "hop 2 of 2: the hop before it could not reach it"
+        assert trio.current_time() < BUILD_SECONDS
+        assert [link.protocol.legs for link in last.links] == [{}]
+
+
+async def test_an_extend_is_answered_once_whatever_happens_after_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with small_network(relays=1) as net, trio.open_nursery() as nursery:
+        first = net.relays[0]
+        last = await net.add_relay(on_create=instead(say_nothing))
+        origin = await net.add_origin()
+        nursery.start_soon(origin.build, net.hops)
+        await trio.sleep(1)
+        net.memory.stall(origin.host)  # it hears nothing, and does not destroy the circuit
+        net.memory.stall(last.host)
+
+        await trio.sleep(EXTEND_SECONDS)
+        link = first.links.find(last.hop.peer_id)
+        assert link is not None
+        link.close()
+        await wait_all_tasks_blocked()
+
+        assert [circuit.machine.cells_backward for circuit in first.circuits] == [1]
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_next_hop_that_refuses_is_reported(autojump_clock: MockClock) -> None:

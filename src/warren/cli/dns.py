@@ -43,8 +43,9 @@ def dns(
     \b
         dig -p 1053 @127.0.0.1 example.com
 
-    It has circuits of its own. Where a proxy runs already, let that one answer: set dns_listen in
-    section [proxy] of its configuration, or give it --dns-listen.
+    It has circuits of its own, and the state folder of a proxy unless --state names another. Where
+    a proxy runs already, let that one answer: set dns_listen in section [proxy] of its
+    configuration, or give it --dns-listen.
     """  # noqa: D301  click keeps the layout of a paragraph that begins with a backspace
     from warren.node.proxy import run_proxy
 

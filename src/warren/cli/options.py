@@ -62,7 +62,7 @@ def config_options(function: F) -> F:
         click.option(
             "--state",
             type=FOLDER,
-            help="Folder for what must be remembered; ~/.local/state/warren/ROLE unless given.",
+            help="State folder; ~/.local/state/warren/ROLE unless given (proxy, relay, authority).",
         ),
         click.option("--network", type=EXISTING_FILE, help="Network file: which network this is."),
         click.option(

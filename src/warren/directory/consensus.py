@@ -48,6 +48,8 @@ _MOST_ITEMS = 32 * MOST_RELAYS
 class Consensus:
     """Hold a consensus; its times are whole Unix seconds.
 
+    A newer one is expected from ``fresh_until`` on, and the authorities stand by it to
+    ``valid_until``; whether paths may be chosen from it is asked of ``is_usable`` (DIR-8).
     ``digest`` are the first 32 bytes of the SHA-512 that the authorities signed, and
     ``previous_digest`` those of the consensus before it, zeros when there was none (DIR-7).
     """
@@ -73,14 +75,6 @@ class Consensus:
     def get(self, peer_id: PeerId) -> RelayEntry | None:
         """Return the relay with `peer_id`, or None when it is not listed."""
         return self._index.get(peer_id)
-
-    def is_fresh(self, now: float) -> bool:
-        """Tell whether no newer consensus is expected yet."""
-        return self.usable_from <= now < self.fresh_until
-
-    def is_valid(self, now: float) -> bool:
-        """Tell whether the authorities stand by this consensus at `now`."""
-        return self.usable_from <= now < self.valid_until
 
     def is_usable(self, now: float) -> bool:
         """Tell whether paths may be chosen from it while there is no newer one (DIR-8)."""

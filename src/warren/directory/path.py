@@ -21,8 +21,6 @@ from warren.directory.relays import Flag, RelayEntry
 from warren.errors import NoPathError
 from warren.identity import PeerId
 
-__all__ = ["PathIndex", "choose_path", "index_of", "read_policy"]
-
 SHORTEST, LONGEST = 2, 5
 #: Exits are kept ready for so many kinds of targets, each with its countries one by one.
 _MOST_POOLS = 256
@@ -44,13 +42,13 @@ class PathIndex:
         self._running = len(running)
         self._total = sum(map(weight_of, running))
         self._middles = self._pools(running, rather_without=Flag.EXIT)
-        self._leaving = [entry for entry in running if Flag.EXIT in entry.flags]
-        self._exits = ExitIndex(self._leaving)
+        self._exit_entries = [entry for entry in running if Flag.EXIT in entry.flags]
+        self._exits = ExitIndex(self._exit_entries)
         self._exit_pools: dict[tuple[Exits, str | None], Sequence[Pool]] = {}
 
     @cached_property
     def _udp_exits(self) -> ExitIndex:
-        return ExitIndex(self._leaving, by_udp=True)  # few clients send datagrams
+        return ExitIndex(self._exit_entries, by_udp=True)  # few clients send datagrams
 
     def choose(
         self,

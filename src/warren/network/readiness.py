@@ -60,18 +60,19 @@ class Readiness(trio.abc.Instrument):
     but may set events, cancel scopes and start tasks.
     """
 
-    def __init__(self, trios: int | None) -> None:
-        self._trios = trios
-        self.is_working = trios is not None  # whether sockets can be served here at all
+    def __init__(self, trio_descriptor: int | None) -> None:
+        """Take the descriptor that trio sleeps on; without it nothing can be served here."""
+        self._trio_descriptor = trio_descriptor
+        self.is_working = trio_descriptor is not None
         self._readers: dict[int, Act] = {}
         self._writers: dict[int, Act] = {}
         self._soon: list[Act] = []
         self._has_served = False
         self._trio_is_due = False
         self._token = trio.lowlevel.current_trio_token()
-        if trios is not None:
+        if trio_descriptor is not None:
             self._epoll = select.epoll()
-            self._epoll.register(trios, _IN)
+            self._epoll.register(trio_descriptor, _IN)
             self._poll = self._epoll.poll
 
     # ---- who serves what
@@ -165,11 +166,11 @@ class Readiness(trio.abc.Instrument):
         return 0.0
 
     def _dispatch(self, events: list[tuple[int, int]]) -> bool:
-        """Call those whose sockets are ready; return whether trio's own are among them."""
-        is_trios = False
+        """Call those whose sockets are ready; return whether trio's own is among them."""
+        is_trio_woken = False
         for descriptor, happened in events:
-            if descriptor == self._trios:
-                is_trios = True
+            if descriptor == self._trio_descriptor:
+                is_trio_woken = True
                 continue
             if happened != _OUT:
                 self._call(self._readers.get(descriptor))
@@ -178,7 +179,7 @@ class Readiness(trio.abc.Instrument):
                 self._unregister(descriptor)
                 self._call(act)
         self.act_soon()
-        return is_trios
+        return is_trio_woken
 
     def act_soon(self) -> None:
         """Do what was to be done soon, and what that makes to be done soon."""

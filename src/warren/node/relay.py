@@ -9,6 +9,7 @@ from functools import partial
 from random import SystemRandom
 from typing import Any
 
+import structlog
 import trio
 
 from warren.addresses import Address
@@ -35,6 +36,8 @@ from warren.workers.channel import Assignment, NewConsensus, NewKeys
 from warren.workers.foreman import Foreman
 from warren.workers.shares import make_assignment
 
+logger = structlog.get_logger()
+
 _CELLS_PER_MEGABYTE = 256
 _DRAIN_LOOK_SECONDS = 0.2
 
@@ -44,6 +47,7 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
     wanted = config.relay
     assert wanted is not None
     _check_address(wanted.address or wanted.listen, network)
+    _warn_of_idle_rules(config.exit)
     with holding_state(config, "relay") as folder:
         files = KeyFiles(folder, SystemKeys())
         keys = relay_keys(files, files)
@@ -120,6 +124,16 @@ def _check_address(address: Address, network: NetworkFile) -> None:
             "address the public address and port, and let a router pass that port on to this "
             "machine"
         )
+
+
+def _warn_of_idle_rules(exits: ExitConfig) -> None:
+    """Name the rules that were written for nothing (conventions D9)."""
+    for policy in (exits.exit_policy, exits.exit_udp_policy):
+        for rule in policy.warnings:
+            logger.warning(
+                "a rule of the exit policy matches nothing: accept6 and reject6 are for IPv6 only",
+                rule=rule,
+            )
 
 
 def _default_megabytes() -> int:

@@ -6,8 +6,9 @@
 
 One size for everything, so that an observer of record lengths learns nothing but volume.
 Circuit and command are read as two 32-bit words: a reserved byte that is not zero makes the
-second word one that no command has. What the bodies of RELAY cells say once their onion layers
-are off is in ``protocol.messages``.
+second word one that no command has. Whatever is decoded here takes a whole body of 4088 bytes and
+raises ProtocolError unless it is in its one form. What the bodies of RELAY cells say once their
+onion layers are off is in ``protocol.messages``.
 """
 
 import struct
@@ -58,7 +59,7 @@ def cell_header(circuit: int, command: Command) -> bytes:
 
 
 def make_cell(circuit: int, command: Command, body: bytes = b"") -> bytes:
-    """Return a whole cell: header, `body`, zeros."""
+    """Return a whole cell: header, `body` of at most 4088 bytes, zeros."""
     assert len(body) <= BODY_LENGTH
     return HEADER.pack(circuit, command << 24) + body + ZEROS[: BODY_LENGTH - len(body)]
 

@@ -25,7 +25,11 @@ class CellSource(Protocol):
 
 
 class CircuitUser(Protocol):
-    """Be what a leg belongs to; a ProtocolError it raises destroys the circuit only."""
+    """Be what a leg belongs to.
+
+    A ProtocolError from ``receive_run`` or ``receive_created`` comes back as a ``violation``: it
+    costs the circuit, not the link.
+    """
 
     def receive_run(
         self, leg: "Leg", command: Command, cells: memoryview, start: int, count: int
@@ -33,7 +37,7 @@ class CircuitUser(Protocol):
         """Take `count` cells at `cells[start:]`, a buffer that is reused afterwards."""
 
     def receive_created(self, leg: "Leg", message: bytes) -> None:
-        """Take the answer to a CREATE."""
+        """Take the answer to a CREATE: message 2, 1152 bytes."""
 
     def leg_lost(self, leg: "Leg") -> None:
         """Note that the other side destroyed the circuit, or that the link is gone."""

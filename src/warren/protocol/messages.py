@@ -5,7 +5,8 @@
     payload = message … | zeros          message = command u8 | stream u32 | length u16 | data
 
 A message is never split over cells; small ones share a cell. Only the last hop of a circuit and
-its origin read messages. This module knows their fields; what may follow what is decided in
+its origin read messages. This module knows their fields: whatever is decoded here raises
+ProtocolError for anything but what ``encode`` makes. What may follow what is decided in
 ``protocol.origin_circuit``, ``protocol.relay_circuit`` and ``protocol.stream``.
 """
 
@@ -76,7 +77,10 @@ def encode_message(command: Message, stream: int, data: bytes = b"") -> bytes:
 
 @dataclass(frozen=True)
 class Extend:
-    """Ask the last hop to extend the circuit to ``peer_id``, wherever it finds it."""
+    """Ask the last hop to extend the circuit to ``peer_id``, wherever it finds it.
+
+    ``message`` is the origin's message 1 for the new hop, 1248 bytes.
+    """
 
     peer_id: PeerId
     suite: Suite
@@ -102,7 +106,7 @@ def encode_extended(status: ExtendStatus, message: bytes = b"") -> bytes:
 
 
 def decode_extended(data: bytes) -> tuple[ExtendStatus, bytes]:
-    """Read an EXTENDED's data: status and message 2."""
+    """Read an EXTENDED's data: status, and message 2 or nothing."""
     try:
         status = ExtendStatus(data[0])
     except (IndexError, ValueError):
@@ -114,7 +118,7 @@ def decode_extended(data: bytes) -> tuple[ExtendStatus, bytes]:
 
 @dataclass(frozen=True)
 class Begin:
-    """Ask the last hop to connect to ``address``."""
+    """Ask the last hop to connect to ``address``, whose port is not 0."""
 
     address: Address
     flags: BeginFlags = ANY_FAMILY

@@ -36,8 +36,8 @@ from warren.protocol.pace import Pace
 from warren.protocol.resolution import Question, Questions
 from warren.protocol.stream import StreamProtocol
 
-#: Streams one circuit may carry at once, those whose second END is awaited and questions that are
-#: not answered included (EXT-11).
+#: Streams one circuit may carry at once, those whose second END is awaited and questions whose
+#: answer has not left included (EXT-11).
 MOST_STREAMS = 512
 _DATA = Message.DATA
 _NONE: frozenset[int] = frozenset()
@@ -294,6 +294,10 @@ class Multiplexer:
 
     def _receive_question(self, number: int, data: bytes) -> None:
         self._take_number(number)
+        # An answer counts until it has left, as its question does at the origin; or one that gives
+        # no credit for cells could let any number of them wait here (FLO-1).
+        waiting = self.outbox.count_waiting(Message.RESOLVED)
+        expect(self.count + waiting < self.most_streams, "too many answers that nobody takes")
         question = self.questions.receive_resolve(number, data)
         assert self.on_question is not None, "the last hop has somebody to answer"
         self.on_question(question)

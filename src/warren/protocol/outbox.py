@@ -60,6 +60,10 @@ class Outbox:
         if self._queue(sender):
             self._on_send()
 
+    def count_waiting(self, command: Message) -> int:
+        """Return how many of the whole messages that wait to be sent are a `command`."""
+        return sum(message[0] == command for message in self._urgent)
+
     def clear(self) -> None:
         """Forget everything: the circuit is gone."""
         self._urgent.clear()

@@ -49,7 +49,8 @@ class RelayCircuit(CircuitMachine):
     ) -> None:
         """Take the leg the CREATE came on; CREATED is the caller's to send, first.
 
-        `barred` is who an EXTEND may not name: this relay and the previous hop (CIR-1).
+        `depth` is this hop's 0-based position, `secrets` what its handshake gave. `barred` is who
+        an EXTEND may not name: this relay and the previous hop (CIR-1).
         """
         super().__init__(CircuitState.OPEN)
         self.previous = leg
@@ -98,7 +99,7 @@ class RelayCircuit(CircuitMachine):
         return self._ticket
 
     def extended(self, leg: Leg, message: bytes) -> None:
-        """Answer the EXTEND: the next hop said `message`; from now on this hop forwards.
+        """Answer the EXTEND with the next hop's `message` of 1152 bytes; from now on forward.
 
         A next hop that is gone again already has refused.
         """
@@ -151,7 +152,10 @@ class RelayCircuit(CircuitMachine):
     def receive_run(
         self, leg: Leg, command: Command, cells: memoryview, start: int, count: int
     ) -> None:
-        """Pass `count` cells on, or read them at the last hop."""
+        """Pass `count` cells on, or read them at the last hop.
+
+        Raises ProtocolError when a layer does not open or a message is out of order.
+        """
         if leg is not self.previous:
             if command is not Command.RELAY:
                 refuse("a backward RELAY_EARLY")

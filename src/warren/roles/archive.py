@@ -46,7 +46,6 @@ class Archive:
         self._held: list[Consensus] = []
         self._usable: tuple[Consensus, ...] = ()
         self._looked_at = self._look_again_at = 0.0  # in between it is as it was
-        self._changed = trio.Event()
         self._maybe_usable = trio.Event()
         self._conflicts = 0
         self._load()
@@ -83,13 +82,6 @@ class Archive:
         while (current := self.current) is None:
             await self._maybe_usable.wait()
         return current
-
-    async def wait_for_change(self) -> Consensus:
-        """Wait for the next consensus that is newer than all before."""
-        await self._changed.wait()
-        newest = self.newest
-        assert newest is not None
-        return newest
 
     def look_again(self) -> None:
         """Let those who wait for a usable consensus look: the clock may be right now (DIR-9)."""
@@ -129,8 +121,6 @@ class Archive:
         self._held = [_sharing(consensus, self.newest), *self.usable][:MOST_HELD]
         self._look_again_at = 0.0
         self.document = document
-        self._changed.set()
-        self._changed = trio.Event()
         self.look_again()
         for callback in self.on_change:
             callback(self._held[0])

@@ -340,6 +340,6 @@ class Authority:
                 self._folder.keep(f"{name}-b", second)
 
     def statistics(self) -> dict[str, int]:
-        """Return what the status page shows."""
+        """Return what ``warren status`` shows of it."""
         ballot = self._ballots[0].statistics() if self._ballots else {}
         return {**self._counts, **self._book.statistics(), **self._mirror.statistics(), **ballot}

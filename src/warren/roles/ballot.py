@@ -107,7 +107,7 @@ class Ballot:
         ]
 
     def statistics(self) -> dict[str, int]:
-        """Return what the status page shows."""
+        """Return what ``warren status`` shows of it."""
         return {"votes": len(self._votes), "signatures": len(self._signatures)}
 
     def _fits(self, signature: DetachedSignature) -> bool:

@@ -12,8 +12,7 @@ from random import Random
 import structlog
 import trio
 
-from warren.directory.exit_index import Target
-from warren.directory.path import read_policy
+from warren.directory.exit_index import Target, read_policy
 from warren.directory.relays import RelayEntry
 from warren.errors import CircuitError, DirectoryError
 from warren.identity import PeerId

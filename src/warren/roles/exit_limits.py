@@ -17,7 +17,11 @@ from warren.protocol.relay_circuit import RelayCircuit
 
 @dataclass(frozen=True)
 class ExitLimits:
-    """Bound what clients can ask of an exit (EXT-10, EXT-11)."""
+    """Bound what clients can ask of an exit (EXT-10, EXT-11).
+
+    ``begin_burst`` is how many streams and questions a circuit may begin at once, behind which
+    come ``begins_per_second``; ``streams_per_address`` are those open to one target's address.
+    """
 
     streams_per_circuit: int = 512
     begins_per_second: int = 2000

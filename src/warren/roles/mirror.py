@@ -131,7 +131,7 @@ class Directory:
                 await self._sleep((hasty if is_hasty else patient).next_wait())
 
     def statistics(self) -> dict[str, Any]:
-        """Return what the status page shows; times are Unix seconds, 0 for none."""
+        """Return what ``warren status`` shows of it; times are Unix seconds, 0 for none."""
         newest = self.archive.newest
         relays = newest.relays if newest else ()
         exits = Counter(entry.country for entry in relays if Flag.EXIT in entry.flags)
@@ -266,7 +266,7 @@ class Mirror:
         return Response(200, document)
 
     def statistics(self) -> dict[str, int]:
-        """Return what the status page shows."""
+        """Return what ``warren status`` shows of it."""
         return {"consensuses_served": self._served}
 
 

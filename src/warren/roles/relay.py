@@ -29,8 +29,8 @@ from warren.roles.passing_circuit import PassingCircuit
 
 logger = structlog.get_logger()
 
-#: How long a hop may take to answer CREATE, its link included. Less than an origin waits for its
-#: circuit, or nobody would be there to hear which hop it was.
+#: How long an EXTEND may take, until the next hop's CREATED is here. Less than an origin waits for
+#: its circuit, or nobody would be there to hear which hop it was.
 EXTEND_SECONDS = 10.0
 #: How long an exit holds the streams of a circuit that died, with their sockets (protocol §5.4).
 HOLD_SECONDS = 60.0
@@ -39,12 +39,38 @@ FindHops = Callable[[PeerId], Iterable[Hop]]
 
 
 class _Extension:
-    """Be the next leg's user until its CREATE is answered; then it is the circuit's."""
+    """Own one EXTEND until it is answered: the time it has, and then the next leg.
 
-    def __init__(self, relay: "Relay", machine: RelayCircuit, leg: Leg) -> None:
-        self._relay, self._machine, self._leg = relay, machine, leg
+    It is that leg's user until the CREATE on it is answered; then the circuit is.
+    """
+
+    def __init__(self, relay: "Relay", machine: RelayCircuit, extend: Extend) -> None:
+        self.peer_id = extend.peer_id
+        self.dialling: trio.CancelScope | None = None  # of a task that waits for the link
+        self._relay, self._machine, self._extend = relay, machine, extend
+        self._leg: Leg | None = None
+        self._is_answered = False
         self._expiring = relay.expiry.watch(self._expire)
-        leg.user = self
+
+    def create(self, link: Link) -> None:
+        """Send the next hop its CREATE; its answer, or the want of one, does the rest."""
+        if self._machine.is_closed:  # the origin gave up while the link was made
+            self._expiring.end()
+            return
+        extend = self._extend
+        try:
+            self._leg = link.create(self._machine.depth + 1, extend.suite, extend.message)
+        except LinkError:
+            self.refuse(ExtendStatus.UNREACHABLE)
+        else:
+            self._leg.user = self
+
+    def refuse(self, status: ExtendStatus) -> None:
+        """Answer with a reason, unless another was given: a leg that was given up may be lost."""
+        self._expiring.end()
+        if not self._is_answered:
+            self._is_answered = True
+            self._machine.refuse_extend(status)
 
     def receive_created(self, leg: Leg, message: bytes) -> None:
         """Join the circuit to the hop that said `message`."""
@@ -57,25 +83,24 @@ class _Extension:
 
     def leg_lost(self, leg: Leg) -> None:
         """Pass on that the next hop refused, or that its link broke."""
-        self._refuse(ExtendStatus.REFUSED)
+        self.refuse(ExtendStatus.REFUSED)
 
     def violation(self, leg: Leg, error: ProtocolError) -> None:
         """Give the next hop up."""
         leg.destroy()
-        self._refuse(ExtendStatus.REFUSED)
+        self.refuse(ExtendStatus.REFUSED)
 
     def receive_run(self, *_: object) -> None:
         """Refuse: the next hop speaks only once the circuit goes through it."""
         raise ProtocolError("a cell from a hop that was not joined yet")
 
     def _expire(self) -> None:
-        self._leg.destroy()
-        self._refuse(ExtendStatus.UNREACHABLE)
+        if self._leg is not None:
+            self._leg.destroy()
+        elif self.dialling is not None:
+            self.dialling.cancel()
+        self.refuse(ExtendStatus.UNREACHABLE)
         self._relay.turn.run()
-
-    def _refuse(self, status: ExtendStatus) -> None:
-        self._expiring.end()
-        self._machine.refuse_extend(status)
 
 
 def _anybody(peer_id: PeerId) -> bool:
@@ -180,32 +205,24 @@ class Relay:
     def _extend(self, circuit: PassingCircuit, extend: Extend) -> None:
         """Join the circuit to the peer that EXTEND names, over a link there is or will be."""
         assert self.links is not None
+        extension = _Extension(self, circuit.machine, extend)
         link = self.links.find(extend.peer_id)
         if link is None:
-            circuit.start(self._extend_later, circuit.machine, extend)
+            circuit.start(self._extend_later, extension)
         else:
-            self._create(link, circuit.machine, extend)
+            extension.create(link)
 
-    async def _extend_later(self, machine: RelayCircuit, extend: Extend) -> None:
-        try:
-            with trio.fail_after(EXTEND_SECONDS):
-                link = await self._find_link(extend.peer_id)
-        except (LinkError, trio.TooSlowError):
-            machine.refuse_extend(ExtendStatus.UNREACHABLE)
-            return
-        if link is None:
-            machine.refuse_extend(ExtendStatus.UNKNOWN_PEER)
-        elif not machine.is_closed:  # or the origin gave up while the link was made
-            self._create(link, machine, extend)
-
-    def _create(self, link: Link, machine: RelayCircuit, extend: Extend) -> None:
-        """Send the next hop its CREATE; its answer, or the want of one, does the rest."""
-        try:
-            leg = link.create(machine.depth + 1, extend.suite, extend.message)
-        except LinkError:
-            machine.refuse_extend(ExtendStatus.UNREACHABLE)
-        else:
-            _Extension(self, machine, leg)
+    async def _extend_later(self, extension: _Extension) -> None:
+        with trio.CancelScope() as extension.dialling:
+            try:
+                link = await self._find_link(extension.peer_id)
+            except LinkError:
+                extension.refuse(ExtendStatus.UNREACHABLE)
+                return
+            if link is None:
+                extension.refuse(ExtendStatus.UNKNOWN_PEER)
+            else:
+                extension.create(link)
 
     async def _find_link(self, peer_id: PeerId) -> Link | None:
         """Return a link to `peer_id`: one we have, or one to where a consensus says it is."""

@@ -151,7 +151,7 @@ class RelayBook:
         )
 
     def statistics(self) -> dict[str, int]:
-        """Return what the status page shows."""
+        """Return what ``warren status`` shows of it."""
         running = sum(relay.is_running for relay in self._relays.values())
         return {"relays_known": len(self._relays), "relays_running": running}
 

@@ -64,20 +64,21 @@ class UdpLimits:
 
 
 class UdpExit:
-    """Own the associations that end here; the checks of targets, and their limits, are `exit`'s.
+    """Own the associations that end here.
 
+    The checks of targets, and the limits on names and beginnings, are those of `tcp_exit`.
     ``counts`` says what became of datagrams, by what was done or why they were dropped.
     """
 
     def __init__(
         self,
-        leaving: Exit,
+        tcp_exit: Exit,
         policy: ExitPolicy,
         *,
         open_socket: OpenSocket = UdpSocket,
         limits: UdpLimits | None = None,
     ) -> None:
-        self.exit = leaving
+        self.exit = tcp_exit
         self.policy = policy
         self.open_socket = open_socket
         self.limits = limits or UdpLimits()
