@@ -10,7 +10,8 @@ import structlog
 
 from tests.support.directories import network_of
 from warren.addresses import Address
-from warren.config import Config, ExitConfig, RelayConfig
+from warren.config.file import Config
+from warren.config.relay import ExitConfig, RelayConfig
 from warren.errors import ConfigError
 from warren.node.process import holding_state, listen
 from warren.node.relay import run_relay
