@@ -19,7 +19,7 @@ from simulation.chance import SeededKeys, dice, seeded_identity
 from simulation.disks import MemoryFolder
 from simulation.wire import LOOPBACK, WireNetwork
 from warren.addresses import Address
-from warren.config import ExitConfig, RelayLimits
+from warren.config.relay import ExitConfig, RelayLimits
 from warren.directory.descriptor import Descriptor
 from warren.directory.network_file import NetworkFile
 from warren.errors import EndReason, ExitError

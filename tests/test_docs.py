@@ -25,7 +25,7 @@ from simulation.__main__ import main as simulate
 from warren import identity
 from warren.addresses import Address
 from warren.cli.main import warren
-from warren.config import RelayLimits
+from warren.config.relay import RelayLimits
 from warren.directory import descriptor, votes
 from warren.directory.address_tables import FORBIDDEN_SUFFIXES, REFUSED_V4, REFUSED_V6
 from warren.directory.consensus import CONSENSUS_LIMIT
@@ -37,7 +37,16 @@ from warren.directory.signatures import SIGNATURE_SIZE
 from warren.errors import ConfigError, EndReason
 from warren.identity import Suite
 from warren.network.circuits import CLOSING_SECONDS
-from warren.protocol import cells, dns_queries, handshake, messages, noise, resolution, resume
+from warren.protocol import (
+    cells,
+    dns_queries,
+    handshake,
+    holdings,
+    messages,
+    noise,
+    resolution,
+    resume,
+)
 from warren.protocol.cells import Command
 from warren.protocol.ciphers import TAG_LENGTH
 from warren.protocol.datagrams import MOST_DATAGRAM, MOST_WAITING
@@ -429,7 +438,7 @@ def test_the_limits_of_resuming_are_those_of_the_code() -> None:
     assert f"for {HOLD_SECONDS:.0f} s" in text
     assert HOLD_SECONDS == RESUME_SECONDS
     assert f"up to {CLOSING_SECONDS:.0f} s" in text
-    assert f"at most {resume.MOST_HELD_STREAMS} streams" in text
+    assert f"at most {holdings.MOST_HELD_STREAMS} streams" in text
     assert f"{ENOUGH_UNSENT // 1024} KiB more" in text
 
 

@@ -13,7 +13,8 @@ from trio.testing import MockClock
 
 from tests.support.directories import network_of
 from warren.addresses import Address
-from warren.config import Config, ExitConfig, RelayConfig
+from warren.config.file import Config
+from warren.config.relay import ExitConfig, RelayConfig
 from warren.errors import ConfigError
 from warren.node.process import holding_state, listen
 from warren.node.relay import _drain, run_relay

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from warren.cli.main import warren
-from warren.config import ExitConfig
+from warren.config.relay import ExitConfig
 
 UNIT = Path(__file__).parent.parent / "configs" / "warren-relay.service"
 PROGRAM = "/opt/warren/.venv/bin/warren"

@@ -14,7 +14,7 @@ The floors; imports go down only, and never sideways between ``protocol`` and ``
 The way of a byte; the way back is the same table read upwards:
 
 ==  =======================================  ======================================
-1   ``roles.proxy``, ``roles.requests``      an application's connection becomes a request
+1   ``roles.proxy``, ``roles.quick_way``     an application's connection becomes a request
 2   ``roles.client``, ``roles.pool``         the request becomes a stream on a circuit
 3   ``network.splice``                       carries bytes between the two
 4   ``protocol.stream``, ``outbox``          cut bytes into relay messages, within credit

@@ -18,6 +18,7 @@ from functools import lru_cache
 from warren.errors import ProtocolError, expect, refuse
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _NAME, _IPV4, _IPV6 = 1, 4, 6
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\Z")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from warren.addresses import Address
-from warren.config import ExitConfig, RelayLimits
+from warren.config.relay import ExitConfig, RelayLimits
 from warren.identity import Hop, PeerId, Suite
 from warren.key_files import KeyFiles
 from warren.network.byte_streams import Listener

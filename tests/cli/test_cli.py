@@ -15,7 +15,8 @@ from warren.addresses import Address
 from warren.cli import main as command_line
 from warren.cli.main import COMMANDS, warren
 from warren.cli.options import ADDRESS, override
-from warren.config import Config, ProxyConfig
+from warren.config.file import Config
+from warren.config.proxy import ProxyConfig
 from warren.errors import ConfigError
 from warren.founding import authority_folder, found_network
 from warren.status.control import serve_control

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warren.addresses import Address
-from warren.config import load_config
+from warren.config.file import load_config
 from warren.country_files import load_countries
 from warren.errors import ConfigError
 from warren.lab.line import Impairment

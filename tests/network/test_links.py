@@ -21,8 +21,16 @@ from tests.support.memory_network import Line, MemoryStream, receive
 from tests.support.small_network import Origin, RelayPeer, SmallNetwork, small_network, tasks_in
 from warren.errors import ExitError, LinkError
 from warren.identity import Hop, Identity
-from warren.network.link import PING_SECONDS, SILENCE_SECONDS, WATCH_SECONDS, Link, OnCreate
-from warren.network.links import HANDSHAKE_SECONDS, IDLE_SECONDS, MOST_HANDSHAKES, MOST_SILENCED
+from warren.network.link import (
+    HANDSHAKE_SECONDS,
+    PING_SECONDS,
+    SILENCE_SECONDS,
+    WATCH_SECONDS,
+    Link,
+    OnCreate,
+)
+from warren.network.links import IDLE_SECONDS
+from warren.network.strangers import MOST_HANDSHAKES, MOST_SILENCED
 from warren.protocol.cells import Command, encode_ready, make_cell
 from warren.protocol.link import CreateRequested
 from warren.protocol.round_trips import LEAST_PATIENCE

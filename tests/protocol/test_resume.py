@@ -17,18 +17,12 @@ from tests.support.paper_network import (
 from warren.errors import EndReason, ProtocolError
 from warren.protocol.circuit import Resumed
 from warren.protocol.credit import CreditBudget
+from warren.protocol.handover import Handover
+from warren.protocol.holdings import Holdings
 from warren.protocol.messages import Message, Standing, StandingFlags, encode_message
 from warren.protocol.origin_circuit import OriginCircuit
 from warren.protocol.relay_circuit import RelayCircuit
-from warren.protocol.resume import (
-    MOST_NAMES,
-    Handover,
-    Holdings,
-    Resume,
-    Ticket,
-    cut,
-    encode_resume,
-)
+from warren.protocol.resume import MOST_NAMES, Resume, Ticket, cut, encode_resume
 from warren.protocol.stream import StreamProtocol, StreamState
 
 KIB = 1024

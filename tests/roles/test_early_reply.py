@@ -8,9 +8,9 @@ import trio
 import trio.lowlevel
 from trio.testing import MockClock
 
-from tests.support.choosing_network import UNKNOWN, client_network
-from tests.support.house import GRANTED, House, words
-from tests.support.memory_network import receive
+from tests.support.choosing_network import UNKNOWN
+from tests.support.house import House, open_house, words
+from tests.support.memory_network import MemoryStream, receive
 from warren.errors import EndReason, LinkError
 from warren.network.streams import CircuitStream
 from warren.roles.client import CONNECT_SECONDS
@@ -21,12 +21,16 @@ from warren.roles.requests import ProxyLimits
 
 @pytest.fixture
 async def house(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[House]:
-    async with client_network(tmp_path, 6, {4: "de", 5: "de", 6: "fr"}) as net:
-        house = House(net, ProxyLimits(attach_seconds=30), ListenerRules(early_reply=True))
-        nursery.start_soon(house.serve)
-        await house.wait_open()
+    limits, rules = ProxyLimits(attach_seconds=30), ListenerRules(early_reply=True)
+    async with open_house(tmp_path, nursery, limits, rules) as house:
         yield house
-        house.scope.cancel()
+
+
+@pytest.fixture
+async def early(house: House) -> MemoryStream:
+    """Return an application that was told of success, while the first exit stays silent."""
+    house.net.exits.silent.add(7)
+    return await house.enter(words(7))
 
 
 async def read(stream: CircuitStream, size: int) -> bytes:
@@ -43,10 +47,8 @@ async def test_success_is_told_before_the_exit_answers(
     house.net.exits.silent.add(7)
     start = trio.current_time()
 
-    application = await house.visit(words(7))
-    answer = await receive(application, len(GRANTED))
+    await house.enter(words(7))
 
-    assert answer == GRANTED
     assert trio.current_time() - start < 1
     assert house.proxy.statistics()["replied_early"] == 2  # with the one that claimed a circuit
 
@@ -54,8 +56,7 @@ async def test_success_is_told_before_the_exit_answers(
 async def test_what_is_said_meanwhile_goes_along_and_goes_on(
     house: House, autojump_clock: MockClock
 ) -> None:
-    application = await house.visit(words(1) + b"one ")
-    await receive(application, len(GRANTED))
+    application = await house.enter(words(1) + b"one ")
     for word in (b"two ", b"three "):
         await application.send_all(word)
         await trio.lowlevel.checkpoint()
@@ -78,8 +79,7 @@ async def test_a_stream_that_is_begun_again_is_told_all_of_it_again(  # SID-6
     house: House, autojump_clock: MockClock
 ) -> None:
     house.net.exits.silent.add(7)
-    application = await house.visit(words(7) + b"early ")
-    await receive(application, len(GRANTED))
+    application = await house.enter(words(7) + b"early ")
     await house.net.exits.wait_for(7)
     first = house.net.exits.streams[7]
     await application.send_all(b"later ")
@@ -96,13 +96,14 @@ async def test_a_stream_that_is_begun_again_is_told_all_of_it_again(  # SID-6
 
 @pytest.mark.parametrize("size", [MOST_KEPT - 1, MOST_KEPT, MOST_KEPT + 1, 5 * MOST_KEPT])
 async def test_no_more_is_taken_than_can_be_told_again(
-    house: House, nursery: trio.Nursery, autojump_clock: MockClock, size: int
+    house: House,
+    early: MemoryStream,
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,
+    size: int,
 ) -> None:
-    house.net.exits.silent.add(7)
     sent = bytes(range(251)) * (size // 251 + 1)
-    application = await house.visit(words(7))
-    await receive(application, len(GRANTED))
-    nursery.start_soon(application.send_all, sent[:size])
+    nursery.start_soon(early.send_all, sent[:size])
     await house.net.exits.wait_for(7)
     await trio.sleep(1)
     taken_first = house.net.exits.streams[7].protocol.received
@@ -115,27 +116,24 @@ async def test_no_more_is_taken_than_can_be_told_again(
 
 
 async def test_what_cannot_be_reached_is_a_reset(house: House, autojump_clock: MockClock) -> None:
-    application = await house.visit(words(1, b"nowhere" + UNKNOWN.encode()))
-    answer = await receive(application, len(GRANTED))
+    application = await house.enter(words(1, b"nowhere" + UNKNOWN.encode()))
 
     with pytest.raises(LinkError):
         await receive(application)
 
-    assert answer == GRANTED
     numbers = house.proxy.statistics()
     assert (numbers["replied_in_vain"], numbers["connections_open"]) == (1, 1)
 
 
-async def test_what_takes_too_long_is_a_reset(house: House, autojump_clock: MockClock) -> None:
-    application = await house.visit(words(7))
-    house.net.exits.silent.add(7)
-    await receive(application, len(GRANTED))
+async def test_what_takes_too_long_is_a_reset(
+    house: House, early: MemoryStream, autojump_clock: MockClock
+) -> None:
     for _ in range(5):
         await trio.sleep(CONNECT_SECONDS / 2)
         house.net.exits.silent.add(7)
 
     with pytest.raises(LinkError):
-        await receive(application)
+        await receive(early)
 
     await trio.sleep(5)
     assert house.proxy.statistics()["connections_open"] == 1
@@ -144,8 +142,7 @@ async def test_what_takes_too_long_is_a_reset(house: House, autojump_clock: Mock
 async def test_an_end_before_the_stream_is_connected_is_passed_on(  # SID-5
     house: House, autojump_clock: MockClock
 ) -> None:
-    application = await house.visit(words(1))
-    await receive(application, len(GRANTED))
+    application = await house.enter(words(1))
     await application.send_all(b"all")
     application.send_eof()
     await house.net.exits.wait_for(1)
@@ -160,14 +157,11 @@ async def test_an_end_before_the_stream_is_connected_is_passed_on(  # SID-5
 
 
 async def test_who_breaks_off_before_the_stream_is_connected_resets_it(  # SID-4
-    house: House, autojump_clock: MockClock
+    house: House, early: MemoryStream, autojump_clock: MockClock
 ) -> None:
-    house.net.exits.silent.add(7)
-    application = await house.visit(words(7))
-    await receive(application, len(GRANTED))
     await house.net.exits.wait_for(7)
 
-    application.reset()
+    early.reset()
     await trio.sleep(1)
 
     assert house.net.exits.streams[7].reason is EndReason.MISC
@@ -175,16 +169,12 @@ async def test_who_breaks_off_before_the_stream_is_connected_resets_it(  # SID-4
 
 
 async def test_whoever_was_told_of_success_is_reset_when_the_proxy_stops(  # SID-4
-    house: House, autojump_clock: MockClock
+    house: House, early: MemoryStream, autojump_clock: MockClock
 ) -> None:
-    house.net.exits.silent.add(7)
-    application = await house.visit(words(7))
-    await receive(application, len(GRANTED))
-
     house.scope.cancel()
 
     with pytest.raises(LinkError):
-        await receive(application)
+        await receive(early)
 
 
 async def test_connect_is_answered_when_it_is_true(  # FE-7

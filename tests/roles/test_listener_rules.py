@@ -22,7 +22,7 @@ from tests.roles.test_proxy import (
     listen,
     open_door,
 )
-from warren.config import Apart
+from warren.config.proxy import Apart
 from warren.errors import NoPathError
 from warren.protocol.choice import Choice
 from warren.protocol.front import Isolation, Login

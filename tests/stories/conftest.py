@@ -4,11 +4,13 @@ A story that kills peers runs a network of its own. When all is told, no peer ma
 bug, or what somebody asked for.
 """
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.browsers import Canary, canary
 from tests.support.daemons import Daemon, running_daemons
 from tests.support.handmade import HandmadeNetwork, running_handmade_network
 from tests.support.journeys import check_logs
@@ -75,6 +77,18 @@ def kitchen(lab: RunningLab, origin: Origin, daemons: dict[str, Daemon], tmp_pat
     """Return where recipes of docs/clients.md are tried against the lab."""
     ports = {name: daemon.address.port for name, daemon in daemons.items()}
     return Kitchen(tmp_path, lab.proxy, origin, ports)
+
+
+@pytest.fixture
+def udp() -> Iterator[Canary]:
+    with canary(socket.SOCK_DGRAM) as bird:
+        yield bird
+
+
+@pytest.fixture
+def tcp() -> Iterator[Canary]:
+    with canary(socket.SOCK_STREAM) as bird:
+        yield bird
 
 
 @pytest.fixture(scope="session")

@@ -3,19 +3,22 @@
 Each canary is first shown to hear a Chromium that only has its proxy set, or none.
 """
 
-import contextlib
-import json
-import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote
 
 import pytest
 
-from tests.support.browsers import WINDOWLESS, Canary, canary, trust
+from tests.support.browsers import (
+    WINDOWLESS,
+    Canary,
+    Page,
+    profiles,
+    running,
+    trust,
+    warren_browser,
+)
 from tests.support.journeys import statistics, wait_until
 from tests.support.labs import RunningLab
 from tests.support.recipes import Kitchen, Recipe, recipes_of
@@ -37,23 +40,11 @@ const found = [];
 const peer = new RTCPeerConnection({ iceServers: [{ urls: "stun:STUN" }] });
 peer.onicecandidate = ({ candidate }) => {
   if (candidate) found.push(candidate.candidate);
-  else fetch("/found?" + encodeURIComponent(JSON.stringify(found)));
+  else fetch("SEEN?" + encodeURIComponent(JSON.stringify(found)));
 };
 peer.createDataChannel("x");
 peer.createOffer().then((offer) => peer.setLocalDescription(offer));
 </script>"""
-
-
-@pytest.fixture
-def udp() -> Iterator[Canary]:
-    with canary(socket.SOCK_DGRAM) as bird:
-        yield bird
-
-
-@pytest.fixture
-def tcp() -> Iterator[Canary]:
-    with canary(socket.SOCK_STREAM) as bird:
-        yield bird
 
 
 @pytest.fixture
@@ -65,30 +56,11 @@ def chromium(kitchen: Kitchen) -> Iterator[Path]:
         yield kitchen.put_before("chromium", *WINDOWLESS)
 
 
-@contextlib.contextmanager
-def running(kitchen: Kitchen, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `command` while inside, and end it."""
-    process = subprocess.Popen(command, cwd=kitchen.table, env=kitchen.environment)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        finally:
-            process.kill()
-
-
-def profiles(kitchen: Kitchen) -> list[Path]:
-    return list(Path(kitchen.environment["TMPDIR"]).glob("warren-browser-*"))
-
-
 def browse(kitchen: Kitchen, lab: RunningLab, page: str, *options: str) -> str:
     """Return what ``warren browser`` shows of `page`; Chromium has these `options` besides."""
     chromium = kitchen.put_before("chromium", *WINDOWLESS, "--dump-dom", *options)
-    command = [sys.executable, "-m", "warren", "browser", "--proxy", lab.proxy]
     done = subprocess.run(
-        [*command, "--browser", str(chromium), page],
+        [*warren_browser(lab.proxy, str(chromium)), page],
         env=kitchen.environment,
         capture_output=True,
         text=True,
@@ -99,9 +71,8 @@ def browse(kitchen: Kitchen, lab: RunningLab, page: str, *options: str) -> str:
     return done.stdout
 
 
-def publish_leaky_page(origin: Origin, path: str, stun: Address) -> None:
-    page = LEAKY_PAGE.replace("STUN", str(stun))
-    origin.files[path] = ("text/html", page.encode())
+def leaky_page(origin: Origin, path: str, stun: Address) -> Page:
+    return Page(origin, path, LEAKY_PAGE.replace("STUN", str(stun)))
 
 
 # ---- the recipes
@@ -123,9 +94,9 @@ def test_a_browser_shows_the_page(kitchen: Kitchen, chromium: Path, recipe: Reci
 def test_webrtc_of_a_plain_chromium_goes_around_the_proxy(
     kitchen: Kitchen, chromium: Path, origin: Origin, lab: RunningLab, udp: Canary
 ) -> None:
-    publish_leaky_page(origin, "/leaky", udp.address)
+    page = leaky_page(origin, "/leaky", udp.address)
     proxy = f"--proxy-server=socks5://{lab.proxy}"
-    command = [str(chromium), "--user-data-dir=profile", proxy, origin.url("/leaky")]
+    command = [str(chromium), "--user-data-dir=profile", proxy, page.url]
 
     with running(kitchen, command):
         wait_until(lambda: bool(udp.heard), GATHERING_SECONDS, "a STUN request")
@@ -174,20 +145,13 @@ def test_a_chromium_without_proxy_speaks_quic(
 def test_a_page_in_warren_browser_finds_no_address_and_sends_no_datagram(
     kitchen: Kitchen, chromium: Path, origin: Origin, lab: RunningLab, udp: Canary
 ) -> None:
-    publish_leaky_page(origin, "/tight", udp.address)
-    before = len(origin.requests)
-    command = [sys.executable, "-m", "warren", "browser", "--proxy", lab.proxy]
-    command += ["--browser", str(chromium), origin.url("/tight")]
+    page = leaky_page(origin, "/tight", udp.address)
 
-    def told() -> list[str]:
-        return [path for path in origin.paths()[before:] if path.startswith("/found?")]
-
-    with running(kitchen, command) as process:
-        wait_until(lambda: bool(told()), GATHERING_SECONDS, "the page's report")
+    with running(kitchen, [*warren_browser(lab.proxy, str(chromium)), page.url]) as process:
+        wait_until(lambda: bool(page.reports()), GATHERING_SECONDS, "the page's report")
         during = profiles(kitchen)
 
-    [report] = told()
-    assert json.loads(unquote(report.partition("?")[2])) == []
+    assert page.reports() == [[]]
     assert udp.heard == []
     assert (len(during), profiles(kitchen), process.returncode) == (1, [], 0)
 

@@ -1,13 +1,19 @@
-"""A real Chromium without a window, what it trusts, and canaries for what goes around the proxy."""
+"""Real browsers without a window, pages that tell what they find, canaries for what goes around."""
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
+from tests.support.recipes import Kitchen
+from tests.support.web_origin import Origin
 from warren.addresses import Address
 
 #: What a test's Chromium needs besides its own arguments: no window, no sandbox for root.
@@ -27,6 +33,49 @@ def trust(home: Path, certificate: Path) -> None:
     add = ["-A", "-t", "C,,", "-n", "origin", "-i", str(certificate)]
     subprocess.run([*database, "-N", "--empty-password"], check=True)
     subprocess.run([*database, *add], check=True)
+
+
+def warren_browser(proxy: str, browser: str) -> list[str]:
+    """Return the command that starts `browser` with the proxy at `proxy`."""
+    return [sys.executable, "-m", "warren", "browser", "--proxy", proxy, "--browser", browser]
+
+
+@contextlib.contextmanager
+def running(kitchen: Kitchen, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `command` while inside, and end it."""
+    process = subprocess.Popen(command, cwd=kitchen.table, env=kitchen.environment)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        finally:
+            process.kill()
+
+
+def profiles(kitchen: Kitchen) -> list[Path]:
+    """Return the profiles that ``warren browser`` has there now."""
+    return list(Path(kitchen.environment["TMPDIR"]).glob("warren-browser-*"))
+
+
+class Page:
+    """Own one page of the origin, at `path`, that tells the origin what it has found.
+
+    Its script asks for SEEN? with JSON behind it.
+    """
+
+    def __init__(self, origin: Origin, path: str, text: str) -> None:
+        self.url = origin.url(path)
+        self._origin = origin
+        self._report = f"/seen{path}?"
+        page = text.replace("SEEN?", self._report)
+        origin.files[path] = ("text/html", page.encode())
+
+    def reports(self) -> list[Any]:
+        """Return what it has told so far."""
+        told = [path for path in self._origin.paths() if path.startswith(self._report)]
+        return [json.loads(unquote(path.partition("?")[2])) for path in told]
 
 
 class Canary:

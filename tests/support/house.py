@@ -1,10 +1,13 @@
 """A house with a front door: a proxy in memory, above a client with circuits to real exits."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import trio
 
-from tests.support.choosing_network import ClientNetwork
+from tests.support.choosing_network import ClientNetwork, client_network
 from tests.support.memory_network import MemoryStream, receive
 from warren.addresses import Address
 from warren.roles.listener_rules import PLAIN, ListenerRules
@@ -47,7 +50,7 @@ class House:
         await self._is_open.wait()
         await self.net.client.is_usable.wait()
         await trio.sleep(5)
-        await receive(await self.visit(words(999)), len(GRANTED))
+        await self.enter(words(999))
 
     async def dial(self) -> MemoryStream:
         """Return the connection of an application that has not said anything."""
@@ -60,7 +63,29 @@ class House:
         await application.send_all(said)
         return application
 
+    async def enter(self, said: bytes) -> MemoryStream:
+        """Return the connection of an application that `said` something and was let through."""
+        application = await self.visit(said)
+        assert await receive(application, len(GRANTED)) == GRANTED
+        return application
+
     @property
     def tasks(self) -> int:
         """Return how many tasks the visits have."""
         return len(self.nursery.child_tasks)
+
+
+@asynccontextmanager
+async def open_house(
+    folder: Path,
+    nursery: trio.Nursery,
+    limits: ProxyLimits | None = None,
+    rules: ListenerRules = PLAIN,
+) -> AsyncIterator[House]:
+    """Serve applications while inside, over six relays of which three are exits."""
+    async with client_network(folder, 6, {4: "de", 5: "de", 6: "fr"}) as net:
+        house = House(net, limits or ProxyLimits(), rules)
+        nursery.start_soon(house.serve)
+        await house.wait_open()
+        yield house
+        house.scope.cancel()

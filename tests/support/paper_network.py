@@ -36,13 +36,13 @@ from warren.protocol.handshake import (
     certify_link_key,
     initiate_link,
 )
+from warren.protocol.holdings import Holdings
 from warren.protocol.leg import Leg
 from warren.protocol.link import CreateRequested, LinkProtocol
 from warren.protocol.messages import Connected, ExtendStatus
 from warren.protocol.origin_circuit import OriginCircuit
 from warren.protocol.records import MOST_RECORD, MOST_RECORD_CELLS, RecordKey
 from warren.protocol.relay_circuit import RelayCircuit
-from warren.protocol.resume import Holdings
 from warren.protocol.stream import StreamProtocol
 
 NETWORK_ID = bytes(range(32))

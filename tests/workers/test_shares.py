@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tests.support.directories import NETWORK, identity
 from warren.addresses import Address
-from warren.config import MOST_WORKERS, RelayLimits, parse_config
+from warren.config.file import parse_config
+from warren.config.relay import MOST_WORKERS, RelayLimits
 from warren.directory.network_file import parse_network_file
 from warren.identity import Suite, SystemKeys
 from warren.network.link import RelayKeys

@@ -12,7 +12,8 @@ import trio
 
 from tests.support.directories import NETWORK, consensus_document, identity
 from warren.addresses import Address
-from warren.config import Config, RelayConfig
+from warren.config.file import Config
+from warren.config.relay import RelayConfig
 from warren.errors import DirectoryError
 from warren.identity import Hop, KeyPair, Suite, SystemKeys
 from warren.network.link import RelayKeys

@@ -15,7 +15,7 @@ def keys(state: Path | None) -> None:
     The peer id is what a relay is known by. Others name it in their family. It does not change
     as long as the file identity.key is kept, so keep a copy of it in a safe place.
     """
-    from warren.config import Config, state_directory
+    from warren.config.file import Config, state_directory
     from warren.identity import SystemKeys
     from warren.key_files import IDENTITY_FILE, KeyFiles
     from warren.storage import DataFolder

@@ -92,7 +92,7 @@ def checksum(file: Path) -> None:
 
     The file is checked first and stays as it was if something in it is wrong.
     """
-    from warren.config import read_file
+    from warren.config.file import read_file
     from warren.directory.network_file import parse_network_file, renew_checksum
     from warren.storage import replace_public
 
@@ -125,7 +125,7 @@ def relays(
     They are those of the newest consensus in the state folder that --state names. Without it
     that of this user's proxy is read, and if there is none to use, the authorities are asked.
     """
-    from warren.config import load_network, state_directory
+    from warren.config.file import load_network, state_directory
     from warren.directory.relays import Flag, is_country
     from warren.listing import fetch_consensus, read_held, usable_consensus
 

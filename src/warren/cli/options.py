@@ -11,7 +11,7 @@ from warren.addresses import Address
 from warren.errors import ConfigError
 
 if TYPE_CHECKING:
-    from warren.config import Config
+    from warren.config.file import Config
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S")
@@ -97,7 +97,7 @@ def process_options(function: F) -> F:
 
 def read_options(config: Path | None, *, network: Path | None, state: Path | None) -> "Config":
     """Load the configuration file, if any, and let the options override it."""
-    from warren.config import load_config
+    from warren.config.file import load_config
 
     given = {"network": network, "state": state}
     return override(load_config(config), **{k: v for k, v in given.items() if v is not None})

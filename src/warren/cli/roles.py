@@ -20,7 +20,7 @@ from warren.cli.options import (
 from warren.errors import ConfigError
 
 if TYPE_CHECKING:
-    from warren.config import Config
+    from warren.config.file import Config
     from warren.directory.network_file import NetworkFile
     from warren.service import Announcer
 
@@ -96,7 +96,7 @@ def relay(
     A relay passes on cells it cannot read. It opens connections to targets only when section
     [exit] of its configuration names a policy; see configs/relay.toml and configs/exit.toml.
     """
-    from warren.config import RelayConfig
+    from warren.config.relay import RelayConfig
     from warren.node.relay import run_relay
 
     settings = read_options(config, network=network, state=state)
@@ -142,7 +142,7 @@ def authority(
 
 def run_role(run: "Run", settings: "Config", while_open: int | None, ready_fd: int | None) -> None:
     """Run the role until it is told to end, then exit."""
-    from warren.config import load_network
+    from warren.config.file import load_network
     from warren.service import LogStyle, run_process
 
     network = load_network(settings)

@@ -33,7 +33,7 @@ def status(state: Path | None, path: Path | None) -> None:
 
 
 def _only_state() -> Path:
-    from warren.config import ROLES, Config, state_directory
+    from warren.config.file import ROLES, Config, state_directory
     from warren.status.control import answers, find_socket
     from warren.status.running import find_running
 

@@ -10,11 +10,9 @@ table is found in ``network.own_addresses``.
 import ipaddress
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
-from warren.addresses import Address, IPAddress
-
-IPNetwork = IPv4Network | IPv6Network
+from warren.addresses import Address, IPAddress, IPNetwork
 
 #: Refused always, on all ports (EXT-6); the text is the reason given in logs and tests.
 REFUSED_V4 = {

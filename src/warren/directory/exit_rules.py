@@ -14,7 +14,8 @@ fit into 64 rules.
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from warren.directory.address_tables import REFUSED_NETWORKS, IPNetwork, network_bounds
+from warren.addresses import IPNetwork
+from warren.directory.address_tables import REFUSED_NETWORKS, network_bounds
 
 MOST_PORT = 0xFFFF
 LONGEST_RULE = 256  # DIR-3

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from warren.addresses import Address, IPAddress
-from warren.config import MOST_WORKERS
+from warren.config.relay import MOST_WORKERS
 from warren.directory.relays import UNKNOWN_COUNTRY, is_country
 from warren.errors import ConfigError
 from warren.lab.line import Impairment

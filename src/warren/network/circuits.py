@@ -18,12 +18,12 @@ from warren.network.link import Link
 from warren.network.streams import CircuitStream
 from warren.network.turn import Turn
 from warren.protocol.circuit import CircuitState, Closed, ExtendFailed, HopAdded, Resumed
+from warren.protocol.handover import Handover
 from warren.protocol.handshake import CircuitInitiator
 from warren.protocol.messages import ANY_FAMILY, BeginFlags, ExtendStatus
 from warren.protocol.multiplexer import MOST_STREAMS
 from warren.protocol.origin_circuit import OriginCircuit
 from warren.protocol.resolution import Resolved
-from warren.protocol.resume import Handover
 
 #: How long a circuit that is closed waits for the ends of its streams to come back.
 CLOSING_SECONDS = 5.0

@@ -31,6 +31,8 @@ from warren.protocol.round_trips import RoundTrips
 
 logger = structlog.get_logger()
 
+#: How long it may take to open a link, up to the other side's READY.
+HANDSHAKE_SECONDS = 10.0
 PING_SECONDS = 10.0
 #: Silence after which a link counts as dead at the latest: a ping and two misses (security F).
 SILENCE_SECONDS = 25.0

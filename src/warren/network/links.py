@@ -1,12 +1,10 @@
-"""Links: find the link to a peer or dial it, answer those who dial us, look after all of them.
+"""Links: find the link to a peer or dial it, and look after all of them.
 
-A dial and its failure are shared by all who ask at once. A peer that dials us and does not know
-how to open is met with silence; one that can open is registered once it has proved who it is.
+A dial and its failure are shared by all who ask at once. Those who dial us are ``strangers`` until
+they have shown that they know how; a link is registered once its peer has proved who it is.
 """
 
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import structlog
 import trio
@@ -15,6 +13,7 @@ from warren.errors import LinkError, ProtocolError
 from warren.identity import Hop, PeerId
 from warren.network.byte_streams import ByteStream, Listener, Network
 from warren.network.link import (
+    HANDSHAKE_SECONDS,
     URGENT_SECONDS,
     WATCH_SECONDS,
     Link,
@@ -23,44 +22,15 @@ from warren.network.link import (
     OnReady,
     ignore,
 )
+from warren.network.strangers import Strangers
 from warren.network.turn import Turn
-from warren.protocol.handshake import LinkSecrets, accept_link, initiate_link
+from warren.protocol.handshake import LinkSecrets, initiate_link
 from warren.protocol.link import LinkProtocol
 
 logger = structlog.get_logger()
 
-HANDSHAKE_SECONDS = 10.0
 #: Few links are taken up again once their circuits are gone, and each costs a PING every 10 s.
 IDLE_SECONDS = 60.0
-MOST_HANDSHAKES = 64
-MOST_SILENCED = 256
-
-
-class _Crowd:
-    """Own the connections that have proved nothing yet: at most `most`, each in a scope.
-
-    One more than that makes room for itself: the oldest goes, of whichever host has most of them,
-    so that one host cannot shut all others out (DOS-2).
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._hosts: dict[trio.CancelScope, str] = {}  # oldest first
-
-    @contextmanager
-    def enter(self, host: str) -> Iterator[trio.CancelScope]:
-        """Count a connection from `host` while inside; the scope is cancelled to make room."""
-        if len(self._hosts) >= self._most:
-            ((crowded, _),) = Counter(self._hosts.values()).most_common(1)
-            oldest = next(scope for scope, each in self._hosts.items() if each == crowded)
-            del self._hosts[oldest]
-            oldest.cancel()
-        with trio.CancelScope() as scope:
-            self._hosts[scope] = host
-            try:
-                yield scope
-            finally:
-                self._hosts.pop(scope, None)
 
 
 class _Dial:
@@ -94,9 +64,8 @@ class Links:
         self._links: dict[Link, None] = {}  # in the order they were made
         self._by_peer: dict[tuple[PeerId, bool], list[Link]] = {}  # the newest comes last
         self._dialling: dict[tuple[PeerId, bool], _Dial] = {}
-        self._handshaking = _Crowd(MOST_HANDSHAKES)
-        self._silenced = _Crowd(MOST_SILENCED)
-        self.accepted = self.dialled = self.refused = 0
+        self._strangers = Strangers(settings)
+        self.accepted = self.dialled = 0
 
     def __iter__(self) -> Iterator[Link]:
         return iter([link for link in self._links if not link.is_closed])
@@ -261,18 +230,22 @@ class Links:
         await listener.serve(self._accept, self.turn.nursery)
 
     async def _accept(self, stream: ByteStream) -> None:
-        link = None
         try:
-            with self._handshaking.enter(stream.remote.host) as scope:
-                link = await self._answer(stream)
-            if link is not None:
-                self.accepted += 1
-                await self._run(link)
+            known = await self._strangers.meet(stream)
+            if known is None:
+                stream.close()
                 return
-            self.refused += 1
-            if not scope.cancelled_caught:
-                await self._stay_silent(stream)
-            stream.close()
+            secrets, rest = known
+            link = self._make(
+                stream,
+                secrets,
+                rest,
+                is_initiator=False,
+                anonymous=secrets.peer_id is None,
+                on_ready=self._register,
+            )
+            self.accepted += 1
+            await self._run(link)
         except LinkError:
             stream.close()
         except Exception:
@@ -281,43 +254,6 @@ class Links:
         except BaseException:
             stream.close()
             raise
-
-    async def _answer(self, stream: ByteStream) -> Link | None:
-        """Do the responder's handshake; None when the other side does not know how."""
-        settings = self.settings
-        relay = settings.relay
-        assert relay is not None
-        exchange = accept_link(
-            settings.network_id,
-            relay.identity.peer_id,
-            relay.link_keys,
-            settings.keys,
-            settings.wall_clock(),
-        )
-        rest = bytearray()
-        try:
-            with trio.fail_after(HANDSHAKE_SECONDS):
-                secrets = await stream.converse(exchange, rest)
-        except (ProtocolError, trio.TooSlowError) as error:
-            logger.debug("! handshake", error=str(error))
-            return None
-        is_anonymous = secrets.peer_id is None
-        return self._make(
-            stream,
-            secrets,
-            bytes(rest),
-            is_initiator=False,
-            anonymous=is_anonymous,
-            on_ready=self._register,
-        )
-
-    async def _stay_silent(self, stream: ByteStream) -> None:
-        """Read and say nothing for a while, so that a prober learns nothing (protocol §2)."""
-        waste = bytearray(4096)
-        with self._silenced.enter(stream.remote.host) as scope:
-            scope.deadline = trio.current_time() + self.settings.rng.uniform(10, 60)
-            while stream.receive_into(waste) != 0:
-                await stream.wait_readable()
 
     # ---- upkeep
 
@@ -375,7 +311,7 @@ class Links:
             "open": len(links),
             "accepted": self.accepted,
             "dialled": self.dialled,
-            "refused": self.refused,
+            "refused": self._strangers.refused,
             "circuits": sum(len(link.protocol.legs) for link in links),
             "cells_received": sum(link.protocol.cells_received for link in links),
             "cells_sent": sum(link.protocol.cells_sent for link in links),

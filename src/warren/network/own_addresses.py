@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import structlog
 
-from warren.addresses import IPAddress, parse_ip
+from warren.addresses import IPAddress, IPNetwork, parse_ip
 
 logger = structlog.get_logger()
 
@@ -31,7 +31,6 @@ HOME_PREFIX = 56
 _LINK_PREFIX = 64
 
 T = TypeVar("T")
-IPNetwork = IPv4Network | IPv6Network
 Place = tuple[IPNetwork, str]
 
 _GLOBAL_V6 = IPv6Network("2000::/3")

@@ -5,7 +5,7 @@ from typing import Any
 
 import trio
 
-from warren.config import Config, state_directory
+from warren.config.file import Config, state_directory
 from warren.country_files import load_countries
 from warren.directory.network_file import Authority as NetworkAuthority
 from warren.directory.network_file import NetworkFile

@@ -10,7 +10,7 @@ from typing import Any
 
 from warren import __version__
 from warren.addresses import Address
-from warren.config import Config, Role, state_directory
+from warren.config.file import Config, Role, state_directory
 from warren.errors import ConfigError, LinkError
 from warren.network.sockets import listening_socket
 from warren.status.control import Statistics, serve_control

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from warren.config import Config, ListenerConfig
+from warren.config.file import Config
+from warren.config.proxy import ListenerConfig
 from warren.directory.network_file import NetworkFile
 from warren.identity import SystemKeys
 from warren.network.interruptions import Interruption

@@ -13,7 +13,8 @@ import structlog
 import trio
 
 from warren.addresses import Address
-from warren.config import Config, ExitConfig, RelayConfig, draft_descriptor
+from warren.config.file import Config
+from warren.config.relay import ExitConfig, RelayConfig, draft_descriptor
 from warren.directory.address_tables import denied_reason
 from warren.directory.consensus import Consensus
 from warren.directory.descriptor import Descriptor

@@ -1,7 +1,7 @@
 """A circuit where it begins: hops are added one by one, and cells have a layer for each.
 
 Cells come in through ``receive_run`` and leave through the leg. When the circuit is gone, its
-streams are lost, or left to go on over another one (``resume``).
+streams are lost, or left to go on over another one (``handover``).
 """
 
 from warren.errors import EndReason, ProtocolError, expect, refuse
@@ -16,6 +16,7 @@ from warren.protocol.circuit import (
     Resumed,
 )
 from warren.protocol.circuit_end import CircuitEnd
+from warren.protocol.handover import Handover
 from warren.protocol.handshake import CircuitInitiator, HopSecrets
 from warren.protocol.leg import Leg
 from warren.protocol.messages import (
@@ -27,7 +28,7 @@ from warren.protocol.messages import (
 )
 from warren.protocol.multiplexer import Multiplexer
 from warren.protocol.onion import EndLayers, LayerKey
-from warren.protocol.resume import Handover, Parts, Ticket, cut
+from warren.protocol.resume import Parts, Ticket, cut
 
 
 class OriginCircuit(CircuitMachine):

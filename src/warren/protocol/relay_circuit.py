@@ -2,7 +2,7 @@
 
 It is the last hop until its EXTEND is answered, and then forwards for good: a run of cells comes in
 on one leg and leaves on the other with one layer less, or one more on the way back. Before that it
-has an end with streams, which an exit keeps for a while when the circuit is gone (``resume``).
+has an end with streams, which an exit keeps for a while when the circuit is gone (``holdings``).
 """
 
 from collections.abc import Callable, Collection
@@ -19,6 +19,7 @@ from warren.protocol.circuit import (
 )
 from warren.protocol.circuit_end import CircuitEnd
 from warren.protocol.handshake import HopSecrets
+from warren.protocol.holdings import Holdings
 from warren.protocol.leg import Leg
 from warren.protocol.messages import (
     Extend,
@@ -30,7 +31,7 @@ from warren.protocol.messages import (
 )
 from warren.protocol.multiplexer import Multiplexer
 from warren.protocol.onion import EndLayers, LayerKey, RelayLayer
-from warren.protocol.resume import Holdings, Parts, Ticket
+from warren.protocol.resume import Parts, Ticket
 
 #: RELAY_EARLY cells, and so extensions, that a circuit may carry (CIR-1).
 MOST_EARLY = MOST_HOPS - 1

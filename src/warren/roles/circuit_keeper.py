@@ -18,7 +18,7 @@ from warren.errors import CircuitError, DirectoryError
 from warren.identity import PeerId
 from warren.network.circuits import Circuit
 from warren.protocol.front import choice_of
-from warren.protocol.resume import Handover
+from warren.protocol.handover import Handover
 from warren.roles.backoff import Backoff
 from warren.roles.circuit_builder import Built, CircuitBuilder
 from warren.roles.circuit_watch import QUIET_SECONDS, CircuitWatch

@@ -23,9 +23,9 @@ from warren.network.circuits import Circuit
 from warren.network.expiry import Expiring, Expiry
 from warren.network.links import Links
 from warren.network.streams import CircuitStream
+from warren.protocol.handover import Handover
 from warren.protocol.messages import ANY_FAMILY, BeginFlags
 from warren.protocol.resolution import LONGEST_TTL, SHORTEST_TTL, Resolved
-from warren.protocol.resume import Handover
 from warren.roles.attempts import Attempts
 from warren.roles.background import Background
 from warren.roles.circuit_builder import CircuitBuilder

@@ -15,7 +15,7 @@ import dns.rcode
 import structlog
 import trio
 
-from warren.addresses import Address, IPAddress
+from warren.addresses import Address, IPAddress, IPNetwork
 from warren.errors import (
     ConfigError,
     EndReason,
@@ -31,7 +31,7 @@ from warren.protocol.choice import ANYTHING
 from warren.protocol.dns_queries import DnsQuery, read_query
 from warren.protocol.front import Authentication, Credentials, Isolation
 from warren.protocol.resolution import Resolved
-from warren.roles.gate import Gate, IPNetwork, lets_in
+from warren.roles.gate import Gate, lets_in
 
 logger = structlog.get_logger()
 

@@ -6,14 +6,12 @@ streams, and their hosts for questions.
 """
 
 from collections.abc import Collection, Iterable
-from ipaddress import IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv6Address
 
-from warren.addresses import Address, IPAddress
+from warren.addresses import Address, IPAddress, IPNetwork
 from warren.directory.exit_policy import denied_reason, forbidden_name
 from warren.protocol import front
 from warren.protocol.front import Failure
-
-IPNetwork = IPv4Network | IPv6Network
 
 
 class Gate:

@@ -1,10 +1,9 @@
-"""The front door: meets applications, learns what they want, and lets it be done.
+"""The front door: lets applications in, counts them, and sees each visit to its end.
 
-One port speaks SOCKS4, 4a and 5, CONNECT and plain HTTP; the first byte decides. Reading a request
-takes no task, and neither does a connection for which a circuit is ready: each step follows in
-the one in which its bytes came. Whatever has to wait goes on in a task (``roles.requests``), in
-one cancel scope, whose deadline moves on as the visit does: first for the request, then until a
-stream is attached, then none.
+One port speaks SOCKS4, 4a and 5, CONNECT and plain HTTP; the first byte decides. A visit begins
+without a task, and most end so (``roles.quick_way``). Whatever has to wait goes on in a task
+(``roles.requests``), in one cancel scope, whose deadline moves on as the visit does: first for the
+request, then until a stream is attached, then none.
 """
 
 import contextlib
@@ -15,22 +14,19 @@ from functools import partial
 import structlog
 import trio
 
-from warren.addresses import Address
-from warren.errors import ConfigError, EndReason, LinkError
+from warren.addresses import Address, IPNetwork
+from warren.errors import ConfigError, LinkError
 from warren.network.byte_streams import ByteStream, Listener
-from warren.network.conversation import Conversation
-from warren.network.expiry import Expiry
 from warren.network.local_programs import program_at
-from warren.network.splice import Splice, begin_splice, splice
-from warren.protocol.exchange import Exchange
-from warren.protocol.reception import Asked, last_words, receive_request
+from warren.network.splice import splice
+from warren.protocol.reception import Asked
 from warren.roles.client import Beginning
 from warren.roles.datagram_desk import AssociationOpener
 from warren.roles.doorstep import Doorstep, Visit
-from warren.roles.gate import IPNetwork, lets_in
-from warren.roles.head_start import HeadStart
+from warren.roles.gate import lets_in
 from warren.roles.leak_watch import LeakWatch
 from warren.roles.listener_rules import PLAIN, ListenerRules
+from warren.roles.quick_way import Hall, QuickWay
 from warren.roles.requests import FindProgram, ProxyLimits, Requests, SpliceTask, StreamOpener
 
 logger = structlog.get_logger()
@@ -68,7 +64,7 @@ class Proxy:
         self._doorstep = Doorstep(self._limits.half_done, self._limits.half_done_per_peer)
         self._open = 0
         self._counts = Counter(dict.fromkeys(_COUNTERS, 0))
-        self.requests = Requests(
+        self._requests = Requests(
             client,
             self._doorstep,
             self._limits,
@@ -79,6 +75,7 @@ class Proxy:
             datagrams=datagrams,
             find_program=find_program,
         )
+        self.connected = self._requests.connected  # no call in between: every new stream asks it
 
     def __repr__(self) -> str:
         return f"<Proxy {self._open} connections, {len(self._doorstep)} without a request>"
@@ -86,11 +83,11 @@ class Proxy:
     @property
     def leaks(self) -> LeakWatch:
         """Return what watches over programs that look up names themselves."""
-        return self.requests.leaks
+        return self._requests.leaks
 
     def statistics(self) -> dict[str, int]:
         """Return counters since the start, and what is open now."""
-        desk = self.requests.desk
+        desk = self._requests.desk
         return {
             **self._counts,
             "connections_open": self._open,
@@ -120,7 +117,7 @@ class Proxy:
                     "say which of them may use it, set a password, or listen at 127.0.0.1"
                 )
             logger.warning("other machines can use the proxy", listen=str(listener.local))
-        hall = _Hall(nursery, Expiry(nursery, self._limits.request_seconds))
+        hall = Hall(self, nursery, self._limits.request_seconds)
         meet = partial(self._meet, hall, name or str(listener.local), rules)
         try:
             await listener.serve_with(meet, nursery)
@@ -128,7 +125,7 @@ class Proxy:
             hall.close()
             raise
 
-    def _meet(self, hall: "_Hall", listener: str, rules: ListenerRules, stream: ByteStream) -> None:
+    def _meet(self, hall: Hall, listener: str, rules: ListenerRules, stream: ByteStream) -> None:
         """Let a visit in, and begin it."""
         deadline = trio.current_time() + self._limits.request_seconds
         visit = Visit(listener, stream, deadline, rules=rules)
@@ -138,7 +135,7 @@ class Proxy:
             stream.reset()
             return
         self._open += 1
-        _QuickWay(self, hall, visit).enter()
+        QuickWay(hall, visit).enter()
 
     def _lets_in(self, visit: Visit) -> bool:
         peer = visit.peer
@@ -152,13 +149,13 @@ class Proxy:
             return False
         return self._doorstep.enter(visit)
 
-    # ---- for the ways that a visit takes
+    # ---- for the ways that a visit takes: a ``FrontDoor``
 
     def received(self, visit: Visit, asked: Asked) -> Beginning | None:
         """Take what a visit `asked` first; return the stream that was begun, if one could be."""
         self._doorstep.leave(visit)
-        self.requests.received(visit, asked)
-        return self.requests.begin(visit)
+        self._requests.received(visit, asked)
+        return self._requests.begin(visit)
 
     async def go_on(self, visit: Visit, asked: Asked, begun: Beginning | None) -> None:
         """Carry a visit to its end that has `asked` something; its stream may be `begun`.
@@ -167,7 +164,7 @@ class Proxy:
         """
         try:
             with visit.scope:
-                await self.requests.serve(visit, asked, begun)
+                await self._requests.serve(visit, asked, begun)
             if visit.scope.cancelled_caught:
                 self.give_up(visit)
         except Exception as error:  # noqa: BLE001  it ends with its own visit (DOS-1)
@@ -193,7 +190,7 @@ class Proxy:
         if isinstance(error, LinkError):
             self._counts["broken_off"] += 1
         else:
-            self.requests.report(error)
+            self._requests.report(error)
 
     def leave(self, visit: Visit) -> None:
         """End a visit, with its socket."""
@@ -207,155 +204,3 @@ class Proxy:
     def parted(self) -> None:
         """Note that a visit is over."""
         self._open -= 1
-
-
-class _Hall:
-    """Own the visits of one listener that have no task."""
-
-    def __init__(self, nursery: trio.Nursery, expiry: Expiry) -> None:
-        self.nursery = nursery
-        self.expiry = expiry
-        self.ways: set[_QuickWay] = set()
-
-    def close(self) -> None:
-        """End them all, whatever they are at: nobody else would."""
-        for way in tuple(self.ways):
-            way.close()
-
-
-class _QuickWay:
-    """Own a visit from accept to its end, or until something has to wait."""
-
-    __slots__ = (
-        "_begun", "_exchange", "_expiring", "_hall", "_head_start", "_proxy", "_splice", "_visit",
-    )  # fmt: skip
-
-    def __init__(self, proxy: Proxy, hall: _Hall, visit: Visit) -> None:
-        self._proxy, self._hall, self._visit = proxy, hall, visit
-        self._begun: Beginning | None = None
-        self._splice: Splice | None = None
-        self._exchange: Exchange[Asked] | None = None
-        self._head_start: HeadStart | None = None
-        self._expiring = hall.expiry.watch(self._give_up)
-        visit.on_turned_out = self._give_up
-
-    def enter(self) -> None:
-        """Begin to read the request."""
-        hall, visit = self._hall, self._visit
-        hall.ways.add(self)
-        self._exchange = exchange = receive_request(visit.rules.login)
-        Conversation(
-            visit.stream, exchange, visit.buffer, hall.nursery, self._asked, self._fail
-        ).go_on()
-
-    def close(self) -> None:
-        """Reset what is there: the listener's task was cancelled."""
-        if self._splice is not None:
-            self._splice.give_up(EndReason.MISC)
-            return
-        self._drop_stream()
-        self._leave()
-
-    def _drop_stream(self) -> None:
-        if self._begun is not None:
-            self._begun.stream.on_news = None
-            self._begun.stream.reset()
-
-    def _asked(self, asked: Asked) -> None:
-        self._has_left_the_doorstep()
-        try:
-            begun = self._proxy.received(self._visit, asked)
-        except Exception as error:  # noqa: BLE001  it ends with its own visit (DOS-1)
-            self._fail(error)
-            return
-        if begun is None:
-            self._hand_over(asked)
-        else:
-            self._begun = begun
-            begun.stream.on_news = self._news
-            if self._visit.replies_early:
-                self._reply_early(begun)
-
-    def _reply_early(self, begun: Beginning) -> None:
-        """Answer before the stream is connected, and let the application go on."""
-        visit = self._visit
-        if self._grant():
-            self._proxy.replied_early(visit)
-            nursery = self._hall.nursery
-            self._head_start = HeadStart(visit, begun.stream, nursery, self._broken)
-
-    def _broken(self, error: LinkError) -> None:
-        self._drop_stream()
-        self._fail(error)
-
-    def _news(self) -> None:
-        """Answer the application when its stream is connected."""
-        visit, begun, head_start = self._visit, self._begun, self._head_start
-        assert begun is not None
-        assert visit.request is not None
-        try:
-            target = self._proxy.requests.connected(begun)
-        except Exception:  # noqa: BLE001  the client knows it, and what to do then
-            begun.stream.on_news = None
-            if head_start is not None:
-                head_start.end()
-            self._hand_over(visit.request)
-            return
-        if target is None:
-            return
-        if head_start is not None:
-            head_start.end()
-            visit.buffer.clear()  # nobody has to be told again
-        elif not self._grant():
-            return
-        self._splice = begin_splice(visit.stream, target, self._over)
-
-    def _grant(self) -> bool:
-        """Tell the application that it is connected; False: it is gone, and the visit over."""
-        visit = self._visit
-        assert visit.request is not None
-        granted = visit.request.granted()
-        try:
-            if visit.stream.send_now(granted) < len(granted):
-                raise LinkError("the application does not read its answer")
-        except LinkError as error:
-            self._broken(error)
-            return False
-        return True
-
-    def _over(self) -> None:
-        self._hall.ways.discard(self)
-        self._proxy.parted()
-
-    def _hand_over(self, asked: Asked) -> None:
-        """Let a task go on."""
-        self._hall.ways.discard(self)
-        self._hall.nursery.start_soon(self._proxy.go_on, self._visit, asked, self._begun)
-
-    def _give_up(self) -> None:
-        self._proxy.give_up(self._visit)
-        self._say_last_words(408, "the request did not arrive in time")
-        self._leave()
-
-    def _fail(self, error: Exception) -> None:
-        self._proxy.note(error)
-        self._say_last_words(400, "the request ended before the empty line behind its head")
-        self._leave()
-
-    def _say_last_words(self, status: int, details: str) -> None:
-        """Tell a program whose request was not read to its end why, if it may still read."""
-        if self._exchange is None:
-            return
-        if words := last_words(self._exchange, status, details):
-            with contextlib.suppress(LinkError):
-                self._visit.stream.send_now(words)
-
-    def _has_left_the_doorstep(self) -> None:
-        self._exchange = None
-        self._expiring.end()
-        self._visit.on_turned_out = None
-
-    def _leave(self) -> None:
-        self._has_left_the_doorstep()
-        self._hall.ways.discard(self)
-        self._proxy.leave(self._visit)

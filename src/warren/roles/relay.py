@@ -19,11 +19,11 @@ from warren.network.links import Links
 from warren.network.turn import Turn
 from warren.protocol.circuit import Closed, ExtendRequested, NameAsked
 from warren.protocol.handshake import answer_circuit
+from warren.protocol.holdings import Held, Holdings
 from warren.protocol.leg import Leg
 from warren.protocol.link import CreateRequested
 from warren.protocol.messages import Extend, ExtendStatus
 from warren.protocol.relay_circuit import RelayCircuit
-from warren.protocol.resume import Held, Holdings
 from warren.roles.last_hop import LastHop
 from warren.roles.passing_circuit import PassingCircuit
 

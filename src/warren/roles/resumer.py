@@ -4,7 +4,7 @@ The circuit that takes over leads to the same exit, through the same guard if th
 middle from the few kept for that exit. Streams wait for it, their applications notice a pause.
 To keep that short, circuits of guard and middle, *stubs*, are built ahead for the exits of long
 transfers, and lack only the exit. What cannot go on within 60 s is reset, never ended cleanly
-(RES-1, SID-4). How streams move is in ``protocol.resume``, which circuits there are in ``pool``.
+(RES-1, SID-4). How streams move is in ``protocol.handover``, which circuits there are in ``pool``.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from warren.errors import CircuitError, DirectoryError, GuardsRest, LayerError, 
 from warren.identity import PeerId
 from warren.network.circuits import Circuit
 from warren.network.turn import Turn
-from warren.protocol.resume import Handover
+from warren.protocol.handover import Handover
 from warren.roles.backoff import Backoff
 from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.middles import Middles

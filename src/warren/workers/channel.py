@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import trio
 
-from warren.config import RelayLimits
+from warren.config.relay import RelayLimits
 from warren.identity import KeyPair
 from warren.network.link import RelayKeys
 

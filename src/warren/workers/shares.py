@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 
 from warren.addresses import Address
-from warren.config import Config, RelayLimits
+from warren.config.file import Config
+from warren.config.relay import RelayLimits
 from warren.directory.network_file import NetworkFile, render_network_file
 from warren.network.link import RelayKeys
 from warren.workers.channel import Assignment, NewKeys

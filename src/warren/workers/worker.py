@@ -14,7 +14,7 @@ import structlog
 import trio
 
 from warren.addresses import Address
-from warren.config import ExitConfig
+from warren.config.relay import ExitConfig
 from warren.directory.network_file import parse_network_file
 from warren.errors import DirectoryError, LinkError, ProtocolError
 from warren.identity import Identity, Suite

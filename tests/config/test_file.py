@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from warren.addresses import Address
-from warren.config import (
+from warren.config.file import (
     Config,
     check_testing,
     load_config,
@@ -20,7 +20,7 @@ from warren.founding import found_network
 from warren.identity import PeerId
 from warren.protocol.choice import Choice
 
-EXAMPLES = Path(__file__).parent.parent / "configs"
+EXAMPLES = Path(__file__).parents[2] / "configs"
 LISTENER = '[[proxy.listener]]\nlisten = "127.0.0.1:1081"\n'
 LONG_PORTS = ",".join(map(str, range(1, 200, 2)))
 _PORTS = ",".join(map(str, range(1, 120, 2)))

@@ -1,0 +1,106 @@
+"""Strangers: those who dial us and have not shown yet that they know how to open a link.
+
+They have proved nothing, so they are few, and for seconds only (DOS-2). Whoever does not know how
+is met with silence for a while, so that a prober learns nothing (protocol §2).
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+import trio
+
+from warren.errors import ProtocolError
+from warren.network.byte_streams import ByteStream
+from warren.network.link import HANDSHAKE_SECONDS, LinkSettings
+from warren.protocol.handshake import LinkSecrets, accept_link
+
+logger = structlog.get_logger()
+
+MOST_HANDSHAKES = 64
+MOST_SILENCED = 256
+
+
+class _Crowd:
+    """Own the connections that have proved nothing yet: at most `most`, each in a scope.
+
+    One more than that makes room for itself: the oldest goes, of whichever host has most of them,
+    so that one host cannot shut all others out (DOS-2).
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._hosts: dict[trio.CancelScope, str] = {}  # oldest first
+
+    @contextmanager
+    def enter(self, host: str) -> Iterator[trio.CancelScope]:
+        """Count a connection from `host` while inside; the scope is cancelled to make room."""
+        if len(self._hosts) >= self._most:
+            ((crowded, _),) = Counter(self._hosts.values()).most_common(1)
+            oldest = next(scope for scope, each in self._hosts.items() if each == crowded)
+            del self._hosts[oldest]
+            oldest.cancel()
+        with trio.CancelScope() as scope:
+            self._hosts[scope] = host
+            try:
+                yield scope
+            finally:
+                self._hosts.pop(scope, None)
+
+
+class Strangers:
+    """Own the connections of those who dial a node and have not shown that they know how.
+
+    ``refused`` counts those who never did.
+    """
+
+    def __init__(self, settings: LinkSettings) -> None:
+        self.refused = 0
+        self._settings = settings
+        self._handshaking = _Crowd(MOST_HANDSHAKES)
+        self._silenced = _Crowd(MOST_SILENCED)
+
+    async def meet(self, stream: ByteStream) -> tuple[LinkSecrets, bytes] | None:
+        """Do the responder's handshake; return its secrets, and the bytes that came behind it.
+
+        Waits at most 10 s for that. None when the other side does not know how, after the silence
+        it gets, or when it had to make room; whoever called closes `stream`. Raises LinkError when
+        it breaks.
+        """
+        known = None
+        with self._handshaking.enter(stream.remote.host) as scope:
+            known = await self._answer(stream)
+        if known is None:
+            self.refused += 1
+            if not scope.cancelled_caught:
+                await self._stay_silent(stream)
+        return known
+
+    async def _answer(self, stream: ByteStream) -> tuple[LinkSecrets, bytes] | None:
+        settings = self._settings
+        relay = settings.relay
+        assert relay is not None
+        exchange = accept_link(
+            settings.network_id,
+            relay.identity.peer_id,
+            relay.link_keys,
+            settings.keys,
+            settings.wall_clock(),
+        )
+        rest = bytearray()
+        try:
+            with trio.fail_after(HANDSHAKE_SECONDS):
+                secrets = await stream.converse(exchange, rest)
+        except (ProtocolError, trio.TooSlowError) as error:
+            logger.debug("! handshake", error=str(error))
+            return None
+        return secrets, bytes(rest)
+
+    async def _stay_silent(self, stream: ByteStream) -> None:
+        """Read and say nothing for a while, so that a prober learns nothing (protocol §2)."""
+        waste = bytearray(4096)
+        with self._silenced.enter(stream.remote.host) as scope:
+            scope.deadline = trio.current_time() + self._settings.rng.uniform(10, 60)
+            while stream.receive_into(waste) != 0:
+                await stream.wait_readable()
