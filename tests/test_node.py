@@ -4,9 +4,12 @@ import errno
 import os
 import re
 from pathlib import Path
+from random import Random
 
 import pytest
 import structlog
+import trio
+from trio.testing import MockClock
 
 from tests.support.directories import network_of
 from warren.addresses import Address
@@ -14,8 +17,10 @@ from warren.config.file import Config
 from warren.config.relay import ExitConfig, RelayConfig
 from warren.errors import ConfigError
 from warren.node.process import holding_state, listen
-from warren.node.relay import run_relay
-from warren.service import Announcer
+from warren.node.relay import _drain, run_relay
+from warren.service import Announcer, LogStyle
+from warren.workers.channel import Assignment
+from warren.workers.foreman import Foreman
 
 
 def test_a_state_folder_is_held_by_one_process(tmp_path: Path) -> None:
@@ -70,6 +75,20 @@ async def test_a_relay_where_nobody_can_come_does_not_start(
         await run_relay(config, network_of(testing=False), Announcer())
 
     assert not (tmp_path / "state").exists()
+
+
+async def test_an_exit_without_a_worker_yet_has_nothing_to_wait_for(
+    autojump_clock: MockClock,
+) -> None:
+    def assign() -> Assignment:
+        raise AssertionError("no worker was to be started")
+
+    with listen(Address("127.0.0.1", 0)) as listening:
+        foreman = Foreman(listening, 2, assign, style=LogStyle(), rng=Random(1))
+
+        await _drain(foreman, 30)
+
+    assert trio.current_time() < 1
 
 
 async def test_a_rule_of_an_exit_that_matches_nothing_is_named_in_the_log(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 import structlog.testing
 
 import warren
+from tests.support.full_disk import FullDisk
 from warren.errors import ConfigError, NewerSchema
 from warren.storage import LOCK, MOST_BYTES, RETRY_SECONDS, DataFolder
 
@@ -156,6 +158,61 @@ def test_a_folder_stays_held_when_its_lock_is_removed(folder: DataFolder) -> Non
         assert (folder.path / LOCK).exists()
 
 
+def test_a_folder_that_was_removed_and_made_again_is_held_again(
+    folder: DataFolder,
+) -> None:
+    with folder.held():
+        folder.keep("state", OLD)
+        shutil.rmtree(folder.path)
+        with structlog.testing.capture_logs() as logs:
+            folder.keep("state", NEW)
+        is_made_again = folder.path.exists()
+
+        folder.path.mkdir()
+        folder.write_again()
+
+        assert folder.read("state") == NEW
+        uses = pytest.raises(ConfigError, match=f"process {os.getpid()} uses")
+        with uses, DataFolder(folder.path).held():
+            pass
+    assert [line["event"] for line in logs] == ["going on from memory"]
+    assert not is_made_again  # whoever removed keys does not want them back
+
+
+def test_a_folder_that_somebody_else_made_and_holds_is_left_alone(folder: DataFolder) -> None:
+    with folder.held():
+        folder.keep("state", OLD)
+        shutil.rmtree(folder.path)
+        second = DataFolder(folder.path)
+        with second.held():
+            second.write("state", b"of the second")
+
+            folder.keep("state", NEW)
+            for act in (folder.write, folder.create):
+                with pytest.raises(ConfigError, match="uses"):
+                    act("other", NEW)
+            with pytest.raises(ConfigError, match="uses"):
+                folder.set_aside("state")
+
+            assert second.read("state") == b"of the second"
+            assert second.names("*") == {"state", "lock"}
+        folder.write_again()
+
+    assert folder.read("state") == NEW
+
+
+def test_a_folder_that_others_may_write_to_by_now_is_left_alone(folder: DataFolder) -> None:
+    with folder.held():
+        shutil.rmtree(folder.path)
+        folder.path.mkdir()
+        folder.path.chmod(0o777)
+
+        with pytest.raises(ConfigError, match="others may write to"):
+            folder.write("state", NEW)
+
+    assert not folder.names("*")
+
+
 def test_a_file_that_is_there_is_not_made_again(folder: DataFolder) -> None:
     folder.create("state", OLD)
     folder.create("state", NEW)
@@ -242,20 +299,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.time
-
-
-class FullDisk:
-    """Refuse every write while it is full."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.is_full = True
-        self._flush = os.fsync
-        monkeypatch.setattr(os, "fsync", self._fsync)
-
-    def _fsync(self, handle: int) -> None:
-        if self.is_full:
-            raise OSError(28, "No space left on device")
-        self._flush(handle)
 
 
 def test_a_full_disk_costs_a_line_an_hour_and_nothing_else(

@@ -6,6 +6,8 @@ mix (REL-4, T38); what a crash left half written is removed at the next start.
 
 Some files a peer cannot do without (``read``, ``write``): their damage stops it. Of the others
 (``load``, ``keep``) a damaged one is set aside, and while the disk is full it goes on from memory.
+A folder that was removed under a peer is not made again; one that is there again in its place is
+written to once it is this process's, and nobody else's.
 """
 
 import contextlib
@@ -49,6 +51,8 @@ class DataFolder:
         self._clock = clock
         self._unwritten: dict[str, bytes] = {}
         self._complained_at = -COMPLAINT_SECONDS
+        self._hold: contextlib.ExitStack | None = None  # while it is, or should be, held
+        self._place = (0, 0)  # device and inode of what is held
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = path.stat()
@@ -56,13 +60,7 @@ class DataFolder:
             raise ConfigError(f"{path} is a file, expected a folder: choose another") from error
         except OSError as error:
             raise ConfigError(f"{_failed('use', path, error)}: choose another folder") from error
-        if status.st_uid != os.geteuid():
-            raise ConfigError(f"{path} belongs to another user; choose or make your own")
-        if stat.S_IMODE(status.st_mode) & 0o022:
-            raise ConfigError(
-                f"others may write to {path}: choose a folder of your own, or if it is one, run: "
-                f"chmod go-w {path}"
-            )
+        _check_ours(path, status)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -70,26 +68,55 @@ class DataFolder:
 
         Raises ConfigError when another process holds it, whose files are left alone.
         """
+        with contextlib.ExitStack() as hold:
+            self._take(hold)
+            self._hold = hold
+            try:
+                self._remove_leftovers()
+                yield
+            finally:
+                self._hold = None
+
+    def _take(self, hold: contextlib.ExitStack) -> None:
+        """Lock the folder, for as long as `hold` is open."""
         try:
             descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            lock = hold.enter_context(os.fdopen(descriptor, "rb+", buffering=0))
+            folder = hold.enter_context(_opened_folder(self.path))
         except OSError as error:
             raise _failed("lock", self.path / LOCK, error) from error
-        with os.fdopen(descriptor, "rb+", buffering=0) as lock, _opened_folder(self.path) as folder:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _lock_folder(folder)
-            except OSError as error:
-                holder = lock.read(20).strip().decode("ascii", "replace")
-                which = f"process {holder}" if holder.isdigit() else "another process"
-                raise ConfigError(
-                    f"{which} uses {self.path}: stop it, or give this one a state folder of its "
-                    "own with --state"
-                ) from error
-            with contextlib.suppress(OSError):  # the number is for people; a full disk is fine
-                lock.truncate(0)
-                lock.write(b"%d\n" % os.getpid())
-            self._remove_leftovers()
-            yield
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_folder(folder)
+        except OSError as error:
+            holder = lock.read(20).strip().decode("ascii", "replace")
+            which = f"process {holder}" if holder.isdigit() else "another process"
+            raise ConfigError(
+                f"{which} uses {self.path}: stop it, or give this one a state folder of its "
+                "own with --state"
+            ) from error
+        with contextlib.suppress(OSError):  # the number is for people; a full disk is fine
+            lock.truncate(0)
+            lock.write(b"%d\n" % os.getpid())
+        self._place = _place_of(os.fstat(folder))
+
+    def _stay(self) -> None:
+        """Hold what is at the folder's place now, if it should be held: it may be another one.
+
+        Raises ConfigError when it may not be used. One that is gone is found out by the write.
+        """
+        try:
+            status = self.path.stat()
+        except OSError:
+            return
+        if self._hold is None or _place_of(status) == self._place:
+            return
+        self._hold.close()
+        self._place = (0, 0)
+        _check_ours(self.path, status)
+        with contextlib.ExitStack() as hold:
+            self._take(hold)
+            self._hold.push(hold.pop_all())
 
     def _remove_leftovers(self) -> None:
         try:
@@ -125,6 +152,7 @@ class DataFolder:
 
         Raises ConfigError when that fails, and then the old content is still there.
         """
+        self._stay()
         _replace(self.path / name, content)
         self._unwritten.pop(name, None)
 
@@ -133,6 +161,7 @@ class DataFolder:
 
         Raises ConfigError when that fails.
         """
+        self._stay()
         target = self.path / name
         draft = self.path / f"{name}.{os.getpid()}{_TEMPORARY}"
         with _removing(draft, "write", target):
@@ -188,6 +217,7 @@ class DataFolder:
 
         Past a hundred of them it is removed instead, and None returned.
         """
+        self._stay()
         try:
             for number in range(1, _MOST_SET_ASIDE + 1):
                 target = self.path / f"{name}.{why}.{number}"
@@ -218,6 +248,21 @@ def _replace(path: Path, content: bytes, mode: int = 0o600, *, called: Path | No
         _write_flushed(temporary, content, mode)
         temporary.replace(path)
         _flush_folder(path.parent)
+
+
+def _check_ours(path: Path, status: os.stat_result) -> None:
+    """Raise ConfigError unless nobody else can have put anything into the folder."""
+    if status.st_uid != os.geteuid():
+        raise ConfigError(f"{path} belongs to another user; choose or make your own")
+    if stat.S_IMODE(status.st_mode) & 0o022:
+        raise ConfigError(
+            f"others may write to {path}: choose a folder of your own, or if it is one, run: "
+            f"chmod go-w {path}"
+        )
+
+
+def _place_of(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _check_private(path: Path, descriptor: int) -> None:

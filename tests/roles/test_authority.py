@@ -1,6 +1,7 @@
 """Three authorities wired in memory: a consensus each period, whatever one of them does."""
 
 import gc
+import shutil
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -228,6 +229,26 @@ async def test_one_authority_hung_costs_no_consensus(
 
     assert city.valid_after(0) == city.valid_after(1) > city.now() - 5.1
     assert city.authorities[0].statistics()["consensuses_missed"] == 0
+
+
+async def test_who_cannot_write_signs_nothing_and_takes_what_the_others_make(
+    city: City, autojump_clock: MockClock
+) -> None:  # DIR-5: not on the disk, not signed
+    await founded(city)
+    shutil.rmtree(city.folder(2).path)
+    await trio.sleep(10)
+    with_two = [city.valid_after(number) > city.now() - 5.1 for number in range(3)]
+
+    shutil.rmtree(city.folder(1).path)
+    await trio.sleep(10)
+    with_one = city.valid_after(0) > city.now() - 5.1
+    city.folder(1)  # which makes it
+    await trio.sleep(10)
+
+    assert with_two == [True, True, True]
+    assert not with_one
+    assert city.valid_after(0) == city.valid_after(2) > city.now() - 5.1
+    assert (city.folder(1).path / "signed").exists()
 
 
 PAIRS = [(a, b) for a in range(3) for b in range(3) if a != b]

@@ -131,6 +131,17 @@ async def client_scene(*policies: str) -> AsyncIterator[Scene]:
         client.close()
 
 
+def silence(scene: Scene, exit_name: str) -> None:
+    """Let an exit swallow what comes on its circuits, and answer PINGs all the same."""
+
+    def swallow(*_: object) -> None:
+        return
+
+    peer = scene.net.relays[2 + list(scene.ends).index(exit_name)]
+    for circuit in peer.circuits:
+        circuit.machine.receive_run = swallow  # type: ignore[assignment, method-assign]
+
+
 def _entry(peer: RelayPeer, udp_policy: Iterable[str] | None = None) -> RelayEntry:
     flags = {Flag.RUNNING, Flag.GUARD} if udp_policy is None else {Flag.RUNNING, Flag.EXIT}
     return RelayEntry(
@@ -226,11 +237,29 @@ async def test_an_exit_that_says_nothing_is_followed_by_another(autojump_clock: 
             end.is_silent = True
         before = trio.current_time()
 
-        with pytest.raises(ExitError):
+        with pytest.raises(ExitError) as caught:
             await scene.associate(SITE)
 
-        assert list(scene.asked.values()) == [1, 1]
-        assert trio.current_time() - before == pytest.approx(2 * CONNECT_SECONDS, abs=1)
+        assert caught.value.reason is EndReason.TIMEOUT
+        assert list(scene.asked.values()) == [2, 2]
+        assert trio.current_time() - before == pytest.approx(4 * CONNECT_SECONDS, abs=1)
+
+
+async def test_silence_of_a_while_is_outlasted(autojump_clock: MockClock) -> None:
+    """Streams and names outlast it as well: silence is no refusal."""
+    async with client_scene(WEB, WEB) as scene, trio.open_nursery() as nursery:
+        for end in scene.ends.values():
+            end.is_silent = True
+
+        async def speak_again() -> None:
+            await trio.sleep(2.5 * CONNECT_SECONDS)
+            for end in scene.ends.values():
+                end.is_silent = False
+
+        nursery.start_soon(speak_again)
+        association = await scene.associate(SITE)
+
+        assert not association.is_ended
 
 
 async def test_with_its_circuit_an_association_is_over_and_the_next_is_had_anew(
@@ -249,4 +278,29 @@ async def test_with_its_circuit_an_association_is_over_and_the_next_is_had_anew(
         second = await scene.associate(SITE)
 
         assert first.reason is EndReason.DESTROY
+        assert not second.is_ended
+
+
+async def test_an_association_is_over_soon_when_its_circuit_falls_silent(
+    autojump_clock: MockClock,
+) -> None:
+    """Datagrams that nobody answers are no silence: the exit is asked whether it is there."""
+    async with client_scene(WEB, WEB) as scene, trio.open_nursery() as nursery:
+        nursery.start_soon(scene.client._circuits.run)
+        first = await scene.associate(SITE)
+        for _ in range(60):
+            first.send(SITE, b"nobody answers this")
+            await trio.sleep(1)
+        was_ended, before = first.is_ended, trio.current_time()
+        silence(scene, next(iter(scene.asked)))
+
+        first.send(SITE, b"?")
+        await first.wait_ended()
+        took = trio.current_time() - before
+        second = await scene.associate(SITE)
+        nursery.cancel_scope.cancel()
+
+        assert not was_ended
+        assert first.reason is EndReason.DESTROY
+        assert took <= 25  # as for streams
         assert not second.is_ended

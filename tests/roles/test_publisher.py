@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.support.directories import NETWORK, descriptor_of
+from tests.support.full_disk import FullDisk
 from tests.support.small_network import wall_clock
 from warren.directory.descriptor import Descriptor, read_descriptor
 from warren.directory.parameters import DAY
@@ -197,6 +198,24 @@ async def test_a_key_that_changes_after_its_file_was_lost_is_accepted_for_a_whil
     current, previous = upkeep.keys.onion_keys
     assert previous == used
     assert upkeep.files.load("onion", upkeep.now()).pairs == (current, previous)
+
+
+async def test_a_key_that_finds_no_room_on_the_disk_is_not_used_until_it_does(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:  # HS-4
+    upkeep = Upkeep(DataFolder(tmp_path))
+    used = upkeep.keys.onion_keys[0]
+    disk = FullDisk(monkeypatch)
+
+    await upkeep.publish_for(LIFETIME_SECONDS["onion"] + DAY)
+    while_full, on_disk = list(upkeep.keys.onion_keys), upkeep.files.load("onion", upkeep.now())
+    disk.is_full = False
+    await upkeep.publish_for(2 * 3600)
+
+    assert while_full == [used]
+    assert on_disk.pairs == (used,)
+    assert upkeep.keys.onion_keys[1:] == [used]
+    assert upkeep.files.load("onion", upkeep.now()).pairs == tuple(upkeep.keys.onion_keys)
 
 
 async def test_keys_that_a_wrong_clock_dated_change_in_time(

@@ -4,7 +4,6 @@ The names exist at the exit only.
 """
 
 import socket
-from ipaddress import ip_address
 
 import dns.asyncresolver
 import dns.resolver
@@ -12,23 +11,12 @@ import pytest
 import trio
 
 from tests.support.handmade import HandmadeNetwork
+from tests.support.journeys import ask_socks
 from tests.support.labs import RunningLab
 from tests.support.web_origin import NAME
 from warren.addresses import Address
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
-
-
-def ask_socks(proxy: str, command: int, host: str) -> bytes:
-    """Ask by SOCKS5; return the reply, up to the end of the connection."""
-    address = Address.parse(proxy)
-    try:
-        encoded = b"\x01" + ip_address(host).packed
-    except ValueError:
-        encoded = bytes((3, len(host))) + host.encode()
-    with socket.create_connection((address.host, address.port), 60) as sock:
-        sock.sendall(b"\x05\x01\x00\x05%c\x00" % command + encoded + b"\0\0")
-        return b"".join(iter(lambda: sock.recv(4096), b""))[2:]
 
 
 def ask_socks4a(proxy: str, host: str) -> bytes:

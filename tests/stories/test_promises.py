@@ -31,6 +31,7 @@ from tests.support.journeys import (
     through,
     wait_until,
 )
+from tests.support.udp_targets import AssociatedSocket, udp_server
 from tests.support.web_origin import NAME, Origin
 from warren.addresses import Address, parse_ip
 from warren.directory.consensus import Consensus, read_consensus
@@ -209,6 +210,31 @@ def test_an_exit_that_is_told_to_end_lets_downloads_come_to_theirs(
     assert length > 30 * MIB  # and the head
     assert code == 0
     assert seconds < SLACK  # it does not wait when there is nothing to wait for
+    alone.start_again(leaving)
+    wait_until(lambda: is_up(alone, leaving), 60, "the exit")
+
+
+def test_an_exit_that_is_told_to_end_sends_datagrams_until_their_association_is_over(
+    alone: HandmadeNetwork,
+) -> None:
+    def sends() -> dict[str, int]:
+        return {name: alone.statistics(name)["udp"]["open"] for name in EXITS}
+
+    echo = udp_server(lambda data: data, alone.origin.http.port)
+    with echo as server, AssociatedSocket(str(alone.addresses["proxy1"])) as program:
+        [leaving] = [name for name, count in sends().items() if count]
+
+        alone.tell(leaving, signal.SIGTERM)
+        for number in range(10):
+            time.sleep(0.1)
+            program.send(bytes((number,)), server.address)
+            assert program.receive() == (server.address, bytes((number,)))
+
+        assert alone.statistics(leaving)["udp"]["datagrams"]["sent"] == 10
+    code, seconds = alone.wait_for_end(leaving, 30)
+
+    assert code == 0
+    assert seconds < SLACK
     alone.start_again(leaving)
     wait_until(lambda: is_up(alone, leaving), 60, "the exit")
 

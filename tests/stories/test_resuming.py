@@ -1,7 +1,10 @@
 """Downloads outlive the relays that carry them, between real processes that are really killed."""
 
 import contextlib
+import itertools
 import random
+import sys
+import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support.journeys import (
+    ask_socks,
     check_logs,
     read_answer,
     request,
@@ -18,6 +22,7 @@ from tests.support.journeys import (
 )
 from tests.support.labs import running_proxy
 from tests.support.survival import MEGABYTE, Town, churn, run_once, running_town
+from tests.support.udp_targets import AssociatedSocket, udp_server
 from warren.addresses import Address
 from warren.lab.origin import digest
 
@@ -76,6 +81,64 @@ def test_requests_begin_again_when_their_exit_dies(town: Town) -> None:  # T33
 
     assert found.not_begun == []
     assert found.good > 50
+
+
+@pytest.mark.parametrize("position", [1, 2])
+def test_names_are_found_while_middles_and_exits_die(town: Town, position: int) -> None:
+    right, found = ask_socks(town.lab.proxy, 0xF0, web(town).host), list[bytes]()
+    end = time.monotonic() + 6
+
+    def ask() -> None:
+        while time.monotonic() < end:
+            found.append(ask_socks(town.lab.proxy, 0xF0, web(town).host))
+
+    with ThreadPoolExecutor(8) as pool:
+        loops = [pool.submit(ask) for _ in range(8)]
+        while time.monotonic() < end - 2:
+            time.sleep(1.5)
+            town.kill(town.path()[position])
+    town.wait_back()
+
+    assert [loop.result() for loop in loops] == [None] * 8
+    assert right.startswith(b"\x05\x00\x00\x01\x7f")  # found, and on loopback
+    assert len(found) > 50
+    assert set(found) == {right}
+
+
+def test_datagrams_go_on_when_relays_on_their_way_die(town: Town) -> None:
+    echo = udp_server(lambda data: data, town.echo.port)
+    with echo as server, AssociatedSocket(town.lab.proxy) as program:
+        program.socket.settimeout(0.2)
+        numbers = itertools.count()
+
+        def is_echoed() -> bool:
+            data = next(numbers).to_bytes(4, "big")
+            program.send(data, server.address)
+            with contextlib.suppress(TimeoutError):
+                while program.receive() != (server.address, data):
+                    pass
+                return True
+            return False
+
+        pauses = []
+        for position in (1, 0, 2):
+            assert is_echoed()
+            town.kill(town.path()[position])
+            began = time.monotonic()
+            wait_until(is_echoed, 15, "an answer")  # five times what a dead guard may cost
+            pauses.append(time.monotonic() - began)
+            town.wait_back()
+        sys.stdout.write(f"datagrams: {pauses} s after a middle, a guard and an exit died\n")
+        program.connection.setblocking(False)
+        with pytest.raises(BlockingIOError):  # which a program has for as long as it likes
+            program.connection.recv(1)
+
+    def is_over() -> bool:
+        exits = [statistics(town.lab, f"exit{number}") for number in range(1, 5)]
+        open_here = statistics(town.lab, "proxy")["proxy"]["udp_open"]
+        return not open_here and not any(each["udp"]["open"] for each in exits)
+
+    wait_until(is_over, 10, "the end of every association")
 
 
 @contextlib.contextmanager

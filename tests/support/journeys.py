@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +67,18 @@ def read_rest(sock: socket.socket, first: bytes = b"") -> tuple[str, int]:
         total.update(buffer[:count])
         length += count
     return total.hexdigest(), length
+
+
+def ask_socks(proxy: str, command: int, host: str) -> bytes:
+    """Ask by SOCKS5 for a name (F0) or of an address (F1); return the reply, up to the end."""
+    address = Address.parse(proxy)
+    try:
+        encoded = b"\x01" + ip_address(host).packed
+    except ValueError:
+        encoded = bytes((3, len(host))) + host.encode()
+    with socket.create_connection((address.host, address.port), CONNECT_SECONDS) as sock:
+        sock.sendall(b"\x05\x01\x00\x05%c\x00" % command + encoded + b"\0\0")
+        return b"".join(iter(lambda: sock.recv(4096), b""))[2:]
 
 
 def statistics(lab: RunningLab, name: str) -> dict[str, Any]:

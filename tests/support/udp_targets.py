@@ -17,14 +17,14 @@ _QUEUE_BYTES = 1024 * 1024
 
 
 class UdpServer:
-    """Own one socket at a loopback port, and the thread that answers there."""
+    """Own one socket at a loopback port, a free one if it is 0, and the thread that answers."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, port: int = 0) -> None:
         self.seen: list[bytes] = []
         self._answer = answer
         self._socket = socket.socket(type=socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _QUEUE_BYTES)
-        self._socket.bind(("127.0.0.1", 0))
+        self._socket.bind(("127.0.0.1", port))
         self.address = Address(*self._socket.getsockname())
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -46,9 +46,9 @@ class UdpServer:
 
 
 @contextlib.contextmanager
-def udp_server(answer: Answer) -> Iterator[UdpServer]:
+def udp_server(answer: Answer, port: int = 0) -> Iterator[UdpServer]:
     """Run a server while inside."""
-    server = UdpServer(answer)
+    server = UdpServer(answer, port)
     try:
         yield server
     finally:

@@ -149,14 +149,15 @@ async def _drain(serving: Serving | Foreman, seconds: float) -> None:
     """
     serving.take_no_more()
     end = trio.current_time() + seconds
-    while trio.current_time() < end and await _open_streams(serving):  # noqa: ASYNC110  workers are asked
+    while trio.current_time() < end and await _is_in_use(serving):  # noqa: ASYNC110  workers are asked
         await trio.sleep(min(_DRAIN_LOOK_SECONDS, end - trio.current_time()))
 
 
-async def _open_streams(serving: Serving | Foreman) -> int:
-    """Return how many streams are open at this exit, none where it is no exit."""
-    counts = (await serving.statistics())["exit"]
-    return int(counts["open"]) if counts else 0
+async def _is_in_use(serving: Serving | Foreman) -> bool:
+    """Tell whether streams or associations are open at this exit, if it is one."""
+    told = await serving.statistics()
+    counts = [told.get(what) or {} for what in ("exit", "udp")]  # no worker may have begun yet
+    return any(int(each.get("open", 0)) for each in counts)
 
 
 def _make_foreman(

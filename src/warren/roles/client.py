@@ -241,12 +241,16 @@ class Client:
     async def _associate(
         self, slot: Slot, isolation: Hashable
     ) -> tuple[CircuitAssociation, Callable[[Address], bool]]:
-        """Begin an association; raise ExitError when it is refused, also for want of an answer."""
+        """Begin an association; raise ExitError when it is refused, TooSlowError as ``_ask``."""
         assert isinstance(slot.circuit, Circuit)
         association = slot.circuit.open_association()
         expiring = self._expiry.watch(association.end)
         try:
             await association.wait_connected()
+        except ExitError:
+            if expiring.has_expired:  # silence is no refusal: the way there may be dead
+                raise trio.TooSlowError from None
+            raise
         except BaseException:
             association.end()
             raise
