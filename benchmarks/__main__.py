@@ -3,22 +3,23 @@
 import argparse
 import contextlib
 import json
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import growth, namespace, workers
+from benchmarks.arguments import MOST_RUNS, counted, new_file
 from benchmarks.measures import MEASURES, QUICK, Scale
 from benchmarks.origin import raise_file_limit
 from benchmarks.peers import DEFAULT_PEERS, PEERS, what_is_missing
 from benchmarks.plot import draw
-from benchmarks.processes import ROOT, end_in_good_order
+from benchmarks.processes import ROOT, end_in_good_order, run_script
 from benchmarks.report import print_report
 from benchmarks.results import Conditions, Results
 from benchmarks.schedule import FAILURES, Tell, measure_all
 from benchmarks.systems import System, WarrenLab, running_origin
+from warren import outset
 
 #: Where a complete run is written, with a plot beside it.
 KEPT = ROOT / "benchmarks" / "results.json"
@@ -47,8 +48,14 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"scripts/bench: {error}\n")
         return 1
     print_report(results)
-    for path in _write(given, results):
-        sys.stdout.write(f"written: {path}\n")
+    try:
+        for path in _write(given, results):
+            sys.stdout.write(f"written: {path}\n")
+    except outset.OutputError:
+        raise
+    except OSError as error:
+        sys.stderr.write(f"scripts/bench: cannot write the results: {error}\n")
+        return 1
     return 1 if results.errors else 0
 
 
@@ -61,7 +68,9 @@ def _read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "scripts/bench growth measures what a larger network costs.",
     )
     parser.add_argument("--quick", action="store_true", help="short: to see that it works")
-    parser.add_argument("--runs", type=int, metavar="N", help="runs to take the median of (5)")
+    parser.add_argument(
+        "--runs", type=counted(MOST_RUNS), metavar="N", help="runs to take the median of (5)"
+    )
     parser.add_argument(
         "--only",
         nargs="+",
@@ -74,12 +83,13 @@ def _read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "--peers",
         nargs="*",
         choices=PEERS,
-        default=[],
         metavar="PEER",
         help=f"measure these too, in turn: {', '.join(PEERS)}; just --peers: "
         f"{', '.join(DEFAULT_PEERS)}. Nothing is installed",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write results here, and a plot")
+    parser.add_argument(
+        "--json", type=new_file, metavar="FILE", help="write results here, and a plot"
+    )
     parser.add_argument(
         "--no-namespace", action="store_true", help="stay on the machine's own loopback"
     )
@@ -87,10 +97,10 @@ def _read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     given.is_complete = not given.quick and set(given.only) == set(MEASURES)
     if given.runs is None:
         given.runs = 2 if given.quick else 5
-    if given.runs < 1:
-        parser.error(f"--runs is {given.runs}, expected 1 or more")
-    if "--peers" in arguments and not given.peers:
-        given.peers = list(DEFAULT_PEERS)
+    if given.peers is not None:
+        given.peers = list(dict.fromkeys(given.peers or DEFAULT_PEERS))
+    else:
+        given.peers = []
     return given
 
 
@@ -138,7 +148,4 @@ def _teller() -> Tell:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+    run_script("scripts/bench", main)

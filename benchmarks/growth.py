@@ -16,12 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import namespace
+from benchmarks.arguments import MOST_RUNS, counted, new_file
 from benchmarks.figures import Summary, show
 from benchmarks.growth_child import run_child
 from benchmarks.growth_results import Growth, GrowthResults
 from benchmarks.growth_topics import TOPICS
 from benchmarks.origin import raise_file_limit
-from benchmarks.processes import ROOT
+from benchmarks.processes import ROOT, end_in_good_order
 from benchmarks.results import Conditions
 from benchmarks.schedule import FAILURES, Tell
 
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str], tell: Tell) -> int:
     else:
         namespace.run_inside(["growth", *arguments])
     raise_file_limit()
+    end_in_good_order()
     found = {}
     for name in given.topics:
         try:
@@ -50,7 +52,11 @@ def main(arguments: Sequence[str], tell: Tell) -> int:
     has_failed = len(found) < len(given.topics)
     path = given.json or (KEPT if given.is_complete and not has_failed else None)
     if path is not None:
-        path.write_text(json.dumps(_as_json(found, given), indent=1) + "\n", encoding="utf-8")
+        try:
+            path.write_text(json.dumps(_as_json(found, given), indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            tell(f"cannot write the results: {error}")
+            return 1
         tell(f"written: {path}")
     return 1 if has_failed else 0
 
@@ -65,18 +71,18 @@ def _read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "topics", nargs="*", metavar="NAME", help=f"only these: {', '.join(TOPICS)}"
     )
     parser.add_argument("--quick", action="store_true", help="small: to see that it works")
-    parser.add_argument("--runs", type=int, metavar="N", help="runs to take the median of (3)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
+    parser.add_argument(
+        "--runs", type=counted(MOST_RUNS), metavar="N", help="runs to take the median of (3)"
+    )
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the results here")
     given = parser.parse_args(arguments)
     unknown = [name for name in given.topics if name not in TOPICS]
     if unknown:
         parser.error(f"{unknown[0]!r} is no topic, expected some of {', '.join(TOPICS)}")
     given.is_complete = not given.topics and not given.quick
-    given.topics = given.topics or list(TOPICS)
+    given.topics = list(dict.fromkeys(given.topics)) or list(TOPICS)
     if given.runs is None:
         given.runs = 1 if given.quick else 3
-    if given.runs < 1:
-        parser.error(f"--runs is {given.runs}, expected 1 or more")
     return given
 
 

@@ -115,7 +115,11 @@ class RealRelays:
             "relay.limits": _LIMITS,
         }
         if Flag.EXIT in relay.entry.flags:
-            sections["exit"] = {"policy": "open", "allow_targets": self._target}
+            sections["exit"] = {
+                "policy": "open",
+                "allow_targets": self._target,
+                "drain_seconds": 0,  # or it waits for the streams of a proxy that is gone
+            }
         self._start_process(relay.name, "relay", sections)
 
     def _start_process(

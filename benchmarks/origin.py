@@ -181,7 +181,8 @@ def _echo(sock: socket.socket, buffer: bytearray) -> Task:
 def raise_file_limit() -> None:
     """Allow this process, and those it starts, as many open files as the system lets us."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.suppress(ValueError, OSError):  # some name a hard limit they do not grant
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def main() -> None:

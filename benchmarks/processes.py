@@ -2,23 +2,32 @@
 
 Each process gets SIGTERM from the kernel when the benchmark dies, however it died, so nothing
 stays behind on a machine that somebody wants to measure again. (That takes ``setpriv``, which
-every Linux with util-linux has.)
+every Linux with util-linux has.) Folders go with us, and those of a run that was killed with the
+next one.
 """
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
+
+from warren import outset
+from warren.lab.scratch import remove_dead
+from warren.storage import DataFolder
 
 #: From SIGTERM to SIGKILL. A lab ends within 5 s by itself.
 GRACE_SECONDS = 10.0
 _TAIL_BYTES = 1500
+_PREFIX = "warren-bench-"
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,6 +36,18 @@ def environment() -> dict[str, str]:
     """Return the environment for processes of ours: they find this package anywhere."""
     before = os.environ.get("PYTHONPATH", "")
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), before)))}
+
+
+def run_script(name: str, main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Run `main` with what the command line says, as the commands run; Ctrl-C ends it with 130."""
+
+    def run() -> int:
+        try:
+            return main(sys.argv[1:])
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+
+    outset.run_script(name, run)
 
 
 def end_in_good_order() -> None:
@@ -47,7 +68,12 @@ class Processes:
     """Own processes and a folder for their files; ``stop`` ends all and removes it."""
 
     def __init__(self, prefix: str) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix=f"warren-bench-{prefix}-"))
+        remove_dead(_PREFIX)
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{prefix}-"))
+        self._held = contextlib.ExitStack()
+        self._held.enter_context(DataFolder(self.folder).held())
+        # Whatever interrupts us, and wherever: at the latest it goes when Python ends.
+        self._remove = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -98,7 +124,8 @@ class Processes:
         for process in self._running.values():
             _bury(process, deadline)
         self._running.clear()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._held.close()
+        self._remove()
 
     def _tail(self, path: Path) -> str:
         return path.read_bytes()[-_TAIL_BYTES:].decode("utf-8", "replace").strip()

@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import os
 import platform
-import signal
 import subprocess
 import sys
 import tempfile
@@ -24,11 +23,12 @@ from pathlib import Path
 
 from benchmarks import namespace
 from benchmarks.accounting import Watch, kernel_seconds
+from benchmarks.arguments import new_folder, seconds
 from benchmarks.breakdown import Breakdown, break_down, read_samples
 from benchmarks.figures import show
 from benchmarks.load import LOADS, Load
 from benchmarks.origin import raise_file_limit
-from benchmarks.processes import ProcessError, end_in_good_order
+from benchmarks.processes import ProcessError, end_in_good_order, run_script
 from benchmarks.schedule import FAILURES
 from benchmarks.systems import WarrenLab, running_origin
 
@@ -39,6 +39,7 @@ _UNITS = {"echo": "round trip", "streams": "new stream"}
 
 #: Windows have grown, and the circuit that is used has been chosen.
 _WARM_UP_SECONDS = 1.5
+_SPY = Path(sys.executable).with_name("py-spy")
 #: At 500 py-spy takes more than half of a core, and the process stands still for as long.
 _SAMPLES_PER_SECOND = 200
 #: Reading the symbols of all libraries takes py-spy some seconds more.
@@ -157,6 +158,9 @@ def going_first(*pids: int) -> Iterator[bool]:
 def main(arguments: Sequence[str]) -> int:
     """Profile and print; return 1 when that failed."""
     given = _read_arguments(arguments)
+    if not _SPY.exists():
+        sys.stderr.write(f"scripts/profile: there is no {_SPY}: let scripts/setup dev install it\n")
+        return 2
     if namespace.is_inside():
         namespace.set_up()
     elif not given.no_namespace:
@@ -180,25 +184,22 @@ def _read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("role", nargs="?", choices=ROLES, default="client", help="(client)")
     parser.add_argument("load", nargs="?", choices=LOADS, default="down", help="(down)")
     parser.add_argument(
-        "--seconds", type=float, default=5.0, metavar="N", help="of each of the three spans (5)"
+        "--seconds", type=seconds(1), default=5.0, metavar="N", help="of each of three spans (5)"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="for the samples and the flame graph"
+        "--output", type=new_folder, metavar="DIR", help="for the samples and the flame graph"
     )
     parser.add_argument(
         "--no-namespace", action="store_true", help="stay on the machine's own loopback"
     )
-    given = parser.parse_args(arguments)
-    if given.seconds < 1:
-        parser.error(f"--seconds is {given.seconds:g}, expected 1 or more")
-    return given
+    return parser.parse_args(arguments)
 
 
 def _profile(given: argparse.Namespace) -> Profile:
     folder = given.output or Path(tempfile.mkdtemp(prefix="warren-profile-"))
-    folder.mkdir(parents=True, exist_ok=True)
     stacks, picture = (folder / f"{given.role}-{given.load}.{end}" for end in ("raw", "svg"))
     with contextlib.ExitStack() as running:
+        running.callback(_remove_if_empty, folder)
         lab = WarrenLab(running.enter_context(running_origin()))
         running.callback(lab.close)
         load = running.enter_context(Load(lab.route, given.load))
@@ -213,14 +214,19 @@ def _profile(given: argparse.Namespace) -> Profile:
     return Profile(given.role, given.load, subject.name, span, found, went_first, picture)
 
 
+def _remove_if_empty(folder: Path) -> None:
+    """Remove `folder` where nothing was written into it, because something failed before."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 def record(pid: int, seconds: float, form: str, path: Path) -> None:
     """Let py-spy sample the process `pid` and write `path`; libraries too, where it can.
 
     Raises ProcessError that says what to do.
     """
-    program = str(Path(sys.executable).with_name("py-spy"))
     wish = f"--pid {pid} --duration {max(1, round(seconds))} --rate {_SAMPLES_PER_SECOND}"
-    command = [program, "record", *wish.split(), "--format", form, "--output", str(path)]
+    command = [str(_SPY), "record", *wish.split(), "--format", form, "--output", str(path)]
     said, patience = "", seconds + _SPY_PATIENCE_SECONDS
     for more in (["--native"], []):  # not every platform has --native
         try:
@@ -276,7 +282,4 @@ def describe(found: Profile) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+    run_script("scripts/profile", main)

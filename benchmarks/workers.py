@@ -20,10 +20,13 @@ from rich.table import Table
 
 from benchmarks import namespace
 from benchmarks.accounting import cpu_seconds
+from benchmarks.arguments import MOST_RUNS, counted, seconds
 from benchmarks.bulk import Bulk
 from benchmarks.origin import raise_file_limit
+from benchmarks.processes import end_in_good_order
 from benchmarks.schedule import FAILURES
 from benchmarks.systems import Origin, WarrenLab, running_origin
+from warren.config.relay import MOST_WORKERS
 
 CLIENTS = 8
 COUNTS = (1, 2, 4)
@@ -70,6 +73,7 @@ def main(arguments: Sequence[str]) -> int:
     else:
         namespace.run_inside(arguments)
     raise_file_limit()
+    end_in_good_order()
     found: dict[int, list[dict[str, Spent]]] = {}
     try:
         with running_origin() as origin:
@@ -87,20 +91,26 @@ def main(arguments: Sequence[str]) -> int:
 
 def _read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench workers", description=__doc__)
-    parser.add_argument("--runs", type=int, default=3, help="runs to take the median of (3)")
-    parser.add_argument("--seconds", type=float, default=8.0, help="how long each measures (8)")
+    parser.add_argument(
+        "--runs",
+        type=counted(MOST_RUNS),
+        default=3,
+        metavar="N",
+        help="runs to take the median of (3)",
+    )
+    parser.add_argument(
+        "--seconds", type=seconds(0.1), default=8.0, metavar="N", help="how long each measures (8)"
+    )
     parser.add_argument(
         "--workers",
-        type=int,
+        type=counted(MOST_WORKERS),
         nargs="+",
         default=COUNTS,
         metavar="N",
         help=f"numbers of workers to compare ({' '.join(map(str, COUNTS))})",
     )
     given = parser.parse_args(arguments)
-    for name in ("runs", "seconds"):
-        if getattr(given, name) <= 0:
-            parser.error(f"--{name} is {getattr(given, name)}, expected more than 0")
+    given.workers = list(dict.fromkeys(given.workers))
     return given
 
 

@@ -1,19 +1,30 @@
 """``scripts/simulate``: simulate one network, or sweep over many."""
 
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from simulation.run import Outcome, simulate
 from simulation.scenario import HOUR, KINDS, Scenario, parse_faults, parse_kinds
 from simulation.shrink import shrink
 from simulation.sweep import Results, Row, cores, executor, summary, sweep
-from warren.errors import ConfigError
+from warren import outset
+from warren.errors import ConfigError, WarrenError
 
 _KINDS = "\n".join(f"    {kind:<8}  {what}" for kind, what in KINDS.items())
 _COUNT = click.IntRange(1)
+#: Options that say the same in two ways, those of a sweep alone, and those of one seed alone.
+_EITHER = (
+    ("hours", "seconds"),
+    ("script", "faults"),
+    ("script", "every"),
+    ("jobs", "scheduler"),
+)
+_OF_A_SWEEP, _OF_ONE = ("results", "jobs", "scheduler"), ("trace", "no_shrink")
 
 
 @click.command(
@@ -56,13 +67,14 @@ def main(
     The same options give the same events again. Exits with 1 when an invariant was broken, and
     then says with which seed and which faults.
     """
-    if hours is not None and seconds is not None:
-        raise click.UsageError("say --hours or --seconds, not both")
+    _refuse_contradictions(click.get_current_context())
+    if hours is not None:
+        seconds = HOUR * hours
     try:
         scenario = Scenario(
             seed,
             peers=peers,
-            seconds=HOUR * hours if hours is not None else seconds or 600.0,
+            seconds=600.0 if seconds is None else seconds,
             kinds=parse_kinds(faults),
             fault_seconds=every,
             faults=None if script is None else parse_faults(_text_of(script)),
@@ -73,11 +85,29 @@ def main(
         else:
             path = results or Path(f"sweep-{peers}-{scenario.seconds:g}.jsonl")
             is_well = _sweep(scenario, count, path, jobs or cores(), scheduler)
-    except ConfigError as error:
-        raise click.ClickException(str(error)) from error
+    except WarrenError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0 if is_well else 1)
+
+
+def _refuse_contradictions(context: click.Context) -> None:
+    """Raise UsageError where one option would make another mean nothing."""
+
+    def is_given(name: str) -> bool:
+        return context.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+    for one, other in _EITHER:
+        if is_given(one) and is_given(other):
+            raise click.UsageError(f"say --{one} or --{other}, not both")
+    is_sweep = is_given("count")
+    for name in _OF_ONE if is_sweep else _OF_A_SWEEP:
+        if is_given(name):
+            option = f"--{name.replace('_', '-')}"
+            hint = f"{option} belongs to one seed, leave out --sweep, or {option}"
+            raise click.UsageError(hint if is_sweep else f"{option} takes a --sweep N")
 
 
 def _text_of(script: str) -> str:
@@ -87,10 +117,12 @@ def _text_of(script: str) -> str:
         return Path(script[1:]).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"cannot read {script[1:]}: {why}") from error
+        expected = "expected a text file of faults, such as: at 12 crash relay3 for 10"
+        raise ConfigError(f"--script: cannot read {script[1:]!r}: {why}; {expected}") from error
 
 
 def _simulate_one(scenario: Scenario, *, trace: bool, no_shrink: bool) -> bool:
+    outset.end_by_interrupts()  # an exception may come where nobody can let it pass
     outcome = simulate(scenario)
     if trace:
         click.echo("\n".join(outcome.trace))
@@ -124,7 +156,18 @@ def _describe(outcome: Outcome) -> str:
 
 
 def _sweep(scenario: Scenario, count: int, path: Path, jobs: int, scheduler: str | None) -> bool:
-    results = Results(path, scenario)
+    with Results(path, scenario).held() as results:
+        return _sweep_into(results, scenario, count, path, jobs, scheduler)
+
+
+def _sweep_into(
+    results: Results,
+    scenario: Scenario,
+    count: int,
+    path: Path,
+    jobs: int,
+    scheduler: str | None,
+) -> bool:
     seeds = range(scenario.seed, scenario.seed + count)
     done = sum(seed in results.rows for seed in seeds)
     if done:
@@ -135,6 +178,7 @@ def _sweep(scenario: Scenario, count: int, path: Path, jobs: int, scheduler: str
             again = replace(scenario, seed=row["seed"]).command
             click.echo(f"seed {row['seed']}: {kind} at {at:.3f} s: {what}\n    {again}")
 
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with executor(scheduler, jobs) as (workers, most):
         sweep(scenario, seeds, results, workers, most, tell)
     rows = [results.rows[seed] for seed in seeds]
@@ -143,4 +187,4 @@ def _sweep(scenario: Scenario, count: int, path: Path, jobs: int, scheduler: str
 
 
 if __name__ == "__main__":
-    main()
+    outset.run_script("scripts/simulate", lambda: main(prog_name="scripts/simulate"))

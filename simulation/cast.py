@@ -80,7 +80,7 @@ def make_nodes(scenario: Scenario, names: Mapping[str, str], wire: Wire) -> list
                 seed,
                 wire.network_of(names[name]),
                 file,
-                is_exit=number % 3 == 1,
+                is_exit=is_exit(number),
                 family=family_of(seed, number, len(relays)),
                 names=targets,
             )
@@ -108,6 +108,11 @@ def _found(scenario: Scenario, authorities: list[AuthorityEntry]) -> NetworkFile
             descriptor_interval_seconds=max(600, scenario.interval),
         ),
     )
+
+
+def is_exit(number: int) -> bool:
+    """Tell whether relay `number` is an exit: every third is."""
+    return number % 3 == 1
 
 
 def family_of(seed: int, number: int, relays: int) -> tuple[PeerId, ...]:

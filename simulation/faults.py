@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import trio
 
+from simulation.cast import is_exit
 from simulation.chance import dice
 from simulation.nodes import Node
 from simulation.scenario import INSTANT, Fault, Scenario
@@ -17,6 +18,8 @@ from warren.errors import ConfigError
 
 #: Of a simulation nothing goes wrong at its end, so that all can be well again.
 CALM_SHARE = 0.2
+#: So long a relay may be away without anything being lost; two or three may be so, in turns.
+_SHORT_SECONDS = 10.0
 
 
 def draw_faults(scenario: Scenario, hosts: Sequence[str]) -> tuple[Fault, ...]:
@@ -48,6 +51,23 @@ def draw_faults(scenario: Scenario, hosts: Sequence[str]) -> tuple[Fault, ...]:
         seconds = min(seconds, math.floor(end - at) + 1)
         faults.append(Fault(round(at, 3), kind, names, seconds, value))
     return tuple(faults)
+
+
+def cost_no_stream(faults: Sequence[Fault]) -> bool:
+    """Tell whether streams outlive all `faults`: only the way to their exits is hit, for a moment.
+
+    What hits an exit may have reset its targets, and an outage may be longer than it holds streams.
+    """
+    return all(map(_costs_no_stream, faults))
+
+
+def _costs_no_stream(fault: Fault) -> bool:
+    relays = [name for name in fault.hosts if name.startswith("relay")]
+    if len(relays) < len(fault.hosts) or fault.kind not in ("cut", "crash"):
+        return False
+    # What is cut between two relays is a link, and no target's connection.
+    is_on_the_way = len(relays) == 2 or not is_exit(int(relays[0].removeprefix("relay")))
+    return is_on_the_way and fault.seconds <= _SHORT_SECONDS
 
 
 def _check(faults: Sequence[Fault], hosts: Sequence[str]) -> None:

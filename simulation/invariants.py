@@ -33,6 +33,8 @@ MOST_STREAM_BYTES = 4 * 1024 * 1024
 #: Guards that a client of a network with fewer than so many relays may dial in an hour.
 MOST_GUARDS, LARGE_NETWORK = 5, 100
 _ONE_READ = 256 * 1024
+#: A link that says nothing is given up after 25 s, and looked at every five.
+MOST_SILENCE = 31.0
 #: Tasks that come and go with links, and with what a node does by the way.
 _PASSING = ("._run", "._accept", "._expire", "._check_relay", "._upload", "._linger")
 
@@ -63,6 +65,10 @@ class Audit:
                 legs = link.protocol.legs
                 if not legs:
                     continue
+                silence = trio.current_time() - link.last_heard
+                if silence > MOST_SILENCE:
+                    what = f"{link!r} has circuits and was silent for {silence:.1f} s"
+                    self._complain("noticing", f"{node.name}: {what}")
                 other = ends.setdefault(link.protocol.handshake_hash, link)
                 if len(legs) > MOST_CIRCUITS:
                     self._complain("window", f"{node.name}: {len(legs)} circuits on one link")
@@ -147,6 +153,8 @@ def wrong_stream(stream: StreamProtocol) -> str | None:
         return f"acknowledged {stream.acknowledged}, sent {stream.sent}, written {stream.written}"
     if stream.sent > stream.limit or stream.received > stream.allowed:
         return f"{stream.sent} of {stream.limit} sent, {stream.received} of {stream.allowed} came"
+    if (first := _end_of_first_retained(stream)) is not None and first <= stream.acknowledged:
+        return f"bytes up to {first} are kept, and {stream.acknowledged} are acknowledged"
     if stream.written - stream.acknowledged > MOST_STREAM_BYTES + _ONE_READ:
         return f"{stream.written - stream.acknowledged} bytes are kept"
     is_open = stream.state is not StreamState.ENDED and stream.end_due is None
@@ -155,6 +163,12 @@ def wrong_stream(stream: StreamProtocol) -> str | None:
     if is_open and sum(map(len, stream.incoming)) != stream.received - stream.consumed:
         return "the bytes that wait are not those that came"
     return None
+
+
+def _end_of_first_retained(stream: StreamProtocol) -> int | None:
+    """Return up to which offset the oldest chunk goes that was sent and is kept."""
+    retained = stream._retained
+    return stream._base + len(retained[0]) if retained else None
 
 
 def streams_of(leg: Leg) -> Multiplexer | None:
@@ -194,6 +208,7 @@ async def what_is_left(
             other = ends.setdefault(link.protocol.handshake_hash, link)
             if other is not link:
                 left += [("credit", f"{node.name}: {each}") for each in _lost_between(link, other)]
+                left += [("leak", f"{node.name}: {each}") for each in _orphans_of(link, other)]
         if peer.settings.budget.left != CELLS - grown:
             what = f"{peer.settings.budget.left} cells left of {CELLS}, with {grown} taken"
             left.append(("quota", f"{node.name}: {what}"))
@@ -222,6 +237,20 @@ def _lost_between(one: Link, other: Link) -> Iterator[str]:
         if sender.credit != receiver.window.outstanding:
             given = receiver.window.outstanding
             yield f"credit is lost: {sender!r} has it for {sender.credit} of {given} cells"
+
+
+def _orphans_of(one: Link, other: Link) -> Iterator[str]:
+    """Yield the circuits of an idle link that only one of its sides has."""
+    ours, theirs = one.protocol.legs, other.protocol.legs
+    for legs, number in chain(
+        ((ours, number) for number in ours.keys() - theirs.keys()),
+        ((theirs, number) for number in theirs.keys() - ours.keys()),
+    ):
+        yield f"the other side has no circuit {legs[number]!r}"
+    for leg in chain(ours.values(), theirs.values()):
+        user = leg.user
+        if isinstance(user, RelayCircuit) and leg is user.next and user.previous.destroy_sent:
+            yield f"it leads nowhere: {leg!r}"
 
 
 async def _left_at(node: Node) -> list[str]:

@@ -1,7 +1,8 @@
-"""What is looked at in the moment it happens: nonces, paths, and bugs that are logged.
+"""What is looked at in the moment it happens: nonces, paths, broken rules, bugs that are logged.
 
-For as long as a simulation runs, two functions of Warren are wrapped by ones that look and pass
-on: the one that makes an AEAD, and the one that chooses a path. The rules are checked by code of
+For as long as a simulation runs, some functions of Warren are wrapped by ones that look and pass
+on: the one that makes an AEAD, the one that chooses a path, and what ends a circuit whose other
+end broke the rules. The rules are checked by code of
 their own here, not by that which they check.
 """
 
@@ -22,8 +23,12 @@ from warren.directory.relays import Flag, RelayEntry
 from warren.identity import PeerId, Suite
 from warren.protocol import ciphers
 from warren.protocol.ciphers import AEAD
+from warren.protocol.origin_circuit import OriginCircuit
+from warren.protocol.relay_circuit import RelayCircuit
 from warren.roles import paths
 
+#: No rule was broken: an exit whose clock is wrong has no consensus, and knows no relay (EXT-8).
+_UNKNOWN_RELAY = "a RESUME to a relay that is no exit"
 _BYTE_ORDER = {Suite.AESGCM: "big", Suite.CHACHAPOLY: "little"}
 
 
@@ -135,10 +140,33 @@ def probing(complain: Complain) -> Iterator[NonceLedger]:
         with (
             replaced(ciphers, "make_aead", make_watched),
             replaced(paths, "choose_path", _watch_paths(choose_path, complain)),
+            _hearing_violations(complain),
         ):
             yield ledger
     finally:
         structlog.configure(**before)
+
+
+@contextmanager
+def _hearing_violations(complain: Complain) -> Iterator[None]:
+    """Complain of every circuit that is destroyed because of what came on it: all are honest here.
+
+    Bits that are changed on the wire never get so far, for the link's record does not open.
+    """
+
+    def heard(pass_on: Callable[..., None]) -> Any:
+        def violation(user: object, leg: object, error: Exception) -> None:
+            if not str(error).startswith(_UNKNOWN_RELAY):
+                complain("rules", f"{user!r} was told {error}")
+            pass_on(user, leg, error)
+
+        return violation
+
+    with (
+        replaced(OriginCircuit, "violation", heard(OriginCircuit.violation)),
+        replaced(RelayCircuit, "violation", heard(RelayCircuit.violation)),
+    ):
+        yield
 
 
 def _heed(

@@ -20,7 +20,7 @@ import trio._core._run as trio_loop
 from simulation.cast import make_nodes, place_hosts
 from simulation.chance import dice
 from simulation.clock import BEGINNING, SimulatedClock
-from simulation.faults import Trouble, draw_faults
+from simulation.faults import Trouble, cost_no_stream, draw_faults
 from simulation.invariants import Audit, GuardWatch, tasks_of_each_kind, what_is_left
 from simulation.nodes import (
     LINK_PORT,
@@ -153,7 +153,7 @@ class Simulation:
         self.wire = Wire(clock, dice(scenario.seed, "wire"))
         self.wire.link_ports = frozenset((LINK_PORT,))
         self._most_violations = most_violations
-        self._begin = 0.0
+        self._begin = BEGINNING  # or when the applications begin
         self._scope = trio.CancelScope()
         self._names = place_hosts(scenario, self.wire)
         self.outcome = Outcome(scenario, draw_faults(scenario, list(self._names)))
@@ -308,13 +308,15 @@ class Simulation:
 
     def _applications_of(self, node: ClientNode) -> Applications:
         addresses = [self._names[target.name] for target in self.targets]
-        return Applications(
+        applications = Applications(
             node,
             self.scenario.seed,
             list(target_names(addresses)),
             complain=self.complain,
             tell=self.tell,
         )
+        applications.is_spared = cost_no_stream(self.outcome.faults)
+        return applications
 
     @property
     def _clients(self) -> list[ClientNode]:

@@ -27,11 +27,19 @@ KINDS = {
 _HOSTS_OF = {"cut": (1, 2), "part": (1, 1000)}
 #: Kinds that are over at once.
 INSTANT = frozenset(("cut", "corrupt"))
+#: The most that is simulated: beyond it there is no address left for another peer, or no end.
+MOST_PEERS, MOST_SECONDS, MOST_TRAFFIC, MOST_FAULTS = 5000, 1000 * HOUR, 1000.0, 1_000_000
 
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?"
 _TEXT = re.compile(
-    r"at (?P<at>\d+(?:\.\d+)?) (?P<kind>\w+) (?P<hosts>[\w.]+(?:\+[\w.]+)*)"
-    r"(?: for (?P<seconds>\d+(?:\.\d+)?))?(?: by (?P<value>-?\d+(?:\.\d+)?))?"
+    rf"at (?P<at>{_NUMBER}) (?P<kind>\w+) (?P<hosts>[\w.]+(?:\+[\w.]+)*)"
+    rf"(?: for (?P<seconds>{_NUMBER}))?(?: by (?P<value>-?{_NUMBER}))?"
 )
+
+
+def figure(value: float) -> str:
+    """Return the shortest text that is read as exactly `value` again."""
+    return repr(value).removesuffix(".0")
 
 
 @dataclass(frozen=True)
@@ -54,12 +62,21 @@ class Fault:
         least, most = _HOSTS_OF.get(self.kind, (1, 1))
         if not least <= len(self.hosts) <= most:
             raise ConfigError(f"{self.kind}: {len(self.hosts)} hosts, expected {least} to {most}")
+        if len(set(self.hosts)) < len(self.hosts):
+            raise ConfigError(f"'{self}' names a host twice, expected each once")
+        # What says nothing would be done would be taken for a network that bears it.
+        if bool(self.seconds) == (self.kind in INSTANT):
+            expected = "no 'for': it is over at once" if self.seconds else "'for' so many seconds"
+            raise ConfigError(f"'{self}': expected {expected}")
+        if bool(self.value) != (self.kind == "clock"):
+            expected = "no 'by'" if self.value else "'by' so many seconds, as in: by -7200"
+            raise ConfigError(f"'{self}': expected {expected}")
 
     def __str__(self) -> str:
-        text = f"at {self.at:g} {self.kind} {'+'.join(self.hosts)}"
+        text = f"at {figure(self.at)} {self.kind} {'+'.join(self.hosts)}"
         if self.seconds:
-            text += f" for {self.seconds:g}"
-        return text + f" by {self.value:g}" * bool(self.value)
+            text += f" for {figure(self.seconds)}"
+        return text + f" by {figure(self.value)}" * bool(self.value)
 
     @classmethod
     def parse(cls, text: str) -> "Fault":
@@ -118,18 +135,32 @@ class Scenario:
     def __post_init__(self) -> None:
         if self.peers < 10:
             raise ConfigError(f"{self.peers} peers: expected 10 at least, so that paths differ")
-        for what, value, least in (
-            ("seconds", self.seconds, 1.0),
-            ("seconds from fault to fault", self.fault_seconds, 0.01),
-            ("times the usual traffic", self.traffic, 0.0),
+        if self.peers > MOST_PEERS:
+            raise ConfigError(f"{self.peers} peers: expected {MOST_PEERS} at most")
+        for what, value, least, most in (
+            ("seconds", self.seconds, 1.0, MOST_SECONDS),
+            ("seconds from fault to fault", self.fault_seconds, 0.01, math.inf),
+            ("times the usual traffic", self.traffic, 0.0, MOST_TRAFFIC),
         ):
-            if not least <= value < math.inf:
-                raise ConfigError(f"{value:g} {what}: expected {least:g} or more")
+            if not least <= value <= most or math.isinf(value):
+                expected = f"{least:g} or more" if math.isinf(most) else f"{least:g} to {most:.12g}"
+                raise ConfigError(f"{value:g} {what}: expected {expected}")
+        if self.faults is None and self.kinds and self.seconds > MOST_FAULTS * self.fault_seconds:
+            raise ConfigError(
+                f"a fault every {self.fault_seconds:g} s for {self.seconds:.12g} s: expected "
+                f"{MOST_FAULTS:,} at most, so a larger --every"
+            )
         for fault in self.faults or ():
             if fault.at >= self.seconds:
                 raise ConfigError(
-                    f"{fault}: the simulation is over after {self.seconds:g} s, expected an "
+                    f"{fault}: the simulation is over after {self.seconds:.12g} s, expected an "
                     "earlier time, or more --seconds"
+                )
+            # One that was drawn may end up to a second later where all is very short.
+            if fault.at + fault.seconds > self.seconds + 1:
+                raise ConfigError(
+                    f"{fault}: the simulation is over after {self.seconds:.12g} s, expected that "
+                    "the fault is by then, or more --seconds"
                 )
 
     @property
@@ -160,10 +191,10 @@ class Scenario:
     def command(self) -> str:
         """Return the command that simulates this again."""
         words = [f"scripts/simulate --seed {self.seed} --peers {self.peers}"]
-        words.append(f"--seconds {self.seconds:g} --traffic {self.traffic:g}")
+        words.append(f"--seconds {figure(self.seconds)} --traffic {figure(self.traffic)}")
         if self.faults is None:
             kinds = "all" if self.kinds == tuple(KINDS) else ",".join(self.kinds) or "none"
-            words.append(f"--faults {kinds} --every {self.fault_seconds:g}")
+            words.append(f"--faults {kinds} --every {figure(self.fault_seconds)}")
         else:
             words.append(f"--script '{'; '.join(map(str, self.faults))}'")
         return " ".join(words)

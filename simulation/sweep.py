@@ -8,30 +8,46 @@ existing Dask cluster, which needs the extra ``cluster`` and workers that run in
 """
 
 import contextlib
+import fcntl
 import json
+import logging
 import os
 import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from dataclasses import replace
 from functools import cache
 from hashlib import sha256
 from itertools import islice
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
-from typing import TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import msgspec
 
 from simulation.run import Outcome, simulate
 from simulation.scenario import Scenario
-from warren.errors import ConfigError
+from warren.errors import ConfigError, WarrenError
 
 T = TypeVar("T")
 
 ROOT = Path(__file__).parents[1]
+_ANOTHER = "name another file with --results"
+#: How long a scheduler may take to answer, and to have a worker.
+SCHEDULER_SECONDS = 20
+
+
+class SweepError(WarrenError):
+    """Tell that a sweep cannot go on; what is done is kept."""
 
 
 class Row(TypedDict):
@@ -104,6 +120,8 @@ class Results:
         self._path = path
         head = {"sweep": replace(scenario, seed=0).command, "version": version()}
         try:
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise ConfigError(f"{path} is no file, expected one or none; {_ANOTHER}")
             text = path.read_bytes().decode("utf-8", "replace") if path.exists() else ""
             if not text:
                 self._write(head)
@@ -112,23 +130,44 @@ class Results:
             if _read(first, dict[str, str]) != head:
                 raise ConfigError(
                     f"{path} is of another sweep or version: found {first:.400}, expected "
-                    f"{json.dumps(head)}; name another file with --results"
+                    f"{json.dumps(head)}; {_ANOTHER}"
                 )
             if not text.endswith("\n"):
                 with path.open("a", encoding="utf-8") as file:
                     file.write("\n")
         except OSError as error:
             raise ConfigError(
-                f"cannot keep results in {path}: {error.strerror}; name another file with --results"
+                f"cannot keep results in {path}: {error.strerror}; {_ANOTHER}"
             ) from error
         for line in lines:
             if (row := _read(line, Row)) is not None:
                 self.rows[row["seed"]] = row
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator["Results"]:
+        """Keep the file to this process while inside.
+
+        Raises ConfigError when another sweep has it, which would simulate the same seeds.
+        """
+        with self._path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ConfigError(
+                    f"another sweep is writing to {self._path}: wait for its end, or {_ANOTHER}"
+                ) from error
+            yield self
+
     def add(self, row: Row) -> None:
-        """Keep the row of a seed."""
+        """Keep the row of a seed; raise SweepError when that is not possible."""
+        try:
+            self._write(row)
+        except OSError as error:
+            raise SweepError(
+                f"cannot keep the result of seed {row['seed']} in {self._path}: {error.strerror}; "
+                f"make room, and the same command goes on with what is left"
+            ) from error
         self.rows[row["seed"]] = row
-        self._write(row)
 
     def _write(self, row: Row | dict[str, str]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
@@ -154,8 +193,43 @@ def executor(scheduler: str | None, jobs: int) -> Iterator[tuple[Executor, int]]
         raise ConfigError(
             "a scheduler needs Dask: install the extra, pip install -e .[cluster]"
         ) from error
-    with Client(scheduler) as client:  # type: ignore[no-untyped-call]
-        yield client.get_executor(), 2 * max(1, sum(client.ncores().values()))
+    with _without_logs(), _connected(Client, scheduler) as client:
+        yield client.get_executor(), 2 * sum(client.ncores().values())
+
+
+@contextlib.contextmanager
+def _without_logs() -> Iterator[None]:
+    """Let Dask log nothing while inside: what becomes of it is told by us, in one line."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@contextlib.contextmanager
+def _connected(client_of: Callable[..., Any], scheduler: str) -> Iterator[Any]:
+    """Give a client of the Dask cluster at `scheduler`, which has a worker, while inside.
+
+    Raises ConfigError when there is none.
+    """
+    expected = "expected the address of a Dask scheduler, such as tcp://10.0.0.1:8786"
+    if not scheduler.strip():
+        raise ConfigError(f"--scheduler is empty, {expected}")
+    try:
+        client = client_of(scheduler, timeout=SCHEDULER_SECONDS)
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        raise ConfigError(f"no scheduler at {scheduler!r}: {error}; {expected}") from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=SCHEDULER_SECONDS)
+        except TimeoutError as error:
+            raise ConfigError(
+                f"the scheduler at {scheduler} has had no worker for {SCHEDULER_SECONDS} s: start "
+                f"one, with PYTHONPATH={ROOT} or that of a clone of the same commit"
+            ) from error
+        yield client
 
 
 def _leave_it_to_us() -> None:
@@ -182,18 +256,31 @@ def sweep(
 ) -> None:
     """Simulate every seed that `results` lacks; `tell` hears of each as it is done."""
     left = (seed for seed in seeds if seed not in results.rows)
-    running: set[Future[Row]] = set()
+    running: dict[Future[Row], Scenario] = {}
     while True:
         for seed in islice(left, most_at_once - len(running)):
             each = replace(scenario, seed=seed)
-            running.add(workers.submit(simulate_seed, each, version()))
+            running[workers.submit(simulate_seed, each, version())] = each
         if not running:
             return
-        done, running = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
-            row = future.result()
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            row = _row_of(future, running.pop(future))
             results.add(row)
             tell(row)
+
+
+def _row_of(future: Future[Row], scenario: Scenario) -> Row:
+    """Return what came of a seed; raise SweepError when its worker died, or could not do it."""
+    try:
+        return future.result()
+    except ConfigError:
+        raise
+    except (Exception, CancelledError) as error:  # whatever a cluster may fail with
+        raise SweepError(
+            f"seed {scenario.seed} came to no end where it was simulated: {error!r:.300}. What is "
+            "done is kept, and the same command goes on with the rest. To see whether it is the "
+            f"seed, alone: {scenario.command}"
+        ) from error
 
 
 def summary(rows: Iterable[Row]) -> str:

@@ -5,12 +5,13 @@ times the scenario's ``traffic``:
 
     60 pages      1 to 40 KB, SHA-256 compared
     12 downloads  50 to 500 KB, SHA-256 compared; a third is given up in the middle
-     6 uploads    50 to 300 KB, whose SHA-256 the target tells
+     6 uploads    50 to 300 KB, whose SHA-256 the target tells; a third is given up as well
      9 talks      20 messages of 1 to 200 bytes that come back, a second or so apart
      4 vigils     a stream that is silent for minutes, with a message back and forth between
 
-A stream may be refused, and it may be reset; that is counted. It must not deliver a byte that was
-not sent, end cleanly before all of it came, or leave its application waiting beyond a deadline.
+A stream may be refused, and it may be reset, where what goes wrong can cost one; that is counted.
+It must not deliver a byte that was not sent, end cleanly before all of it came, or leave its
+application waiting beyond a deadline.
 """
 
 from collections import Counter
@@ -86,6 +87,7 @@ class Applications:
         self.node = node
         self.open = 0
         self.until = float("inf")  # no vigil goes on after that time
+        self.is_spared = False  # whether nothing goes wrong that may cost a stream
         self.outcomes: Counter[str] = Counter()
         self._seed = seed
         self._names = tuple(names)
@@ -116,6 +118,9 @@ class Applications:
             self.open -= 1
         self.outcomes[f"{visit.kind} {outcome.partition(' (')[0]}"] += 1
         seconds = trio.current_time() - begin
+        if self.is_spared and outcome.startswith(("refused", "reset")):
+            what = f"{self.node.name}'s {visit.kind} {visit.number} was {outcome}"
+            self._complain("lost", f"{what}, and nothing happened that may cost a stream")
         self._tell(f"{self.node.name} {visit.kind} {visit.number}: {outcome} after {seconds:.3f} s")
         return outcome
 
@@ -156,9 +161,12 @@ class Applications:
 
     async def _put(self, stream: WireStream, rng: Random, what: str) -> str:
         size, seed = rng.randint(50_000, 300_000), rng.getrandbits(32)
+        gives_up_at = rng.randrange(size) if rng.random() < 1 / 3 else size
         data = pattern(size, seed)
         await self._open(stream, rng, b"PUT %d %d\n" % (size, seed), what)
         for at in range(0, size, _PIECE):
+            if at > gives_up_at:
+                return "given up"  # by a reset, which must not look like an end at the target
             await self._send(stream, data[at : at + _PIECE], what, f"{at} of {size} bytes sent")
         stream.send_eof()
         answer = b""

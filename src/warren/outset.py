@@ -78,6 +78,42 @@ class OutputError(OSError):
         self.is_unread = isinstance(error, BrokenPipeError)
 
 
+def fail_to_print(name: str, error: OutputError) -> NoReturn:
+    """End the command `name` that cannot print: as others do, by SIGPIPE, where nobody reads."""
+    if error.is_unread:
+        end_by(signal.SIGPIPE)
+    sys.stderr.write(f"{name}: {error}\n")
+    sys.exit(1)
+
+
+def run_module(name: str) -> None:
+    """Run a module beside the package as ``python -m`` does, with ``python -m warren.outset``.
+
+    The key that interrupts ends it without a word until ``run_script``: nothing is begun yet.
+    """
+    end_by_interrupts()
+    import runpy
+
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def run_script(name: str, run: Callable[[], int]) -> NoReturn:
+    """Run a script beside the package, which prints as the commands do; end with its code.
+
+    From now on the key that interrupts raises KeyboardInterrupt.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    take_standard_numbers()
+    guard_standard_error()
+    guard_standard_output()
+    try:
+        code = run()
+    except OutputError as error:
+        fail_to_print(name, error)
+    sys.exit(code)
+
+
 class OutputFile(io.FileIO):
     """Write to standard output, all of it or an OutputError."""
 
@@ -165,3 +201,8 @@ def guard_standard_output() -> None:
         errors="surrogateescape",  # a path is printed as it is
         line_buffering=True,
     )
+
+
+if __name__ == "__main__":
+    del sys.argv[0]
+    run_module(sys.argv[0])

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -83,3 +84,39 @@ def test_processes_find_this_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_free_port_can_be_used() -> None:
     assert 0 < free_port() < 65536
+
+
+def test_the_folder_of_a_run_that_was_killed_goes_with_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = (
+        "import os, signal\n"
+        "from benchmarks.processes import Processes\n"
+        "kept = Processes('test')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], env={**environment(), "TMPDIR": str(tmp_path)}, check=False
+    )
+    [left] = tmp_path.iterdir()
+    living = Processes("test")
+
+    other = Processes("test")
+
+    assert not left.exists()
+    assert living.folder.exists()
+    living.stop()
+    other.stop()
+
+
+def test_the_folder_goes_however_python_ends(tmp_path: Path) -> None:
+    code = (
+        "from benchmarks.processes import Processes\nkept = Processes('test')\nraise SystemExit(1)"
+    )
+
+    subprocess.run(
+        [sys.executable, "-c", code], env={**environment(), "TMPDIR": str(tmp_path)}, check=False
+    )
+
+    assert not list(tmp_path.iterdir())

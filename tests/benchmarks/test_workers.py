@@ -45,4 +45,4 @@ def test_a_time_that_makes_no_sense_is_refused(capsys: pytest.CaptureFixture[str
         main(["workers", "--seconds", "0"])
 
     assert refusal.value.code == 2
-    assert "--seconds is 0.0, expected more than 0" in capsys.readouterr().err
+    assert "--seconds: is 0, expected 0.1 to 3600" in capsys.readouterr().err

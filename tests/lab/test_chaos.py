@@ -46,6 +46,7 @@ def test_rules_are_read(text: str, rules: list[Rule]) -> None:
         ("kill guard every", "found its end, expected how often, such as 10s"),
         ("kill guard every 5", "found '5'"),
         ("kill guard every -5s", "found '-5s'"),
+        ("kill guard every \N{ARABIC-INDIC DIGIT FIVE}s", "expected how often"),
         ("kill guard every 0s", "expected 0.1 s to 86400 s"),
         ("kill guard every 5s now", "found 'now', expected the end of the rule"),
         ("stop guard every 60s", "expected how long it is stopped"),

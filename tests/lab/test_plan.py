@@ -109,6 +109,7 @@ def test_a_relay_behind_an_impairment_publishes_its_address(tmp_path: Path) -> N
         {"workers": 0},
         {"workers": 65},
         {"proxy": Address("192.0.2.1", 0)},
+        {"allow_targets": (Address("127.0.0.1", 0),)},
         {"hosts": {"localhost": ()}},
         {"hosts": {"127.0.0.1": ()}},
         {"hosts": {ORIGIN_NAME: ()}},

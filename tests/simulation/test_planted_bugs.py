@@ -15,6 +15,12 @@ from tests.simulation.planted import Plant
 BUSY = Scenario(0, peers=12, seconds=90.0, traffic=6.0, fault_seconds=12.0)
 #: One in which exits die with streams on them, all the time.
 DEADLY = replace(BUSY, kinds=("crash",), fault_seconds=4.0)
+#: One in which the ways to the exits break, and nothing else.
+BROKEN_WAYS = BUSY.with_faults(
+    tuple(Fault(4.0 + 8 * n, "cut", (f"relay{(2, 3, 5)[n % 3]}",)) for n in range(10))
+)
+#: One in which links fall silent.
+SILENT = replace(BUSY, kinds=("stall",), fault_seconds=8.0)
 
 #: Where each is looked for, and what may be noticed first of it.
 BUGS: list[tuple[Plant, Scenario, set[str]]] = [
@@ -27,6 +33,13 @@ BUGS: list[tuple[Plant, Scenario, set[str]]] = [
     (planted.near_relays, BUSY, {"path"}),
     (planted.free_credit, BUSY, {"quota"}),
     (planted.one_failure_too_many, BUSY, {"recovery"}),
+    (planted.stream_window_granted_twice, BUSY, {"rules"}),
+    (planted.number_used_twice, BUSY, {"rules"}),
+    (planted.one_byte_too_many, BROKEN_WAYS, {"rules", "wrong byte", "truncated"}),
+    (planted.kept_for_ever, BUSY, {"window"}),
+    (planted.forgotten_timer, SILENT, {"noticing"}),
+    (planted.destroy_that_stops_half_way, BUSY, {"leak"}),
+    (planted.nothing_is_resumed, BROKEN_WAYS, {"lost"}),
 ]
 
 

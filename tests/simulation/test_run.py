@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from simulation.run import simulate
-from simulation.scenario import KINDS, Scenario
+from simulation.scenario import KINDS, Fault, Scenario
 from simulation.sweep import cores, simulate_seed, version
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +53,18 @@ def test_another_seed_gives_another_trace() -> None:
     one, two = (simulate(replace(SMALL, seed=seed, seconds=20.0)) for seed in (1, 2))
 
     assert one.digest != two.digest
+
+
+@pytest.mark.timeout(120)
+def test_streams_outlive_relays_that_are_not_their_exits() -> None:
+    faults = tuple(
+        Fault(4.0 + 8 * n, kind, (f"relay{(2, 3, 5, 6)[n % 4]}",), seconds)
+        for n, (kind, seconds) in enumerate([("cut", 0.0), ("crash", 3.0)] * 5)
+    )
+    outcome = simulate(replace(SMALL, traffic=12.0, faults=faults))
+
+    assert not outcome.violations
+    assert not [name for name in outcome.outcomes if name.endswith(("reset", "refused"))]
 
 
 @pytest.mark.timeout(120)

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+import simulation.sweep
 from simulation.__main__ import main
 from simulation.scenario import Scenario
-from simulation.sweep import Results, Row, simulate_seed, summary, sweep, version
+from simulation.sweep import Results, Row, SweepError, simulate_seed, summary, sweep, version
 from tests.support.labs import wait_until_dead
 from warren.errors import ConfigError
 
@@ -116,8 +118,70 @@ def test_a_script_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
     refused = CliRunner().invoke(main, ["--script", f"@{tmp_path}/binary"])
 
-    assert refused.exit_code == 1
-    assert "Error: cannot read" in refused.output
+    assert refused.exit_code == 2
+    assert "Error: --script: cannot read" in refused.output
+
+
+def test_what_is_no_file_is_no_place_for_results(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    for path in (tmp_path / "pipe", Path("/dev/full")):
+        with pytest.raises(ConfigError, match="is no file, expected one or none"):
+            Results(path, TINY)
+
+
+def test_a_file_is_one_sweeps_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.jsonl"
+
+    with (
+        Results(path, TINY).held(),
+        pytest.raises(ConfigError, match="another sweep is writing to"),
+        Results(path, TINY).held(),
+    ):
+        pass
+
+
+def test_a_result_that_cannot_be_kept_ends_the_sweep_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.jsonl"
+    results = Results(path, TINY)
+    path.unlink()
+    path.mkdir()
+
+    with pytest.raises(SweepError, match="cannot keep the result of seed 1 in"):
+        sweep(TINY, range(1, 2), results, Here(), 1, lambda _: None)
+
+    assert not results.rows
+
+
+@pytest.mark.parametrize("error", [BrokenProcessPool("a child died"), CancelledError(), OSError()])
+def test_a_worker_that_dies_costs_what_is_under_way_and_says_how_to_go_on(
+    error: BaseException, tmp_path: Path
+) -> None:
+    class Dying(Here):
+        def submit(self, work: Any, /, *arguments: Any, **options: Any) -> Future[Any]:
+            if not self.seeds:
+                return super().submit(work, *arguments)
+            future: Future[Any] = Future()
+            future.set_exception(error)
+            return future
+
+    results = Results(tmp_path / "sweep.jsonl", TINY)
+
+    with pytest.raises(SweepError, match=r"seed 2 came to no end.*the same command goes on"):
+        sweep(TINY, range(1, 3), results, Dying(), 1, lambda _: None)
+
+    assert set(results.rows) == {1}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("address", ["", "nonsense", "http://127.0.0.1:1", "tcp://127.0.0.1:1"])
+def test_a_scheduler_that_is_not_there_is_told_in_a_line(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(simulation.sweep, "SCHEDULER_SECONDS", 0.5)
+
+    with pytest.raises(ConfigError, match="expected the address of a Dask scheduler"):
+        simulation.sweep.executor(address, 1).__enter__()
 
 
 def test_a_worker_with_other_code_is_refused() -> None:
@@ -165,8 +229,8 @@ def test_no_worker_outlives_a_sweep_that_is_killed(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[str]:
-    """Run a Dask cluster of one worker with two threads' worth of processes; give its address."""
+def cluster_process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run a Dask cluster of two workers, whose process says its address and ends at a new line."""
     code = (
         "from distributed import LocalCluster\n"
         "if __name__ == '__main__':\n"
@@ -184,9 +248,15 @@ def cluster(tmp_path: Path) -> Iterator[str]:
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
+        yield process
         process.communicate("\n", timeout=30)
+
+
+@pytest.fixture
+def cluster(cluster_process: subprocess.Popen[str]) -> str:
+    """Give the address of a Dask cluster."""
+    assert cluster_process.stdout is not None
+    return cluster_process.stdout.readline().strip()
 
 
 @pytest.mark.processes
@@ -209,6 +279,33 @@ def test_a_dask_cluster_finds_what_this_machine_does(cluster: str, tmp_path: Pat
     assert sorted((row["seed"], row["digest"]) for row in rows) == [
         (row["seed"], row["digest"]) for row in here
     ]
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(120)
+def test_a_cluster_that_goes_away_is_one_line_and_costs_nothing_that_is_done(
+    cluster_process: subprocess.Popen[str], cluster: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "sweep.jsonl"
+    words = ["--sweep=1000", "--peers=10", "--seconds=10", "--results", str(path)]
+    with subprocess.Popen(
+        [ROOT / "scripts" / "simulate", *words, "--scheduler", cluster],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while not path.exists() or path.read_text().count("\n") < 3:
+            assert process.poll() is None
+            time.sleep(0.1)
+
+        assert cluster_process.stdin is not None
+        cluster_process.stdin.write("\n")
+        cluster_process.stdin.flush()
+        said = process.communicate(timeout=60)[1]
+
+    assert process.returncode == 1
+    assert re.fullmatch(r"Error: seed \d+ came to no end .*\n", said)
+    assert len(path.read_text().splitlines()) >= 3
 
 
 def _version(path: Path) -> str:

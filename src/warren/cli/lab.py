@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from warren.addresses import Address, IPAddress, parse_ip
 from warren.cli.options import ADDRESS, FOLDER
@@ -159,6 +160,11 @@ def _read_chaos(text: str | None, *, demo: bool) -> tuple["Rule", ...]:
     from warren.lab.chaos import parse_chaos
 
     if text is None:
+        context = click.get_current_context()
+        for name in ("chaos_seed", "comeback"):
+            if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{option} says nothing without --chaos: add it, or leave it out")
         return ()
     if demo:
         raise ConfigError("--demo shows a network that is well: leave out --chaos, or --demo")

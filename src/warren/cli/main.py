@@ -4,7 +4,6 @@ What a command runs is imported inside it, so that help and completion are there
 """
 
 import importlib
-import signal
 import sys
 
 import click
@@ -69,9 +68,7 @@ def main() -> None:
     except ConfigError as error:
         _fail(error, 2)
     except outset.OutputError as error:
-        if error.is_unread:
-            outset.end_by(signal.SIGPIPE)
-        _fail(error, 1)
+        outset.fail_to_print("warren", error)
     except WarrenError as error:
         _fail(error, 1)
 

@@ -29,8 +29,8 @@ LEAST_SECONDS, MOST_SECONDS = 0.1, 86400.0
 POSITIONS = ("guard", "middle", "exit")
 KINDS = ("relay", "exit", "authority")
 _UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0}
-_TIME = re.compile(r"(\d{1,7}(?:\.\d{1,3})?)(ms|s|min)")
-_NAME = re.compile(r"[a-z]+\d*")
+_TIME = re.compile(r"([0-9]{1,7}(?:\.[0-9]{1,3})?)(ms|s|min)")
+_NAME = re.compile(r"[a-z]+[0-9]*")
 _EXAMPLE = "such as: kill middle every 5s"
 
 

@@ -80,6 +80,9 @@ class Child:
             return f"{self.name} (process {self.pid}) was ended by signal {-code}"
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         tail = "".join(f"\n    {line}" for line in lines[-_TAIL_LINES:])
+        if not lines:
+            place = self.log.parent.parent.parent
+            tail = f", and nothing in its log: is there room in {place} (TMPDIR, or --dir)?"
         return f"{self.name} (process {self.pid}) ended with code {code}{tail}"
 
     def __repr__(self) -> str:

@@ -64,6 +64,8 @@ class LabOptions:
         )
         is_local = self.proxy.ip is not None and self.proxy.ip.is_loopback
         _check(is_local, f"--proxy is {self.proxy}", "a loopback address: a lab serves nobody else")
+        for target in self.allow_targets:
+            _check(target.port > 0, f"--allow-target is {target}", "one exact port")
         for name in self.hosts:
             if not _is_full_name(name):
                 raise ConfigError(

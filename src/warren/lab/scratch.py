@@ -44,10 +44,13 @@ def lab_folder(given: Path | None) -> Iterator[Path]:
     yield given.resolve()
 
 
-def remove_dead() -> None:
-    """Remove the temporary folders of labs of this user that live no more."""
+def remove_dead(prefix: str = PREFIX) -> None:
+    """Remove the temporary folders of labs of this user that live no more, or of what `prefix` is.
+
+    Whoever makes one holds it (``DataFolder.held``).
+    """
     with contextlib.suppress(OSError):
-        for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        for path in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
             with contextlib.suppress(OSError):
                 _remove_if_dead(path)
 
