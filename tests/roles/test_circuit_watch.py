@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from tests.support.client_network import ClientNetwork, client_network
 from tests.support.memory_network import receive
-from tests.support.wayward import BACKWARD, FORWARD, Wayward
+from tests.support.wayward import BACKWARD, FORWARD, Wayward, swallow
 from warren.addresses import Address
 from warren.network.circuits import Circuit
 from warren.network.streams import CircuitStream
@@ -57,13 +57,17 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 
 def silence(network: ClientNetwork, circuit: Circuit) -> None:
-    """Let the last hop swallow what comes on its circuits, and answer PINGs all the same."""
+    """Let the last hop swallow what comes on its circuits."""
+    swallow(network.relay(circuit.hops[-1].peer_id))
 
-    def swallow(*_: object) -> None:
-        return
 
-    for passing in network.relay(circuit.hops[-1].peer_id).circuits:
-        passing.machine.receive_run = swallow  # type: ignore[assignment, method-assign]
+async def open_asked(network: ClientNetwork) -> tuple[CircuitStream, Circuit, Wayward]:
+    """Open a stream to an echo; return it, its circuit whose far end is being asked, its middle."""
+    let_directories_wait(network)
+    stream, circuit = await open_stream(network, network.net.echo())
+    middle = Wayward(network.relay(circuit.hops[1].peer_id))
+    await until(lambda: circuit.stream_count > 1)
+    return stream, circuit, middle
 
 
 async def test_a_stream_goes_on_when_its_circuit_falls_silent(
@@ -87,10 +91,7 @@ async def test_a_stream_goes_on_when_its_circuit_falls_silent(
 async def test_a_circuit_that_falls_silent_behind_the_answer_to_a_question_is_given_up(
     network: ClientNetwork, autojump_clock: MockClock
 ) -> None:
-    let_directories_wait(network)
-    stream, circuit = await open_stream(network, network.net.echo())
-    middle = Wayward(network.relay(circuit.hops[1].peer_id))
-    await until(lambda: circuit.stream_count > 1)  # the far end is asked
+    stream, circuit, middle = await open_asked(network)
     await trio.sleep(0.1)
 
     middle.be("drop", FORWARD)  # the question is answered, and nobody hears of its end
@@ -105,10 +106,7 @@ async def test_a_circuit_that_falls_silent_behind_the_answer_to_a_question_is_gi
 async def test_what_was_lost_behind_the_end_of_a_question_is_asked_about_again(
     network: ClientNetwork, autojump_clock: MockClock
 ) -> None:
-    let_directories_wait(network)
-    stream, circuit = await open_stream(network, network.net.echo())
-    middle = Wayward(network.relay(circuit.hops[1].peer_id))
-    await until(lambda: circuit.stream_count > 1)
+    stream, circuit, middle = await open_asked(network)
     ends = circuit.cells_sent + 1  # that of the question is the next cell
 
     middle.be("hold", BACKWARD)  # its answer is late

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from tests.support.imagined import consensus
 from tests.support.small_network import Origin, RelayPeer, SmallNetwork, small_network
+from tests.support.wayward import swallow
 from warren.addresses import Address
 from warren.directory.consensus import Consensus
 from warren.directory.relays import Flag, RelayEntry
@@ -132,14 +133,8 @@ async def client_scene(*policies: str) -> AsyncIterator[Scene]:
 
 
 def silence(scene: Scene, exit_name: str) -> None:
-    """Let an exit swallow what comes on its circuits, and answer PINGs all the same."""
-
-    def swallow(*_: object) -> None:
-        return
-
-    peer = scene.net.relays[2 + list(scene.ends).index(exit_name)]
-    for circuit in peer.circuits:
-        circuit.machine.receive_run = swallow  # type: ignore[assignment, method-assign]
+    """Let an exit swallow what comes on its circuits."""
+    swallow(scene.net.relays[2 + list(scene.ends).index(exit_name)])
 
 
 def _entry(peer: RelayPeer, udp_policy: Iterable[str] | None = None) -> RelayEntry:

@@ -35,6 +35,19 @@ class _Way:
     is_before: bool = False
 
 
+def swallow(peer: RelayPeer) -> None:
+    """Let a relay swallow what comes on the circuits it has, also where it is the last hop.
+
+    It answers PINGs all the same, and gives no credit.
+    """
+
+    def receive_run(*_: object) -> None:
+        return
+
+    for circuit in peer.circuits:
+        circuit.machine.receive_run = receive_run  # type: ignore[assignment, method-assign]
+
+
 class Wayward:
     """Own a relay's manners; it passes everything on until it is told otherwise."""
 

@@ -255,7 +255,7 @@ class Exit:
             if flags & _NOT_WANTED[ip.version]:
                 continue
             target = begin.address if ip is begin.address.ip else Address(str(ip), port)
-            objection = self._objection(ip, target, policy)
+            objection = self._objection(target, policy)
             if objection is None:
                 allowed[ip.version].append(target)
             else:
@@ -265,13 +265,15 @@ class Exit:
             raise ExitError(*refusal)
         return targets
 
-    def _objection(self, ip: IPAddress, target: Address, policy: ExitPolicy) -> str | None:
-        """Return why nothing goes to `target`, which is at `ip`, or None.
+    def _objection(self, target: Address, policy: ExitPolicy) -> str | None:
+        """Return why nothing goes to `target`, a literal, or None.
 
         Raises ExitError when that is a place of the network itself.
         """
+        assert target.ip is not None, "names are resolved before they are checked"
         places = self._network_places()
-        faces = [Address(str(each), target.port) for each in embedded_addresses(ip, self._nat64)]
+        embedded = embedded_addresses(target.ip, self._nat64)
+        faces = [Address(str(each), target.port) for each in embedded]
         if target in places or not places.isdisjoint(faces):
             # EXT-9: back into the network. PROTOCOL is not retried elsewhere.
             raise ExitError(EndReason.PROTOCOL, "the target is a relay of this network")

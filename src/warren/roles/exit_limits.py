@@ -84,8 +84,6 @@ class Admission:
     def has_place(self, circuit: int) -> bool:
         """Tell whether one more stream of the circuit may connect now."""
         limits, connecting = self._limits, self._connecting
-        if not connecting:
-            return True
         is_free = connecting[circuit] < limits.pending_connects_per_circuit
         return is_free and connecting.total() < limits.pending_connects
 
