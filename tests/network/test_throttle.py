@@ -8,6 +8,7 @@ from trio.testing import MockClock
 
 from warren.addresses import Address
 from warren.network.byte_streams import ByteStream
+from warren.network.send_queue import LEAST_QUEUE, MOST_QUEUE, SendQueue
 from warren.network.throttle import Throttle, ThrottledUdpSocket, throttled_network
 
 RATE = 1_000_000
@@ -162,6 +163,18 @@ async def test_bytes_take_the_time_that_the_rate_says_and_arrive_in_order() -> N
     assert throttle.statistics()["sent"] == len(data)
     least = (len(data) - 1_000_000 - 200_000) / 4_000_000  # without the burst and the debt
     assert least <= seconds <= 5 * len(data) / 4_000_000
+
+
+async def test_a_link_makes_no_more_ready_than_a_narrow_socket_sends_soon() -> None:
+    """Or the first record of a busy link would stand for seconds, and the link count as dead."""
+    async with trio.open_nursery() as nursery:
+        pairs = [await connected(Throttle(rate), nursery) for rate in (100_000, 10_000_000, 10**12)]
+        sizes = [SendQueue(near).size for near, _ in pairs]
+        for near, far in pairs:
+            near.close()
+            far.close()
+
+    assert sizes == [LEAST_QUEUE, 50_000, MOST_QUEUE]
 
 
 async def test_parts_that_are_too_much_together_are_sent_as_far_as_it_goes() -> None:

@@ -16,6 +16,7 @@ from warren.network import readiness
 from warren.network.byte_streams import Buffer
 from warren.network.datagram_sockets import UdpSocket
 from warren.network.readiness import Act
+from warren.network.send_queue import LEAST_QUEUE, MOST_QUEUE, QUEUE_SECONDS
 from warren.network.sockets import SocketNetwork, SocketStream
 from warren.protocol.cells import CELL_LENGTH
 from warren.protocol.records import RECORD_EXTRA
@@ -40,6 +41,7 @@ class Throttle:
     def __init__(self, rate: int) -> None:
         self.rate = rate
         self.sent = 0
+        self.most_ready = min(max(int(rate * QUEUE_SECONDS), LEAST_QUEUE), MOST_QUEUE)
         self._burst = max(rate * _BURST_SECONDS, _LEAST)
         self._most_debt = max(rate * _DEBT_SECONDS, _LEAST)
         self._left = self._burst
@@ -122,6 +124,7 @@ class ThrottledStream(SocketStream):
     ) -> None:
         super().__init__(sock, remote)
         self._throttle = throttle
+        self.most_ready = throttle.most_ready
 
     def send_now(self, data: Buffer) -> int:
         most = self._throttle.allows(self)
