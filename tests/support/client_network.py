@@ -23,6 +23,7 @@ from warren.roles.archive import Archive
 from warren.roles.client import Client
 from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.mirror import Directory
+from warren.roles.own_relays import OwnRelays
 from warren.storage import DataFolder
 
 GUARD = frozenset((Flag.GUARD, Flag.RUNNING, Flag.MIRROR))
@@ -37,6 +38,7 @@ class ClientNetwork:
     origin: Origin
     client: Client
     guards: GuardKeeper
+    own: OwnRelays
 
     @property
     def built(self) -> int:
@@ -93,16 +95,18 @@ async def client_network(
         archive = Archive(NETWORK, None, wall_clock)
         archive._take(consensus_of_relays(net), b"")
         directory = Directory(archive, _no_fetch, now=wall_clock, rng=Random(seed))
-        guards = GuardKeeper(DataFolder(folder), rng=Random(seed), wall_clock=wall_clock)
+        own = OwnRelays()
+        guards = GuardKeeper(DataFolder(folder), own=own, rng=Random(seed), wall_clock=wall_clock)
         client = Client(
             origin.links,
             directory,
             guards,
+            own=own,
             rng=Random(seed),
             is_offline=lambda: origin.host in net.memory.offline,
         )
         origin.nursery.start_soon(client.run)
         with trio.fail_after(30):
             await client.is_usable.wait()
-        yield ClientNetwork(net, origin, client, guards)
+        yield ClientNetwork(net, origin, client, guards, own)
         client.close()

@@ -131,6 +131,15 @@ class CircuitKeeper:
                 slot.retire()
         self._paths.avoid(exit_id)
 
+    def leave_relays(self, relays: Collection[PeerId]) -> None:
+        """Send nothing new through any of `relays`, and close what nobody uses there (P2P-2)."""
+        for slot in self._pool:
+            if any(entry.peer_id in relays for entry in slot.path):
+                slot.retire()
+                assert isinstance(slot.circuit, Circuit)
+                if not slot.circuit.stream_count:
+                    slot.circuit.close()
+
     # ---- circuits come and go
 
     async def _build(

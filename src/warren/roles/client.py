@@ -17,7 +17,6 @@ from warren.addresses import Address
 from warren.directory.exit_index import Datagrams
 from warren.directory.exit_policy import denied_reason
 from warren.errors import CircuitError, EndReason, ExitError
-from warren.identity import PeerId
 from warren.network.associations import CircuitAssociation
 from warren.network.circuits import Circuit
 from warren.network.expiry import Expiring, Expiry
@@ -32,6 +31,7 @@ from warren.roles.circuit_builder import CircuitBuilder
 from warren.roles.circuit_keeper import CircuitKeeper
 from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.mirror import Directory
+from warren.roles.own_relays import OwnRelays
 from warren.roles.paths import Paths
 from warren.roles.pool import Pool, Slot
 from warren.roles.resumer import Resumer, Ways
@@ -72,7 +72,8 @@ class Client:
 
     Streams to `allow_targets` may reach internal addresses (EXT-16). `is_offline` tells whether
     this machine has no network, so that silence is no fault of a guard. Unless it `resumes`,
-    streams end with their circuit. ``is_usable`` is set once there was a circuit.
+    streams end with their circuit. No path has any of this user's `own` relays. ``is_usable`` is
+    set once there was a circuit.
     """
 
     def __init__(
@@ -82,13 +83,15 @@ class Client:
         guards: GuardKeeper,
         *,
         hops: int = 3,
-        own: PeerId | None = None,
+        own: OwnRelays | None = None,
         allow_targets: Collection[Address] = (),
         rng: Random | None = None,
         is_offline: Callable[[], bool] = bool,
         resumes: bool = True,
     ) -> None:
-        rng = rng or SystemRandom()
+        rng, own = rng or SystemRandom(), own or OwnRelays()
+        self._directory, self._own = directory, own
+        own.on_more.append(self._leave_own_relays)
         self._allow_targets = frozenset(allow_targets)
         exempt, sessions = self._allow_targets.__contains__, Sessions()
         paths = Paths(guards, own=own, exempt=exempt, rng=rng)
@@ -282,6 +285,13 @@ class Client:
         """
         self._circuits.interrupted()
 
+    def _leave_own_relays(self) -> None:
+        """Leave circuits that were built before it was known whose their relays are (P2P-2)."""
+        consensus = self._directory.current
+        relays = self._own.ids if consensus is None else self._own.within(consensus)
+        self._circuits.leave_relays(relays)
+        self._resumer.leave(relays)
+
     def close(self) -> None:
         """Close all circuits, their streams first."""
         self._circuits.close()
@@ -293,6 +303,7 @@ class Client:
             "opened": self.opened,
             "resolved": self.resolved,
             "retried": self._attempts.retried,
+            "own_relays": sorted(map(str, self._own.ids)),
             **self._circuits.statistics(),
             "resuming": self._resumer.statistics(),
         }
