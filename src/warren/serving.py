@@ -172,6 +172,7 @@ def _make_exit(
     from warren.network.own_addresses import OwnAddresses
     from warren.roles.exit import Exit
     from warren.roles.exit_limits import ExitLimits
+    from warren.roles.idleness import IdleLimits
 
     archive = peer.archive
     own = own or OwnAddresses()
@@ -199,7 +200,7 @@ def _make_exit(
             pending_connects_per_circuit=bounds.pending_connects_per_circuit,
             streams_per_address=bounds.streams_per_address,
             connect_seconds=bounds.connect_seconds,
-            idle_seconds=bounds.idle_seconds,
+            idle=IdleLimits(bounds.idle_seconds, bounds.half_open_seconds),
         ),
     )
 

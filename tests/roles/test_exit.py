@@ -1,5 +1,6 @@
 """The exit: what it refuses, in which order, and how it reaches the rest."""
 
+import contextlib
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -694,6 +695,29 @@ async def test_a_stream_on_which_nothing_moves_is_reset(
     assert not busy.is_ended
     with pytest.raises(LinkError):
         await receive(target.streams[0])
+
+
+async def test_a_stream_that_is_half_open_for_an_hour_is_reset(
+    scene: Scene, autojump_clock: MockClock
+) -> None:
+    """EXT-10: though the side that has not ended still talks; one that is open both ways lives."""
+    target = scene.listen(V4)
+    asked, answered, open_both_ways = [await scene.connect(V4) for _ in range(3)]
+    await asked.send_eof()
+    target.streams[1].send_eof()
+    reasons = []
+
+    for _ in range(63):
+        await trio.sleep(60)
+        reasons.append([each.reason for each in (asked, answered, open_both_ways)])
+        with contextlib.suppress(LinkError, trio.BrokenResourceError):
+            await target.streams[0].send_all(b"x")
+        with contextlib.suppress(trio.BrokenResourceError):
+            await answered.send_all(b"x")
+        await open_both_ways.send_all(b"x")
+
+    assert reasons[59] == [None] * 3
+    assert reasons[-1] == [EndReason.TIMEOUT, EndReason.TIMEOUT, None]
 
 
 async def test_the_numbers_name_no_target(scene: Scene, autojump_clock: MockClock) -> None:

@@ -4,6 +4,7 @@ The first half of the relays are guards, the others exits, and all are middles. 
 authorities: the client simply holds the consensus that lists the relays.
 """
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,11 +23,14 @@ from warren.identity import PeerId
 from warren.roles.archive import Archive
 from warren.roles.client import Client
 from warren.roles.guard_keeper import GuardKeeper
+from warren.roles.idleness import IdleLimits
 from warren.roles.mirror import Directory
 from warren.roles.own_relays import OwnRelays
 from warren.storage import DataFolder
 
 GUARD = frozenset((Flag.GUARD, Flag.RUNNING, Flag.MIRROR))
+#: Of a client that waits for ever, as for a target that thinks for hours.
+PATIENT = IdleLimits(math.inf, math.inf)
 EXIT = frozenset((Flag.EXIT, Flag.RUNNING, Flag.MIRROR))
 
 
@@ -87,9 +91,12 @@ def consensus_of_relays(net: SmallNetwork) -> Consensus:
 
 @asynccontextmanager
 async def client_network(
-    folder: Path, relays: int = 8, *, seed: int = 1
+    folder: Path, relays: int = 8, *, seed: int = 1, idle: IdleLimits | None = None
 ) -> AsyncIterator[ClientNetwork]:
-    """Run a network of `relays` relays and a client, whose first circuits are there, inside."""
+    """Run a network of `relays` relays and a client, whose first circuits are there, inside.
+
+    The client ends streams by the limits `idle`; its exits end none by themselves.
+    """
     async with small_network(relays, seed=seed) as net:
         origin = await net.add_origin()
         archive = Archive(NETWORK, None, wall_clock)
@@ -102,6 +109,7 @@ async def client_network(
             directory,
             guards,
             own=own,
+            idle=idle,
             rng=Random(seed),
             is_offline=lambda: origin.host in net.memory.offline,
         )

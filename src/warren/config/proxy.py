@@ -112,6 +112,8 @@ class ProxyConfig(ListenerConfig, frozen=True, kw_only=True):
     hops: Hops = 3
     resume: bool = True
     connections: Positive = 8192
+    idle_seconds: Positive = 600
+    half_open_seconds: Positive = 3600
     own_relays: tuple[PeerId, ...] = ()
     find_own_relays: bool = True
     allow_targets: tuple[AddressText, ...] = ()

@@ -65,6 +65,7 @@ class RelayLimits(Section, frozen=True):
     associations_per_circuit: Annotated[int, msgspec.Meta(ge=1, le=512)] = 16
     connect_seconds: Positive = 8
     idle_seconds: Positive = 600
+    half_open_seconds: Positive = 3600
 
 
 class RelayConfig(Section, frozen=True):

@@ -6,7 +6,7 @@ one who builds the circuit waits.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import trio
 
@@ -24,6 +24,7 @@ from warren.protocol.messages import ANY_FAMILY, BeginFlags, ExtendStatus
 from warren.protocol.multiplexer import MOST_STREAMS
 from warren.protocol.origin_circuit import OriginCircuit
 from warren.protocol.resolution import Resolved
+from warren.protocol.stream import StreamProtocol
 
 #: How long a circuit that is closed waits for the ends of its streams to come back.
 CLOSING_SECONDS = 5.0
@@ -63,6 +64,11 @@ class Circuit:
         if self._is_closing or machine.state is CircuitState.CLOSED:
             return False
         return machine.hops == len(self.hops)
+
+    @property
+    def streams(self) -> Collection[StreamProtocol]:
+        """Return the streams it carries, ending ones included."""
+        return self.machine.streams.streams.values() if self.machine.hops else ()
 
     @property
     def stream_count(self) -> int:

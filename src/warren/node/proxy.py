@@ -20,6 +20,7 @@ from warren.peer import World, running_peer
 from warren.protocol.front import Login
 from warren.roles.client import Client
 from warren.roles.guard_keeper import GuardKeeper
+from warren.roles.idleness import IdleLimits
 from warren.roles.listener_rules import ListenerRules
 from warren.roles.mirror import Directory
 from warren.roles.own_relays import OwnRelays
@@ -57,6 +58,7 @@ async def run_proxy(
                 allow_targets=wanted.allow_targets,
                 is_offline=lambda: peer.interruptions.is_down,
                 resumes=wanted.resume,
+                idle=IdleLimits(wanted.idle_seconds, wanted.half_open_seconds),
             )
             peer.interruptions.on_interruption.append(partial(_begin_anew, directory, client))
             proxy = Proxy(
@@ -65,7 +67,9 @@ async def run_proxy(
                 allow_clients=wanted.allow_clients,
                 allow_targets=wanted.allow_targets,
                 safe_socks=wanted.safe_socks,
-                limits=ProxyLimits(connections=wanted.connections),
+                limits=ProxyLimits(
+                    connections=wanted.connections, idle_seconds=wanted.idle_seconds
+                ),
             )
 
             door, ports = _open_dns_door(config, client, proxy)

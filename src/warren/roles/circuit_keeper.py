@@ -19,6 +19,7 @@ from warren.identity import PeerId
 from warren.network.circuits import Circuit
 from warren.protocol.front import choice_of
 from warren.protocol.handover import Handover
+from warren.protocol.stream import StreamProtocol
 from warren.roles.backoff import Backoff
 from warren.roles.circuit_builder import Built, CircuitBuilder
 from warren.roles.circuit_watch import QUIET_SECONDS, CircuitWatch
@@ -183,6 +184,12 @@ class CircuitKeeper:
         orphans = slot.circuit.machine.orphans
         if orphans is not None:
             self._on_orphans(slot, orphans)
+
+    def streams(self) -> Iterator[StreamProtocol]:
+        """Yield the streams of all circuits; none may be opened meanwhile."""
+        for slot in self._pool:
+            assert isinstance(slot.circuit, Circuit)
+            yield from slot.circuit.streams
 
     def _open_circuits(self) -> Iterator[Circuit]:
         for slot in self._pool:

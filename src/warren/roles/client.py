@@ -30,6 +30,7 @@ from warren.roles.background import Background
 from warren.roles.circuit_builder import CircuitBuilder
 from warren.roles.circuit_keeper import CircuitKeeper
 from warren.roles.guard_keeper import GuardKeeper
+from warren.roles.idleness import LOOK_SECONDS, IdleLimits, IdleWatch
 from warren.roles.mirror import Directory
 from warren.roles.own_relays import OwnRelays
 from warren.roles.paths import Paths
@@ -88,6 +89,7 @@ class Client:
         rng: Random | None = None,
         is_offline: Callable[[], bool] = bool,
         resumes: bool = True,
+        idle: IdleLimits | None = None,
     ) -> None:
         rng, own = rng or SystemRandom(), own or OwnRelays()
         self._directory, self._own = directory, own
@@ -105,6 +107,8 @@ class Client:
         ways = Ways(builder.build_path, self._circuits.adopt, paths.avoid, builder.pause, own, hops)
         self._resumer = Resumer(links.turn, directory, guards, pool, rng, ways, is_off=not resumes)
         self._attempts = Attempts(self._circuits, directory)
+        self._turn = links.turn
+        self._idle = IdleWatch(idle or IdleLimits())
         self._background = Background(links.turn.nursery)
         self._expiry = Expiry(links.turn.nursery, CONNECT_SECONDS)
         self.is_usable = self._circuits.is_usable
@@ -275,8 +279,18 @@ class Client:
     async def run(self) -> None:
         """Keep circuits ready, and streams going when theirs dies; runs for ever."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._end_idle)
             nursery.start_soon(self._circuits.run)
             nursery.start_soon(self._resumer.run)
+
+    async def _end_idle(self) -> None:
+        """Reset streams that are idle, or half-open for long (FE-11); runs for ever."""
+        while True:
+            await trio.sleep(LOOK_SECONDS)
+            for stream in self._idle.overdue(self._circuits.streams(), trio.current_time()):
+                stream.end(EndReason.TIMEOUT)
+                stream.on_news()
+            self._turn.run()
 
     def interrupted(self) -> None:
         """Try everything again at once: the machine slept, or is in another network.

@@ -5,7 +5,7 @@ waits is bounded by the streams that a circuit may carry (EXT-11).
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import trio
@@ -14,6 +14,7 @@ from warren.errors import EndReason, ExitError
 from warren.network.streams import CircuitStream
 from warren.protocol.relay_circuit import RelayCircuit
 from warren.roles.bucket import Bucket
+from warren.roles.idleness import IdleLimits
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class ExitLimits:
     pending_connects_per_circuit: int = 16
     streams_per_address: int = 4096
     connect_seconds: float = 8
-    idle_seconds: float = 600
+    idle: IdleLimits = field(default_factory=IdleLimits)
 
 
 class Admission:
