@@ -70,6 +70,7 @@ class Serving:
                 limits.circuits_per_address,
                 limits.circuits,
             ),
+            extends_per_client=limits.pending_extends_per_client,
         )
         self._throttle = throttle
         self._peer = peer
@@ -198,6 +199,7 @@ def _make_exit(
             begin_burst=bounds.begin_burst,
             pending_connects=bounds.pending_connects,
             pending_connects_per_circuit=bounds.pending_connects_per_circuit,
+            waiting_connects_per_circuit=bounds.waiting_connects_per_circuit,
             streams_per_address=bounds.streams_per_address,
             connect_seconds=bounds.connect_seconds,
             idle=IdleLimits(bounds.idle_seconds, bounds.half_open_seconds),

@@ -1,6 +1,7 @@
 """The exit: what it refuses, in which order, and how it reaches the rest."""
 
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -571,6 +572,27 @@ async def test_some_streams_of_a_circuit_wait_for_their_turn_to_connect(
         assert dialled == 3
         assert trio.current_time() - start == 3
         assert len(target.streams) == 9
+
+
+async def test_only_so_many_streams_of_a_circuit_wait_for_their_turn(
+    autojump_clock: MockClock,
+) -> None:
+    """DOS-7: a page with a hundred hosts is served, and a flood is refused."""
+    async with exit_scene() as scene:
+        scene.listen(V4)
+        scene.net.memory.dial_seconds[V4] = 0.1
+        page = [scene.circuit.open_stream(Address(V4, 80)) for _ in range(180)]
+        of_page = [(await settle(stream)).reason for stream in page]
+        for stream in page:
+            stream.reset()
+        await trio.sleep(1)
+        flood = [scene.circuit.open_stream(Address(V4, 80)) for _ in range(300)]
+
+        of_flood = Counter([(await settle(stream)).reason for stream in flood])
+
+        assert of_page == [None] * 180
+        assert of_flood == {None: 16 + 240, EndReason.RESOURCE_LIMIT: 44}
+        assert not scene.exit.admission._queued
 
 
 async def test_an_exit_that_is_full_refuses(autojump_clock: MockClock) -> None:
