@@ -76,6 +76,16 @@ class Circuit:
         return self.machine.streams.count if self.machine.hops else 0
 
     @property
+    def is_wanted(self) -> bool:
+        """Tell whether it carries streams or associations that this end has not ended.
+
+        Questions are not looked at: nobody waits longer than seconds for an answer.
+        """
+        streams = self.machine.streams
+        carried = (streams.streams, streams.associations) if self.machine.hops else ()
+        return any(not each.end_sent for ends in carried for each in ends.values())
+
+    @property
     def cells_received(self) -> int:
         """Return how many cells came back on it."""
         return self.machine.cells_received
