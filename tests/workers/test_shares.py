@@ -28,6 +28,7 @@ CONFIG = """
 [relay]
 listen = "192.0.2.1:9440"
 workers = 4
+bandwidth = 2_500_000
 [exit]
 policy = ["accept *:443"]
 udp_policy = "web"

@@ -125,7 +125,7 @@ def lab(
     from warren.lab import demo as demonstration
     from warren.lab.havoc import Havoc
     from warren.lab.laboratory import Lab, run_lab
-    from warren.lab.plan import FREE_BANDWIDTH, LabOptions
+    from warren.lab.plan import LabOptions
     from warren.lab.report import Report
     from warren.service import Announcer, LogStyle, run_process
 
@@ -145,7 +145,7 @@ def lab(
         countries=_read_countries(countries),
         directory=directory,
         workers=workers,
-        bandwidth=FREE_BANDWIDTH if bandwidth is None else bandwidth,
+        bandwidth=bandwidth,
     )
     _check_chaos(rules, options)
     report = Report(as_json=as_json)

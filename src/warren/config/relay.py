@@ -33,6 +33,8 @@ from warren.identity import KEY_LENGTH, Identity, PeerId, Suite
 MOST_WORKERS = 64
 #: With less, in bytes per second, a relay would hold up whoever comes by it.
 LEAST_BANDWIDTH = 100_000
+#: What a relay says that it gives, in bytes per second, when nobody bounds it.
+STATED_BANDWIDTH = 2_500_000
 
 
 def _check_described(key: str, text: str) -> None:
@@ -75,7 +77,7 @@ class RelayConfig(Section, frozen=True):
 
     listen: AddressText
     address: AddressText | None = None
-    bandwidth: Annotated[int, msgspec.Meta(ge=LEAST_BANDWIDTH, le=MOST_BANDWIDTH)] = 2_500_000
+    bandwidth: Annotated[int, msgspec.Meta(ge=LEAST_BANDWIDTH, le=MOST_BANDWIDTH)] | None = None
     contact: str = ""
     family: Annotated[tuple[PeerId, ...], msgspec.Meta(max_length=64)] = ()
     memory_megabytes: Annotated[int, msgspec.Meta(ge=16)] | None = None
@@ -88,7 +90,7 @@ class RelayConfig(Section, frozen=True):
                 f"workers is {self.workers}, expected how many processes carry circuits: "
                 f"1 to {MOST_WORKERS}"
             )
-        if self.bandwidth < LEAST_BANDWIDTH * self.workers:
+        if self.bandwidth is not None and self.bandwidth < LEAST_BANDWIDTH * self.workers:
             raise ValueError(
                 f"bandwidth is {self.bandwidth} for {self.workers} workers, expected at least "
                 f"{LEAST_BANDWIDTH} bytes per second for each"
@@ -161,7 +163,7 @@ def draft_descriptor(relay: RelayConfig, exits: ExitConfig) -> Descriptor:
         link_key=bytes(KEY_LENGTH),
         onion_key=bytes(KEY_LENGTH),
         suites=tuple(Suite),
-        bandwidth=relay.bandwidth,
+        bandwidth=relay.bandwidth or STATED_BANDWIDTH,
         published=(1 << 40) - 1,
         counter=(1 << 63) - 1,
         policy=exits.exit_policy.rules,

@@ -35,8 +35,6 @@ PARAMETERS = {
     "unmeasured_bandwidth": 1_000_000_000,
 }
 
-#: Bytes per second that no machine moves: what a relay gives is then the machine's to bound.
-FREE_BANDWIDTH = 1_000_000_000_000
 
 _HOSTS_PER_NETWORK = 254
 _FIRST_NET, _LAST_NET = 16, 254  # of 127.x.0.0; the lower ones are in use on some machines
@@ -54,7 +52,7 @@ class LabOptions:
     hosts: Mapping[str, Sequence[IPAddress]] = field(default_factory=dict)
     directory: Path | None = None
     workers: int = 1
-    bandwidth: int = FREE_BANDWIDTH
+    bandwidth: int | None = None
     impairments: Mapping[str, Impairment] = field(default_factory=dict)
     countries: Mapping[str, str] = field(default_factory=dict)
 
@@ -67,11 +65,12 @@ class LabOptions:
             f"--workers is {self.workers}",
             f"1 to {MOST_WORKERS}",
         )
-        _check(
-            LEAST_BANDWIDTH * self.workers <= self.bandwidth <= MOST_BANDWIDTH,
-            f"--bandwidth is {self.bandwidth}",
-            f"bytes per second, at least {LEAST_BANDWIDTH} for each of {self.workers} workers",
-        )
+        if self.bandwidth is not None:
+            _check(
+                LEAST_BANDWIDTH * self.workers <= self.bandwidth <= MOST_BANDWIDTH,
+                f"--bandwidth is {self.bandwidth}",
+                f"bytes per second, at least {LEAST_BANDWIDTH} for each of {self.workers} workers",
+            )
         is_local = self.proxy.ip is not None and self.proxy.ip.is_loopback
         _check(is_local, f"--proxy is {self.proxy}", "a loopback address: a lab serves nobody else")
         for target in self.allow_targets:
@@ -192,12 +191,13 @@ def write_config(
     resolver: Address,
     targets: tuple[Address, ...],
     workers: int = 1,
-    bandwidth: int = FREE_BANDWIDTH,
+    bandwidth: int | None = None,
     countries: Path | None = None,
 ) -> Path:
     """Write the configuration of `peer` below `directory` and return the file.
 
-    A relay has so many `workers` and gives `bandwidth`; an authority reads the table `countries`.
+    A relay has so many `workers` and sends `bandwidth` at most; an authority reads the table
+    `countries`.
     """
     exempt = [str(target) for target in targets]
     sections: dict[str, dict[str, object]] = {
@@ -211,11 +211,9 @@ def write_config(
         if countries is not None:
             sections["authority"]["countries"] = [str(countries)]
     else:
-        sections["relay"] = {
-            "listen": str(peer.address),
-            "bandwidth": bandwidth,
-            "workers": workers,
-        }
+        sections["relay"] = {"listen": str(peer.address), "workers": workers}
+        if bandwidth is not None:
+            sections["relay"]["bandwidth"] = bandwidth
         if peer.published is not None:
             sections["relay"]["address"] = str(peer.published)
     if peer.role == "exit":

@@ -173,6 +173,8 @@ class ThrottledUdpSocket(UdpSocket):
         return True
 
 
-def throttled_network(throttle: Throttle) -> SocketNetwork:
-    """Return the real network, as far as `throttle` lets one send."""
-    return SocketNetwork(partial(ThrottledStream, throttle))
+def throttled_network(throttle: Throttle | None) -> SocketNetwork:
+    """Return the real network, as far as `throttle` lets one send; None lets send everything."""
+    return (
+        SocketNetwork() if throttle is None else SocketNetwork(partial(ThrottledStream, throttle))
+    )

@@ -53,7 +53,7 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
         files = KeyFiles(folder, SystemKeys())
         keys = relay_keys(files, files)
         listening = listen(wanted.listen)
-        throttle = Throttle(wanted.bandwidth)
+        throttle = Throttle(wanted.bandwidth) if wanted.bandwidth is not None else None
         sockets = throttled_network(throttle)
         listener = SocketListener(listening, sockets.make)
         address = wanted.address or listener.local

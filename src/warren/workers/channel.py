@@ -66,13 +66,14 @@ class Assignment(Message, frozen=True):
 
     Addresses are in their text form; ``policy``, ``udp_policy``, ``resolvers`` and
     ``allow_targets`` are those of ``ExitConfig``. The windows of circuits may grow by ``cells``
-    in all, and it sends ``bandwidth`` bytes per second.
+    in all, and it sends ``bandwidth`` bytes per second at
+    most, if that is bounded.
     """
 
     network: str
     address: str
     cells: int
-    bandwidth: int
+    bandwidth: int | None
     limits: RelayLimits
     policy: str | tuple[str, ...]
     udp_policy: str | tuple[str, ...] | None

@@ -99,7 +99,8 @@ async def _carry_out(assignment: Assignment, channel: Channel[ToWorker]) -> None
     keys = RelayKeys(Identity(assignment.seed), [], [], suites)
     assignment.keys.put_into(keys)
     network = parse_network_file(assignment.network)
-    throttle = Throttle(assignment.bandwidth)
+    bandwidth = assignment.bandwidth
+    throttle = Throttle(bandwidth) if bandwidth is not None else None
     sockets = throttled_network(throttle)
     world = World(network=sockets)
     async with running_peer(network, None, keys=keys, cells=assignment.cells, world=world) as peer:
