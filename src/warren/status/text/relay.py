@@ -1,0 +1,114 @@
+"""The page of a relay: does the network use it, what does it carry, and what do its workers.
+
+What an exit opens is in ``exit``.
+"""
+
+from warren.status.text.directory import (
+    links_row,
+    network_rows,
+    process_row,
+    sentence,
+    title,
+    trouble_of,
+)
+from warren.status.text.exit import exit_rows
+from warren.status.text.page import Page, Row, shortened
+from warren.status.text.told import Told
+from warren.status.text.units import MINUTE, amount, moved, together
+
+_MOST_WORKERS = 16
+
+_CIRCUITS = (
+    ("created", "taken"),
+    ("extended", "led on to another relay"),
+    ("refused", "refused"),
+)
+
+
+def relay_page(told: Told, now: float) -> Page:
+    """Return the page of a relay, which may be an exit; `now` is in Unix seconds."""
+    directory = told.part("directory")
+    is_exit = told.text("role") == "exit"
+    return Page(
+        title("Exit" if is_exit else "Relay", told),
+        _verdict(told, is_exit=is_exit),
+        [
+            Row("Address", [told.text("address")]),
+            Row("Id", [told.text("id")]),
+            *network_rows(directory, now),
+            links_row(told.part("links")),
+            Row("Circuits", [_circuits(told)]),
+            Row("Carried", [_carried(told)]),
+            *(exit_rows(told) if is_exit else ()),
+            Row("Workers", _workers(told)),
+            process_row(told),
+        ],
+    )
+
+
+def _verdict(told: Told, *, is_exit: bool) -> str:
+    listing, trouble = told.part("listing"), trouble_of(told.part("directory"))
+    if listing.says("listed", True):
+        role = "an exit" if is_exit else "a relay"
+        if trouble:
+            return f"Listed as {role}, but not for long: {trouble}"
+        return f"In use: the network lists it as {role}, and others can build circuits over it."
+    if reason := listing.text("trouble"):
+        return together((f"Of no use yet: {sentence(reason)}", _last_answer(told)), " ")
+    if trouble:
+        return f"Of no use yet: {trouble}"
+    if not listing:
+        return ""
+    return (
+        "Not listed yet: authorities have to reach it from outside first, and then the next "
+        "consensus has it. In a large network that takes an hour or two."
+    )
+
+
+def _last_answer(told: Told) -> str:
+    """Return what authorities said who did not take the descriptor, if none has."""
+    publisher = told.part("publisher")
+    error = publisher.text("last_error")
+    is_taken = publisher.count("uploads") > 0
+    return sentence(f"What came of the last attempt: {error}") if error and not is_taken else ""
+
+
+def _circuits(told: Told) -> str:
+    if not told.has_number("circuits"):
+        return ""
+    so_far = together(
+        f"{told.count(name):,} {what}" for name, what in _CIRCUITS if told.count(name)
+    )
+    return together((f"{told.count('circuits'):,} open", so_far and f"so far {so_far}"), "; ")
+
+
+def _carried(told: Told) -> str:
+    cells = told.part("cells")
+    forward, backward = cells.count("forward"), cells.count("backward")
+    if not (forward or backward):
+        return ""
+    parts = f"{moved(backward)} towards clients, {moved(forward)} from them"
+    seconds = told.number("running_seconds")
+    rate = (
+        f", {moved(int((forward + backward) / seconds))}/s on average" if seconds > MINUTE else ""
+    )
+    return f"{moved(forward + backward)}: {parts}{rate}"
+
+
+def _workers(told: Told) -> list[str]:
+    workers = told.parts("workers")
+    return shortened((_worker(each) for each in workers), _MOST_WORKERS, "workers")
+
+
+def _worker(worker: Told) -> str:
+    if not worker.part("links"):
+        return f"process {worker.count('pid')}: has not answered yet"
+    cells = worker.part("cells")
+    phrases = together(
+        (
+            amount(worker.count("connections"), "connection{s}"),
+            amount(worker.count("circuits"), "circuit{s}"),
+            f"{moved(cells.count('forward') + cells.count('backward'))} carried",
+        )
+    )
+    return f"process {worker.count('pid')}: {phrases}"
