@@ -80,6 +80,6 @@ def _made(told: Told) -> str:
         (
             amount(made, "consensus{es}") if made else "",
             f"{missed:,} missed" if missed else "",
-            f"given to others {amount(served, 'time{s}')}" if served else "",
+            f"given to others on {amount(served, 'request{s}')}" if served else "",
         )
     )

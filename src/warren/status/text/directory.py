@@ -32,6 +32,7 @@ def title(what: str, told: Told) -> str:
 
 def sentence(text: str) -> str:
     """Return `text`, which may be the beginning of one, as a sentence."""
+    text = text.strip()
     return f"{text[:1].upper()}{text[1:]}{'' if text[-1:] in '.!?' else '.'}"
 
 
@@ -57,16 +58,20 @@ def _relays(directory: Told) -> str:
     if not relays:
         return ""
     exits = directory.part("exits_by_country").counts()
-    where = together(_countries(exits))
     known = amount(relays, "relay{s}")
-    return f"{known}, {sum(exits.values()):,} of them exits: {where}" if exits else known
+    if not exits:
+        return f"{known}, none of them an exit"
+    return f"{known}, {amount(sum(exits.values()), 'exit{s}')} ({together(_countries(exits))})"
 
 
 def _countries(exits: dict[str, int]) -> list[str]:
     """Return where exits are, most of them first; where nobody knows comes last."""
     ranked = sorted(exits, key=lambda each: (each == UNKNOWN_COUNTRY, -exits[each], each))
     names = {UNKNOWN_COUNTRY: "an unknown country"}
-    phrases = [f"{exits[each]:,} in {names.get(each, each[:40])}" for each in ranked]
+    places = [f"in {names.get(each, each[:40])}" for each in ranked]
+    if len(ranked) == 1:
+        return places
+    phrases = [f"{exits[each]:,} {place}" for each, place in zip(ranked, places, strict=True)]
     more = sum(exits[each] for each in ranked[_MOST_COUNTRIES:])
     return phrases[:_MOST_COUNTRIES] + ([f"{more:,} elsewhere"] if more else [])
 
@@ -99,6 +104,5 @@ def links_row(links: Told) -> Row:
             f"{links.count('refused'):,} refused" if links.count("refused") else "",
         )
     )
-    is_said = links.has_number("open")
-    now = f"{links.count('open'):,} open" if is_said else ""
+    now = f"{links.count('open'):,} open" if links.count("open") or since else ""
     return Row("Links", [together((now, since and f"so far {since}"), "; ")])

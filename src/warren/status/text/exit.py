@@ -96,7 +96,7 @@ def _held(held: Told) -> str:
     return together(
         (
             f"{amount(streams, 'stream{s}')} of circuits that died" if streams else "",
-            f"{resumed:,} went on over another circuit" if resumed else "",
-            f"{lost:,} lost" if lost else "",
+            f"{amount(resumed, 'stream{s}')} went on over another circuit" if resumed else "",
+            f"{lost:,} given up" if lost else "",
         )
     )

@@ -7,6 +7,7 @@ one without listeners.
 from warren.status.text.directory import (
     SHORT_ID,
     UNKNOWN_COUNTRY,
+    links_row,
     network_rows,
     process_row,
     sentence,
@@ -39,6 +40,7 @@ def proxy_page(told: Told, now: float) -> Page:
             Row("Listens at", [*listen, *(f"{place} for DNS" for place in dns_listen if place)]),
             *network_rows(directory, now),
             Row("Circuits", _circuits(told)),
+            links_row(told.part("links")),
             *request_rows(told),
             Row("Interrupted", [phrases(interrupted, _INTERRUPTIONS)]),
             process_row(told),

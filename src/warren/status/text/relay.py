@@ -13,16 +13,17 @@ from warren.status.text.directory import (
 )
 from warren.status.text.exit import exit_rows
 from warren.status.text.page import Page, Row, shortened
-from warren.status.text.told import Told
-from warren.status.text.units import MINUTE, amount, moved, together
+from warren.status.text.told import Told, phrases
+from warren.status.text.units import MINUTE, moved, together
 
 _MOST_WORKERS = 16
 
 _CIRCUITS = (
-    ("created", "taken"),
+    ("created", "accepted"),
     ("extended", "led on to another relay"),
     ("refused", "refused"),
 )
+_WORKER = (("connections", "connection{s}"), ("circuits", "circuit{s}"))
 
 
 def relay_page(told: Told, now: float) -> Page:
@@ -74,12 +75,11 @@ def _last_answer(told: Told) -> str:
 
 
 def _circuits(told: Told) -> str:
-    if not told.has_number("circuits"):
-        return ""
     so_far = together(
         f"{told.count(name):,} {what}" for name, what in _CIRCUITS if told.count(name)
     )
-    return together((f"{told.count('circuits'):,} open", so_far and f"so far {so_far}"), "; ")
+    now = f"{told.count('circuits'):,} open" if told.count("circuits") or so_far else ""
+    return together((now, so_far and f"so far {so_far}"), "; ")
 
 
 def _carried(told: Told) -> str:
@@ -104,11 +104,6 @@ def _worker(worker: Told) -> str:
     if not worker.part("links"):
         return f"process {worker.count('pid')}: has not answered yet"
     cells = worker.part("cells")
-    phrases = together(
-        (
-            amount(worker.count("connections"), "connection{s}"),
-            amount(worker.count("circuits"), "circuit{s}"),
-            f"{moved(cells.count('forward') + cells.count('backward'))} carried",
-        )
-    )
-    return f"process {worker.count('pid')}: {phrases}"
+    carried = cells.count("forward") + cells.count("backward")
+    does = together((phrases(worker, _WORKER), f"{moved(carried)} carried" if carried else ""))
+    return f"process {worker.count('pid')}: {does or 'nothing to do yet'}"

@@ -5,7 +5,7 @@ No target is in it, and no program: those are in the log, where that is to be.
 
 from warren.status.text.page import Row
 from warren.status.text.told import Told, phrases, tallied
-from warren.status.text.units import amount, moved
+from warren.status.text.units import amount, moved, pause
 
 _WAYS = (
     ("socks5", "SOCKS5"),
@@ -91,8 +91,7 @@ def _moved(links: Told) -> str:
     received, sent = cells.count("received"), cells.count("sent")
     if not (received or sent):
         return ""
-    over = amount(links.count("open"), "link{s}") if links.count("open") else "no link"
-    return f"{moved(received)} received, {moved(sent)} sent, padding included; {over} to relays now"
+    return f"{moved(received)} received, {moved(sent)} sent, padding included"
 
 
 def _resumed(resuming: Told) -> list[str]:
@@ -102,10 +101,10 @@ def _resumed(resuming: Told) -> list[str]:
     if not deaths:
         return []
     pauses = resuming.numbers("pause_seconds")
-    pause = f", after {max(pauses):.1f} s at most" if pauses else ""
+    longest = f", after {pause(max(pauses))} at most" if pauses else ""
     return [
         amount(deaths, "circuit{s} with streams died"),
-        f"the streams of {resumed:,} went on over another circuit{pause}" if resumed else "",
+        f"the streams of {resumed:,} went on over another circuit{longest}" if resumed else "",
         f"those of {waiting:,} are on the way to another one" if waiting else "",
         amount(lost, "stream{s} lost") if lost else "",
     ]

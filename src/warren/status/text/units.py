@@ -51,6 +51,11 @@ def _two(first: int, unit: str, second: int, smaller: str) -> str:
     return f"{first:,} {unit} {second} {smaller}" if second else f"{first:,} {unit}"
 
 
+def pause(seconds: float) -> str:
+    """Return how long something stood still, which is milliseconds as often as seconds."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:,.1f} s"
+
+
 def together(phrases: Iterable[str], joint: str = ", ") -> str:
     """Return the phrases there are in one."""
     return joint.join(filter(None, phrases))

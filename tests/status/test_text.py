@@ -1,0 +1,452 @@
+"""The page of a process says what its user asks, whatever the document is that it is made of.
+
+The documents are those of real processes of a lab, through which a page, a file and datagrams
+went while a relay died; those that are ``older`` were made before there were pages.
+"""
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warren.roles.mirror import NO_CONSENSUS, OLD_CONSENSUS, WRONG_CLOCK
+from warren.status.text.describe import describe
+from warren.status.text.directory import ADVICE
+
+DOCUMENTS = {
+    path.stem: json.loads(path.read_text())
+    for path in sorted((Path(__file__).parent / "documents").glob("*.json"))
+}
+NOW = 1795888307
+#: It would clear the screen, rename the window, write backwards, go on in another line.
+HOSTILE = "\x1b[2J\x1b]0;x\x07\x9b31m\u202eevil\r\n\x00\x7f\u2028 relay"
+
+
+def page(document: Mapping[str, Any], width: int = 80) -> str:
+    return describe(document, now=NOW, width=width)
+
+
+def changed(name: str, **values: Any) -> dict[str, Any]:
+    """Return a document in which the part that each name leads to (``a__b``) is another one."""
+    document: dict[str, Any] = copy.deepcopy(DOCUMENTS[name])
+    for path, value in values.items():
+        *way, last = path.split("__")
+        part = document
+        for step in way:
+            part = part[step]
+        part[last] = value
+    return document
+
+
+def verdict(document: Mapping[str, Any]) -> str:
+    """Return the second block of the page, as one line."""
+    return " ".join(page(document).split("\n\n")[1].split())
+
+
+def places(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the way to everything that is in a document."""
+    entries: Any = ()
+    if isinstance(value, dict):
+        entries = value.items()
+    elif isinstance(value, list):
+        entries = enumerate(value)
+    for key, inner in entries:
+        yield (*way, key)
+        yield from places(inner, (*way, key))
+
+
+def replaced(document: Any, way: tuple[Any, ...], value: Any) -> Any:
+    """Return the document with another value at `way`."""
+    if not way:
+        return value
+    result = copy.copy(document)
+    result[way[0]] = replaced(document[way[0]], way[1:], value)
+    return result
+
+
+def mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """Return a document in which every text is another one, the keys of counters as well."""
+    if isinstance(value, dict):
+        return {key: mapped(inner, change) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [mapped(inner, change) for inner in value]
+    return change(value) if isinstance(value, str) else value
+
+
+# ---- what it says of real processes
+
+
+def test_a_proxy_tells_where_it_listens_its_circuits_and_what_became_of_requests() -> None:
+    assert (
+        page(DOCUMENTS["proxy"])
+        == """\
+Proxy of the network lab, running for 14 s
+
+Usable: programs can use 127.0.0.1:37597.
+
+Listens at  127.0.0.1:37597
+Network     6 relays, 2 exits (1 in de, 1 in an unknown country)
+Consensus   13 s old, good for 17 s
+Circuits    6 now, 7 built so far, 13 failed
+            26yis6yf ?? > 2aa4xoiu ?? > h7eotarb de  1 stream
+            26yis6yf ?? > 2aa4xoiu ?? > h7eotarb de  idle
+            26yis6yf ?? > oiu3tq36 ?? > h7eotarb de  in reserve
+            26yis6yf ?? > 2aa4xoiu ?? > h7eotarb de  in reserve
+            26yis6yf ?? > dqito3gg ?? > h7eotarb de  in reserve
+            26yis6yf ?? > 2aa4xoiu ?? > dqito3gg ??  idle
+Links       4 open; so far 4 made
+Served      7 connections of programs, 2 open now
+            SOCKS5: 5, HTTP CONNECT: 1, plain HTTP: 1
+            4 streams opened
+Refused     1 request against the rules, such as one for an address inside
+            1 request that failed at the exit, or on the way there
+Moved       16 MiB received, 1.1 MiB sent, padding included
+Resumed     1 circuit with streams died
+            the streams of 1 went on over another circuit, after 5 ms at most
+Datagrams   1 association, 1 open now, 20 datagrams sent, 20 received
+            dropped, not allowed: 1
+Take care   3 requests named an address instead of a name. The program may have
+              looked up the name in the open: the log of the proxy says which
+              one. With curl and git, write socks5h instead of socks5.
+Process     number 15628, version 0.1.0.dev0
+"""
+    )
+
+
+def test_an_exit_tells_what_it_carried_and_opened() -> None:
+    assert (
+        page(DOCUMENTS["exit"])
+        == """\
+Exit of the network lab, running for 14 s
+
+In use: the network lists it as an exit, and others can build circuits over it.
+
+Address     127.132.137.1:35631
+Id          h7eotarbst326j6oylicls22dnuh3tgcwt7pqinhrtovjzz2fe2a
+Network     6 relays, 2 exits (1 in de, 1 in an unknown country)
+Consensus   7 s old, good for 23 s
+Links       8 open; so far 16 accepted, 5 made
+Circuits    5 open; so far 7 accepted
+Carried     15 MiB: 15 MiB towards clients, 252 KiB from them
+Opened      4 connections, 1 open now
+            6 names asked for, 3 known already, 2 failed
+Refused     no such name: 1
+Datagrams   1 association, 20 sent, 20 received
+Held        1 stream went on over another circuit
+Process     number 15623, version 0.1.0.dev0
+"""
+    )
+
+
+def test_an_authority_tells_its_last_vote_and_who_was_reached() -> None:
+    assert (
+        page(DOCUMENTS["authority"])
+        == """\
+Authority authority1 of the network lab, running for 13 s
+
+In use: it has a consensus that counts now, and gives it to everybody who asks.
+
+Address     127.132.132.1:32959
+Id          okhvyn57nj4itfaws47ikvwklsszv5s7bmaknbqilktw7hbgbbuq
+Relays      6 known, 6 of them reached and working
+Network     6 relays, 2 exits (1 in de, 1 in an unknown country)
+Consensus   7 s old, good for 23 s
+Last vote   7 s ago: 3 of 3 voted, 3 of 3 signed
+Made        2 consensuses, given to others on 5 requests
+Links       10 open; so far 9 accepted, 2 made
+Process     number 15616, version 0.1.0.dev0
+"""
+    )
+
+
+def test_a_relay_of_several_workers_tells_what_each_of_them_does() -> None:
+    document = changed("workers", directory__consensus_valid_until=NOW + 60)
+
+    assert (
+        page(document).partition("Links")[2]
+        == """\
+       5 open; so far 11 accepted, 3 made
+Circuits    7 open; so far 7 accepted, 7 led on to another relay
+Carried     29 MiB: 28 MiB towards clients, 500 KiB from them
+Workers     process 13518: 1 connection, 3 circuits, 76 KiB carried
+            process 13519: 1 connection, 4 circuits, 29 MiB carried
+Process     number 13484, version 0.1.0.dev0
+"""
+    )
+
+
+# ---- is it of use, and what can be done
+
+AUTHORITY_IN_USE = "In use: it has a consensus that counts now, and gives it to everybody who asks."
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        (changed("proxy"), "Usable: programs can use 127.0.0.1:37597."),
+        (changed("proxy", listen=[], dns_listen=["127.0.0.1:1053"]), "Usable: programs can ask"),
+        (
+            changed("proxy", directory__trouble=OLD_CONSENSUS),
+            "Usable: programs can use 127.0.0.1:37597. But take note: There is no newer consensus",
+        ),
+        (
+            changed("proxy", circuits=[], interruptions__network_is_down=True),
+            "Not usable: this machine has no network. Connect it",
+        ),
+        (
+            changed("proxy", circuits=[], directory__trouble=f"{NO_CONSENSUS}: refused"),
+            f"Not usable: N{NO_CONSENSUS[1:]}: refused. See that this machine is online",
+        ),
+        (
+            changed("proxy", circuits=[], directory__trouble=f"{WRONG_CLOCK}: it is 1970"),
+            "Not usable: No consensus fits the clock of this machine: it is 1970. Compare what",
+        ),
+        (
+            changed("proxy", circuits=[], directory__consensus_valid_after=0),
+            "Not usable yet: it is asking for the list of relays.",
+        ),
+        (
+            changed("proxy", circuits=[], guards__internet_down=True),
+            "Not usable: none of its first relays answers.",
+        ),
+        (
+            changed("proxy", circuits=[], trouble="no exit is in fr"),
+            "Not usable: no circuit was built: No exit is in fr. It tries again by itself.",
+        ),
+        (changed("proxy", circuits=[]), "Not usable yet: no circuit is ready."),
+        (changed("relay"), "In use: the network lists it as a relay,"),
+        (changed("exit"), "In use: the network lists it as an exit,"),
+        (
+            changed("relay", directory__trouble=OLD_CONSENSUS),
+            "Listed as a relay, but not for long: There is no newer consensus",
+        ),
+        (
+            changed("relay", listing={"listed": False, "trouble": "nobody has connected: open it"}),
+            "Of no use yet: Nobody has connected: open it.",
+        ),
+        (
+            changed(
+                "relay",
+                listing={"listed": False, "trouble": "no authority has taken it"},
+                publisher={"uploads": 0, "upload_failures": 7, "last_error": "the clock is late"},
+            ),
+            "Of no use yet: No authority has taken it. What came of the last attempt: the clock",
+        ),
+        (
+            changed("relay", listing={"listed": False, "trouble": None}),
+            "Not listed yet: authorities have to reach it",
+        ),
+        (
+            changed(
+                "relay",
+                listing={"listed": False, "trouble": None},
+                directory__trouble=NO_CONSENSUS,
+            ),
+            "Of no use yet: No consensus yet: no authority can be reached",
+        ),
+        (changed("authority"), AUTHORITY_IN_USE),
+        (
+            changed("authority", trouble="votes of 1, expected 2"),
+            f"{AUTHORITY_IN_USE} But the last vote made none: Votes of 1, expected 2.",
+        ),
+        (
+            changed("authority", consensus_valid_after=0, consensus_valid_until=0),
+            "There is no consensus yet. The next vote may make one.",
+        ),
+        (
+            changed(
+                "authority",
+                consensus_valid_until=NOW - 1,
+                trouble="too few",
+                last_count__missing=["bob", "carol"],
+            ),
+            "There is no consensus that counts now: Too few. See that the other authorities run",
+        ),
+        ({}, "This is a process that does not say what it is,"),
+        ({"role": "bridge"}, "This is a bridge, of which this version knows nothing: --json"),
+    ],
+)
+def test_it_says_whether_it_is_of_use_and_if_not_why_and_what_to_do(
+    document: dict[str, Any], said: str
+) -> None:
+    assert verdict(document).startswith(said)
+
+
+@pytest.mark.parametrize("trouble", [NO_CONSENSUS, OLD_CONSENSUS, WRONG_CLOCK])
+def test_there_is_advice_for_every_trouble_with_the_directory(trouble: str) -> None:
+    assert [start for start in ADVICE if trouble.startswith(start)]
+
+
+def test_who_cast_no_vote_is_named() -> None:
+    document = changed("authority", last_count__votes=2, last_count__missing=["carol"])
+
+    assert "7 s ago: 2 of 3 voted, 3 of 3 signed\n            without a vote from carol\n" in page(
+        document
+    )
+
+
+def test_an_exit_whose_policy_allows_no_datagrams_says_so() -> None:
+    assert "Datagrams   none are sent: its policy allows none\n" in page(changed("exit", udp=None))
+
+
+def test_the_reasons_of_refusals_are_told_in_words_the_most_frequent_first() -> None:
+    refused = {"exit_policy": 3, "connect_refused": 40, "single hop": 1, "of_a_later_version": 2}
+
+    text = " ".join(page(changed("exit", exit__refused=refused)).split())
+
+    assert (
+        " Refused the target refused: 40, not allowed here: 3, of a later version: 2, "
+        "not over three relays: 1 Datagrams "
+    ) in text
+
+
+def test_an_average_is_told_once_it_means_something() -> None:
+    long = changed("exit", running_seconds=3600, cells={"forward": 900, "backward": 900 * 99})
+
+    assert "Carried     352 MiB: 348 MiB towards clients, 3.5 MiB from them, 100 KiB/s on" in page(
+        long
+    )
+    assert "average" not in page(DOCUMENTS["exit"])
+
+
+def test_of_many_circuits_workers_and_countries_the_first_are_shown() -> None:
+    circuits = DOCUMENTS["proxy"]["circuits"][:1] * 40
+    countries = {f"{a}{b}": 1 for a in "abc" for b in "xyz"}
+    proxy = page(changed("proxy", circuits=circuits, directory__exits_by_country=countries))
+    workers = page(changed("workers", workers=DOCUMENTS["workers"]["workers"][:1] * 40))
+
+    assert "and 28 more circuits" in proxy
+    assert "1 in cy, 1 elsewhere)" in " ".join(proxy.split())
+    assert "and 24 more workers" in workers
+    assert max(proxy.count("\n"), workers.count("\n")) < 50
+
+
+def test_a_clock_that_is_behind_the_consensus_is_told() -> None:
+    early = describe(DOCUMENTS["proxy"], now=NOW - 3600, width=80)
+
+    assert "Consensus   dated 59 min from now, by the clock of this machine\n" in early
+
+
+# ---- whatever the document is
+
+
+def test_what_never_happened_is_left_out() -> None:
+    def nothing(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: nothing(inner) for key, inner in value.items()}
+        if isinstance(value, bool) or not isinstance(value, int):
+            return [] if isinstance(value, list) else value
+        return 0
+
+    for document in DOCUMENTS.values():
+        text = page(nothing(document))
+
+        _, _, rows = text.partition("\n\n")
+        assert [line for line in rows.splitlines() if {"0", "None"} & set(line.split())] == []
+
+
+def test_what_is_left_out_of_a_document_is_left_out_of_the_page() -> None:
+    for document in DOCUMENTS.values():
+        whole = labels(page(document))
+        for way in places(document):
+            if isinstance(way[-1], str) and way != ("role",):
+                *outer, name = way
+                part: Any = document
+                for step in outer:
+                    part = part[step]
+                rest = {key: value for key, value in part.items() if key != name}
+
+                text = page(replaced(document, tuple(outer), rest))
+
+                assert labels(text) <= whole, name
+                assert "None" not in text
+
+
+def labels(text: str) -> set[str]:
+    """Return what stands in front of the rows of a page."""
+    _, _, rows = text.rpartition("\n\n")
+    return {line[:12].strip() for line in rows.splitlines()} - {""}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        -1,
+        1e300,
+        float("nan"),
+        10**30,
+        "text",
+        "",
+        [],
+        {},
+        [[]],
+        [{}],
+        {"": {}},
+        [1, "x"],
+    ],
+    ids=repr,
+)
+def test_what_is_of_another_kind_in_another_version_breaks_nothing(value: Any) -> None:
+    for document in DOCUMENTS.values():
+        for way in places(document):
+            text = page(replaced(document, way, value))
+
+            assert len(text.splitlines()) >= 2
+            assert not {"None", "nan", "-1"} & set(text.split())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=90),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=20), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.data())
+def test_every_page_is_printable_and_fits(data: st.DataObject) -> None:
+    document = DOCUMENTS[data.draw(st.sampled_from(sorted(DOCUMENTS)))]
+    for _ in range(data.draw(st.integers(1, 4))):
+        way = data.draw(st.sampled_from(list(places(document)) or [()]))
+        document = replaced(document, way, data.draw(JSON))
+    width = data.draw(st.integers(40, 120))
+
+    check(describe(document, now=NOW, width=width), width)
+
+
+def check(text: str, width: int) -> None:
+    """Check that every line fits and has nothing but printable ASCII."""
+    for line in text.split("\n"):
+        assert len(line) <= width
+        assert all(" " <= letter <= "~" for letter in line)
+
+
+@pytest.mark.parametrize("width", [1, 40, 79, 80, 100])
+def test_no_line_is_wider_than_the_terminal_and_no_text_can_control_it(width: int) -> None:
+    for document in DOCUMENTS.values():
+        texts = mapped(document, lambda text: text if text in PLAIN else text + HOSTILE * 9)
+        counted = {HOSTILE: 3, "x" * 300: 2}
+        for hostile in (
+            texts,
+            {**texts, "exit": {"refused": counted}, "udp": {"open": 1, "datagrams": counted}},
+            {**texts, "directory": {"relays_listed": 9, "exits_by_country": counted}},
+        ):
+            check(describe(hostile, now=NOW, width=width), max(width, 40))
+
+
+#: Texts that decide which page it is.
+PLAIN = ("proxy", "relay", "exit", "authority", "open")
+
+
+def test_a_hostile_error_is_one_sentence_of_printable_letters() -> None:
+    document = changed("proxy", circuits=[], trouble=HOSTILE)
+
+    assert "no circuit was built: ?[2J?]0;x??31m?evil????? relay." in verdict(document)
