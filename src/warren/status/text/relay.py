@@ -20,7 +20,7 @@ _MOST_WORKERS = 16
 
 _CIRCUITS = (
     ("created", "accepted"),
-    ("extended", "led on to another relay"),
+    ("extended", "led on"),
     ("refused", "refused"),
 )
 _WORKER = (("connections", "connection{s}"), ("circuits", "circuit{s}"))
@@ -39,7 +39,7 @@ def relay_page(told: Told, now: float) -> Page:
             *network_rows(directory, now),
             links_row(told.part("links")),
             Row("Circuits", [_circuits(told)]),
-            Row("Carried", [_carried(told)]),
+            Row("Carried", _carried(told)),
             *(exit_rows(told) if is_exit else ()),
             Row("Workers", _workers(told)),
             process_row(told),
@@ -82,17 +82,15 @@ def _circuits(told: Told) -> str:
     return together((now, so_far and f"so far {so_far}"), "; ")
 
 
-def _carried(told: Told) -> str:
+def _carried(told: Told) -> list[str]:
     cells = told.part("cells")
     forward, backward = cells.count("forward"), cells.count("backward")
     if not (forward or backward):
-        return ""
-    parts = f"{moved(backward)} towards clients, {moved(forward)} from them"
+        return []
     seconds = told.number("running_seconds")
-    rate = (
-        f", {moved(int((forward + backward) / seconds))}/s on average" if seconds > MINUTE else ""
-    )
-    return f"{moved(forward + backward)}: {parts}{rate}"
+    rate = f"{moved(int((forward + backward) / seconds))}/s on average" if seconds > MINUTE else ""
+    parts = f"{moved(backward)} towards clients, {moved(forward)} from them"
+    return [f"{moved(forward + backward)}: {parts}", rate]
 
 
 def _workers(told: Told) -> list[str]:
