@@ -16,8 +16,10 @@ from warren.config.relay import ExitConfig, RelayLimits
 from warren.identity import Hop, PeerId, Suite
 from warren.key_files import KeyFiles
 from warren.network.byte_streams import Listener
+from warren.network.datagram_sockets import UdpSocket
 from warren.network.directory_http import Handler, serve
 from warren.network.link import RelayKeys
+from warren.network.throttle import Throttle, ThrottledUdpSocket
 from warren.peer import Peer
 from warren.protocol.ciphers import make_aead, nonce_maker
 from warren.roles.archive import Archive
@@ -35,8 +37,10 @@ if TYPE_CHECKING:
 class Serving:
     """Own what answers circuits at `peer`: a relay, and an exit if `exits` has a policy.
 
-    Others dial `listener`, and reach it at `address`: nothing is opened there (EXT-9). An exit
-    resolves names by `resolver` and spares the places in `own`: this machine's where not given.
+    Others dial `listener`, and reach it at `address`: nothing is opened there (EXT-9). Where
+    `throttle` bounds what it sends, the sockets of `peer` keep to it already, and those that are
+    made here will. An exit resolves names by `resolver` and spares the places in `own`: this
+    machine's where not given.
     """
 
     def __init__(
@@ -47,11 +51,12 @@ class Serving:
         address: Address,
         listener: Listener,
         *,
+        throttle: Throttle | None = None,
         resolver: "Resolver | None" = None,
         own: "OwnAddresses | None" = None,
     ) -> None:
         self._tcp_exit = _make_exit(exits, limits, address, peer, resolver, own)
-        self._udp_exit = _make_udp_exit(self._tcp_exit, exits, limits)
+        self._udp_exit = _make_udp_exit(self._tcp_exit, exits, limits, throttle)
         self._relay = Relay(
             peer.turn,
             peer.settings,
@@ -59,6 +64,7 @@ class Serving:
             find_hops=partial(_find_hops, peer.archive),
             is_relay=peer.archive.knows,
         )
+        self._throttle = throttle
         self._peer = peer
         self._listener = listener
         peer.answer_with(self._relay)
@@ -84,6 +90,7 @@ class Serving:
         """Return counters of the links, the circuits and the exit; nested, and all numbers."""
         return {
             "links": self._peer.links.statistics(),
+            "bandwidth": self._throttle.statistics() if self._throttle is not None else None,
             "exit": self._tcp_exit.statistics() if self._tcp_exit is not None else None,
             "udp": self._udp_exit.statistics() if self._udp_exit is not None else None,
             **self._relay.statistics(),
@@ -191,7 +198,7 @@ def _make_exit(
 
 
 def _make_udp_exit(
-    tcp_exit: "Exit | None", wanted: ExitConfig, bounds: RelayLimits
+    tcp_exit: "Exit | None", wanted: ExitConfig, bounds: RelayLimits, throttle: Throttle | None
 ) -> "UdpExit | None":
     """Return what sends datagrams, or None for a relay that sends none."""
     policy = wanted.exit_udp_policy
@@ -199,11 +206,12 @@ def _make_udp_exit(
         return None
     from warren.roles.udp_exit import UdpExit, UdpLimits
 
+    open_socket = UdpSocket if throttle is None else partial(ThrottledUdpSocket, throttle)
     limits = UdpLimits(
         associations=bounds.associations,
         associations_per_circuit=bounds.associations_per_circuit,
     )
-    return UdpExit(tcp_exit, policy, limits=limits)
+    return UdpExit(tcp_exit, policy, open_socket=open_socket, limits=limits)
 
 
 def _make_last_hop(peer: Peer, tcp_exit: "Exit | None", udp_exit: "UdpExit | None") -> LastHop:

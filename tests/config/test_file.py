@@ -149,7 +149,12 @@ def test_what_the_examples_comment_out_is_valid_too(name: str) -> None:
         (RELAY + 'contact = """a\nb"""', r"contact has 'a\nb', a string with unprintable"),
         (RELAY + 'contact = "a\\u0000b"', r"contact has 'a\x00b', a string with unprintable"),
         (RELAY + f"bandwidth = {(1 << 63) - 1}", "relay.bandwidth is 9223372036854775807, exp"),
-        (RELAY + f"bandwidth = {1 << 50}", "expected a whole number from 1 to 1125899906842623"),
+        (RELAY + "bandwidth = 99_999", "relay.bandwidth is 99999, expected a whole number from"),
+        (RELAY + "workers = 3\nbandwidth = 299_999", "bandwidth is 299999 for 3 workers, expected"),
+        (
+            RELAY + f"bandwidth = {1 << 50}",
+            "expected a whole number from 100000 to 1125899906842623",
+        ),
         (RELAY + f"family = {[str(PeerId(bytes(32)))] * 2}", "family names a relay twice"),
         (RELAY + MUCH_POLICY, "relay and exit come to a descriptor of "),
         ("[exit]\npolicy = []", "policy is empty: expected rules or a name"),

@@ -108,6 +108,9 @@ def test_a_relay_behind_an_impairment_publishes_its_address(tmp_path: Path) -> N
         {"authorities": 0},
         {"workers": 0},
         {"workers": 65},
+        {"bandwidth": 99_999},
+        {"bandwidth": 1 << 50},
+        {"workers": 2, "bandwidth": 199_999},
         {"proxy": Address("192.0.2.1", 0)},
         {"allow_targets": (Address("127.0.0.1", 0),)},
         {"hosts": {"localhost": ()}},
@@ -145,7 +148,7 @@ def test_the_authorities_read_where_the_relays_are(tmp_path: Path) -> None:
     plan = make_plan(LabOptions(countries=countries), random.Random(1))
 
     table = write_countries(plan.peers, countries, tmp_path)
-    config = load_config(write_config(plan.peers[0], tmp_path, RESOLVER, (), 1, table))
+    config = load_config(write_config(plan.peers[0], tmp_path, RESOLVER, (), countries=table))
 
     assert config.authority is not None
     assert config.authority.countries == (table,)

@@ -11,6 +11,8 @@ from warren.network.send_queue import LEAST_QUEUE, MOST_QUEUE, QUEUE_SECONDS, Se
 class PacedSocket:
     """Say what a kernel would that sends at `rate` bytes per second."""
 
+    most_ready = MOST_QUEUE
+
     def __init__(self, rate: float) -> None:
         self.rate = rate
         self.waiting = 0.0

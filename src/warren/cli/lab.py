@@ -26,6 +26,12 @@ _DEMO_RELAYS = 4
 @click.option("--authorities", default=3, show_default=True, help="Directory authorities.")
 @click.option("--workers", default=1, show_default=True, help="Processes of each relay and exit.")
 @click.option(
+    "--bandwidth",
+    type=int,
+    help="Bytes per second that each relay and exit sends at most; what the machine can, unless "
+    "given.",
+)
+@click.option(
     "--proxy",
     type=ADDRESS,
     default="127.0.0.1:0",
@@ -93,6 +99,7 @@ def lab(
     exits: int,
     authorities: int,
     workers: int,
+    bandwidth: int | None,
     proxy: Address,
     allow_targets: tuple[Address, ...],
     hosts: tuple[str, ...],
@@ -118,7 +125,7 @@ def lab(
     from warren.lab import demo as demonstration
     from warren.lab.havoc import Havoc
     from warren.lab.laboratory import Lab, run_lab
-    from warren.lab.plan import LabOptions
+    from warren.lab.plan import FREE_BANDWIDTH, LabOptions
     from warren.lab.report import Report
     from warren.service import Announcer, LogStyle, run_process
 
@@ -138,6 +145,7 @@ def lab(
         countries=_read_countries(countries),
         directory=directory,
         workers=workers,
+        bandwidth=FREE_BANDWIDTH if bandwidth is None else bandwidth,
     )
     _check_chaos(rules, options)
     report = Report(as_json=as_json)

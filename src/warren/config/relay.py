@@ -31,6 +31,8 @@ from warren.errors import ConfigError, ProtocolError
 from warren.identity import KEY_LENGTH, Identity, PeerId, Suite
 
 MOST_WORKERS = 64
+#: With less, in bytes per second, a relay would hold up whoever comes by it.
+LEAST_BANDWIDTH = 100_000
 
 
 def _check_described(key: str, text: str) -> None:
@@ -66,7 +68,7 @@ class RelayConfig(Section, frozen=True):
 
     listen: AddressText
     address: AddressText | None = None
-    bandwidth: Annotated[int, msgspec.Meta(ge=1, le=MOST_BANDWIDTH)] = 2_500_000
+    bandwidth: Annotated[int, msgspec.Meta(ge=LEAST_BANDWIDTH, le=MOST_BANDWIDTH)] = 2_500_000
     contact: str = ""
     family: Annotated[tuple[PeerId, ...], msgspec.Meta(max_length=64)] = ()
     memory_megabytes: Annotated[int, msgspec.Meta(ge=16)] | None = None
@@ -78,6 +80,11 @@ class RelayConfig(Section, frozen=True):
             raise ValueError(
                 f"workers is {self.workers}, expected how many processes carry circuits: "
                 f"1 to {MOST_WORKERS}"
+            )
+        if self.bandwidth < LEAST_BANDWIDTH * self.workers:
+            raise ValueError(
+                f"bandwidth is {self.bandwidth} for {self.workers} workers, expected at least "
+                f"{LEAST_BANDWIDTH} bytes per second for each"
             )
         _check_described("contact", self.contact)
         if len(set(self.family)) < len(self.family):

@@ -126,7 +126,13 @@ async def _start(
         async with trio.open_nursery() as starting:
             for peer in peers:
                 config = write_config(
-                    peer, directory, resolver, targets, options.workers, countries
+                    peer,
+                    directory,
+                    resolver,
+                    targets,
+                    options.workers,
+                    options.bandwidth,
+                    countries,
                 )
                 starting.start_soon(_start_peer, peer, config, children, log)
             impaired = [peer for peer in peers if peer.impairment is not None]

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from warren.addresses import Address, IPAddress
-from warren.config.relay import MOST_WORKERS
+from warren.config.relay import LEAST_BANDWIDTH, MOST_WORKERS
+from warren.directory.descriptor import MOST_BANDWIDTH
 from warren.directory.relays import UNKNOWN_COUNTRY, is_country
 from warren.errors import ConfigError
 from warren.lab.line import Impairment
@@ -34,6 +35,9 @@ PARAMETERS = {
     "unmeasured_bandwidth": 1_000_000_000,
 }
 
+#: Bytes per second that no machine moves: what a relay gives is then the machine's to bound.
+FREE_BANDWIDTH = 1_000_000_000_000
+
 _HOSTS_PER_NETWORK = 254
 _FIRST_NET, _LAST_NET = 16, 254  # of 127.x.0.0; the lower ones are in use on some machines
 
@@ -50,6 +54,7 @@ class LabOptions:
     hosts: Mapping[str, Sequence[IPAddress]] = field(default_factory=dict)
     directory: Path | None = None
     workers: int = 1
+    bandwidth: int = FREE_BANDWIDTH
     impairments: Mapping[str, Impairment] = field(default_factory=dict)
     countries: Mapping[str, str] = field(default_factory=dict)
 
@@ -61,6 +66,11 @@ class LabOptions:
             1 <= self.workers <= MOST_WORKERS,
             f"--workers is {self.workers}",
             f"1 to {MOST_WORKERS}",
+        )
+        _check(
+            LEAST_BANDWIDTH * self.workers <= self.bandwidth <= MOST_BANDWIDTH,
+            f"--bandwidth is {self.bandwidth}",
+            f"bytes per second, at least {LEAST_BANDWIDTH} for each of {self.workers} workers",
         )
         is_local = self.proxy.ip is not None and self.proxy.ip.is_loopback
         _check(is_local, f"--proxy is {self.proxy}", "a loopback address: a lab serves nobody else")
@@ -182,11 +192,12 @@ def write_config(
     resolver: Address,
     targets: tuple[Address, ...],
     workers: int = 1,
+    bandwidth: int = FREE_BANDWIDTH,
     countries: Path | None = None,
 ) -> Path:
     """Write the configuration of `peer` below `directory` and return the file.
 
-    A relay has so many `workers`; an authority reads the table `countries`.
+    A relay has so many `workers` and gives `bandwidth`; an authority reads the table `countries`.
     """
     exempt = [str(target) for target in targets]
     sections: dict[str, dict[str, object]] = {
@@ -202,7 +213,7 @@ def write_config(
     else:
         sections["relay"] = {
             "listen": str(peer.address),
-            "bandwidth": 100_000_000,
+            "bandwidth": bandwidth,
             "workers": workers,
         }
         if peer.published is not None:

@@ -22,6 +22,8 @@ Meet = Callable[["ByteStream"], None]
 
 #: Unsent bytes the kernel may hold before a socket counts as not writable.
 NOTSENT_BYTES = 128 * 1024
+#: Bytes that are worth having ready for a socket, where nothing else is known of it.
+MOST_READY = 256 * 1024
 
 
 class _Reading:
@@ -37,6 +39,8 @@ class ByteStream(ABC):
 
     remote: Address
     local: Address
+    #: Bytes that may be made ready to be sent, after which nothing can overtake them any more.
+    most_ready: int = MOST_READY
     _reading: "_Reading | None" = None
 
     @property

@@ -173,11 +173,11 @@ class Readiness(trio.abc.Instrument):
                 is_trio_woken = True
                 continue
             if happened != _OUT:
-                self._call(self._readers.get(descriptor))
+                guarded(self._readers.get(descriptor, nothing))
             if happened != _IN and descriptor in self._writers:
                 act = self._writers.pop(descriptor)
                 self._unregister(descriptor)
-                self._call(act)
+                guarded(act)
         self.act_soon()
         return is_trio_woken
 
@@ -186,20 +186,20 @@ class Readiness(trio.abc.Instrument):
         while self._soon:
             acts, self._soon = self._soon, []
             for act in acts:
-                self._call(act)
-
-    @staticmethod
-    def _call(act: Act | None) -> None:
-        if act is not None:
-            try:
-                act()
-            except Exception:  # here it would end the loop, and with it the node (DOS-1)
-                logger.exception("a bug while serving a socket")
+                guarded(act)
 
 
 def nothing() -> None:
     """Be the act of somebody who has none any more."""
     return
+
+
+def guarded(act: Act) -> None:
+    """Call `act`; what it raises would end the loop or a task, and the node with it (DOS-1)."""
+    try:
+        act()
+    except Exception:
+        logger.exception("a bug while serving a socket")
 
 
 class LoopClock(trio.abc.Clock):

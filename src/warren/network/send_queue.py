@@ -6,17 +6,19 @@ tenth of a second, and a keystroke of another circuit would wait behind them (pr
 
 from typing import Protocol
 
-from warren.network.byte_streams import NOTSENT_BYTES
+from warren.network.byte_streams import MOST_READY, NOTSENT_BYTES
 from warren.protocol.cells import CELL_LENGTH
 
 #: The kernel may hold what the line takes in so many seconds.
 QUEUE_SECONDS = 0.005
 LEAST_QUEUE = 3 * CELL_LENGTH + 256
-MOST_QUEUE = 256 * 1024
+MOST_QUEUE = MOST_READY
 
 
 class Socket(Protocol):
     """Be what of a ``ByteStream`` matters here."""
+
+    most_ready: int
 
     def unsent(self) -> int:
         """Return how many bytes wait to be sent."""
@@ -32,7 +34,7 @@ class SendQueue:
     """
 
     def __init__(self, stream: Socket) -> None:
-        self.size = MOST_QUEUE
+        self.size = stream.most_ready
         self._stream = stream
         self._since = -1.0  # negative: nothing is measured
         self._blocked_at = 0.0
@@ -70,7 +72,7 @@ class SendQueue:
         self._set_size(int(taken / elapsed * QUEUE_SECONDS))
 
     def _set_size(self, size: int) -> None:
-        self.size = min(max(size, LEAST_QUEUE), MOST_QUEUE)
+        self.size = min(max(size, LEAST_QUEUE), self._stream.most_ready)
         most = min(self.size, NOTSENT_BYTES)
         if not self._set / 2 <= most <= 2 * self._set:
             self._set = most

@@ -202,12 +202,17 @@ class SocketStream(ByteStream):
             self._socket.close()
 
 
-class SocketListener(Listener):
-    """Be a ``Listener`` over a listening TCP or unix socket."""
+#: Makes the stream of a connected socket, whose remote may be known.
+MakeStream = Callable[[socket.socket, Address | None], SocketStream]
 
-    def __init__(self, sock: socket.socket) -> None:
+
+class SocketListener(Listener):
+    """Be a ``Listener`` over a listening TCP or unix socket; `make` makes the streams."""
+
+    def __init__(self, sock: socket.socket, make: MakeStream = SocketStream) -> None:
         sock.setblocking(False)
         self._socket = sock
+        self._make = make
         self._woken: trio.Event | None = None  # ends the wait of ``serve_with``
         self.local = _address_of(sock.getsockname())
 
@@ -262,7 +267,7 @@ class SocketListener(Listener):
         while True:
             try:
                 sock, name = self._socket.accept()
-                return SocketStream(sock, _address_of(name))
+                return self._make(sock, _address_of(name))
             except BlockingIOError:
                 return None
             except LinkError:
@@ -291,9 +296,10 @@ _OURS = frozenset(
 class _SocketDialling(Dialling):
     """Own a socket that is being connected."""
 
-    def __init__(self, network: Network, address: Address) -> None:
+    def __init__(self, network: "SocketNetwork", address: Address) -> None:
         assert address.ip is not None, "names are resolved before dialling"
         super().__init__(network, address)
+        self._make = network.make
         family = socket.AF_INET if address.ip.version == 4 else socket.AF_INET6
         self._socket: socket.socket | None = None
         try:
@@ -325,7 +331,7 @@ class _SocketDialling(Dialling):
         assert self._socket is not None
         if code:
             raise OSError(code, os.strerror(code))
-        self.stream = SocketStream(self._socket, self._address)
+        self.stream = self._make(self._socket, self._address)
         return self.stream
 
     def _failed(self, error: OSError) -> LinkError:
@@ -340,7 +346,10 @@ class _SocketDialling(Dialling):
 
 
 class SocketNetwork(Network):
-    """Be the real network."""
+    """Be the real network, whose streams `make` makes."""
+
+    def __init__(self, make: MakeStream = SocketStream) -> None:
+        self.make = make
 
     async def dial(self, address: Address) -> ByteStream:
         return await self.begin_dial(address).wait()
@@ -349,7 +358,7 @@ class SocketNetwork(Network):
         return _SocketDialling(self, address)
 
     def listen(self, address: Address) -> SocketListener:
-        return SocketListener(listening_socket(address))
+        return SocketListener(listening_socket(address), self.make)
 
 
 def listening_socket(address: Address) -> socket.socket:

@@ -24,8 +24,9 @@ from warren.identity import SystemKeys
 from warren.key_files import KeyFiles
 from warren.network.link import RelayKeys
 from warren.network.sockets import SocketListener
+from warren.network.throttle import Throttle, throttled_network
 from warren.node.process import answering, holding_state, listen
-from warren.peer import running_peer
+from warren.peer import World, running_peer
 from warren.roles.archive import Archive
 from warren.roles.listing_watch import ListingWatch
 from warren.roles.mirror import Directory
@@ -52,11 +53,14 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
         files = KeyFiles(folder, SystemKeys())
         keys = relay_keys(files, files)
         listening = listen(wanted.listen)
-        listener = SocketListener(listening)
+        throttle = Throttle(wanted.bandwidth)
+        sockets = throttled_network(throttle)
+        listener = SocketListener(listening, sockets.make)
         address = wanted.address or listener.local
         cells = (wanted.memory_megabytes or _default_megabytes()) * _CELLS_PER_MEGABYTE
         own_cells = cells if wanted.workers == 1 else 0  # workers have them, and fetching needs few
-        async with running_peer(network, folder, keys=keys, cells=own_cells) as peer:
+        world = World(network=sockets)
+        async with running_peer(network, folder, keys=keys, cells=own_cells, world=world) as peer:
             directory = Directory(
                 peer.archive,
                 peer.fetch,
@@ -77,7 +81,9 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
             )
             serving: Serving | Foreman
             if wanted.workers == 1:
-                serving = Serving(peer, config.exit, wanted.limits, address, listener)
+                serving = Serving(
+                    peer, config.exit, wanted.limits, address, listener, throttle=throttle
+                )
             else:
                 assign = partial(make_assignment, config, network, address, cells, keys)
                 serving = _make_foreman(config, listening, assign, peer.archive, publisher)

@@ -66,12 +66,13 @@ class Assignment(Message, frozen=True):
 
     Addresses are in their text form; ``policy``, ``udp_policy``, ``resolvers`` and
     ``allow_targets`` are those of ``ExitConfig``. The windows of circuits may grow by ``cells``
-    in all.
+    in all, and it sends ``bandwidth`` bytes per second.
     """
 
     network: str
     address: str
     cells: int
+    bandwidth: int
     limits: RelayLimits
     policy: str | tuple[str, ...]
     udp_policy: str | tuple[str, ...] | None

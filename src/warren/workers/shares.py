@@ -31,6 +31,7 @@ def make_assignment(
         network=render_network_file(network),
         address=str(address),
         cells=divide(cells, wanted.workers),
+        bandwidth=divide(wanted.bandwidth, wanted.workers),
         limits=divide_limits(wanted.limits, wanted.workers),
         policy=config.exit.policy,
         udp_policy=config.exit.udp_policy,

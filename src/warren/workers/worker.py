@@ -20,8 +20,9 @@ from warren.errors import DirectoryError, LinkError, ProtocolError
 from warren.identity import Identity, Suite
 from warren.network.byte_streams import Accept, ByteStream, Listener
 from warren.network.link import RelayKeys
-from warren.network.sockets import SocketStream
-from warren.peer import Peer, running_peer
+from warren.network.sockets import MakeStream
+from warren.network.throttle import Throttle, throttled_network
+from warren.peer import Peer, World, running_peer
 from warren.roles.archive import Archive
 from warren.service import Announcer, LogStyle, run_process
 from warren.serving import Serving
@@ -45,11 +46,15 @@ logger = structlog.get_logger()
 
 
 class HandedConnections(Listener):
-    """Own the connections handed over; tell the main process of each that ends."""
+    """Own the connections handed over, of which `make` makes streams.
 
-    def __init__(self, channel: Channel[ToWorker], address: Address) -> None:
+    It tells the main process of each that ends.
+    """
+
+    def __init__(self, channel: Channel[ToWorker], address: Address, make: MakeStream) -> None:
         self.local = address
         self._channel = channel
+        self._make = make
         self._entrance, self._exit = trio.open_memory_channel[ByteStream](sys.maxsize)
 
     def give(self, connection: socket.socket | None) -> None:
@@ -58,7 +63,7 @@ class HandedConnections(Listener):
         try:
             if connection is None:
                 raise LinkError("too many files are open")
-            self._entrance.send_nowait(SocketStream(connection))
+            self._entrance.send_nowait(self._make(connection, None))
         except LinkError as error:
             logger.debug("! connection", error=str(error))
             self._channel.send(Over())
@@ -94,12 +99,17 @@ async def _carry_out(assignment: Assignment, channel: Channel[ToWorker]) -> None
     keys = RelayKeys(Identity(assignment.seed), [], [], suites)
     assignment.keys.put_into(keys)
     network = parse_network_file(assignment.network)
-    async with running_peer(network, None, keys=keys, cells=assignment.cells) as peer:
+    throttle = Throttle(assignment.bandwidth)
+    sockets = throttled_network(throttle)
+    world = World(network=sockets)
+    async with running_peer(network, None, keys=keys, cells=assignment.cells, world=world) as peer:
         if assignment.consensus is not None:
             _learn(peer.archive, assignment.consensus)
         address = Address.parse(assignment.address)
-        connections = HandedConnections(channel, address)
-        serving = Serving(peer, _exits_of(assignment), assignment.limits, address, connections)
+        connections = HandedConnections(channel, address, sockets.make)
+        serving = Serving(
+            peer, _exits_of(assignment), assignment.limits, address, connections, throttle=throttle
+        )
         peer.turn.nursery.start_soon(serving.run)
         peer.turn.nursery.start_soon(_tell_usable, peer, channel)
         channel.send(Started())
