@@ -88,8 +88,9 @@ def _circuits(told: Told) -> list[str]:
     failed = told.count("failed")
     head = together(
         (
-            f"{len(circuits):,} now, {told.count('built'):,} built so far",
-            f"{failed:,} failed" if failed else "",
+            f"{len(circuits):,} now",
+            f"{told.count('built'):,} built so far" if told.count("built") else "",
+            amount(failed, "attempt{s} failed") if failed else "",
             f"{told.count('given_up'):,} fell silent" if told.count("given_up") else "",
         )
     )

@@ -14,7 +14,7 @@ from warren.status.text.directory import (
 from warren.status.text.exit import exit_rows
 from warren.status.text.page import Page, Row, shortened
 from warren.status.text.told import Told, phrases
-from warren.status.text.units import MINUTE, moved, together
+from warren.status.text.units import MINUTE, duration, moved, size, together
 
 _MOST_WORKERS = 16
 
@@ -40,6 +40,7 @@ def relay_page(told: Told, now: float) -> Page:
             links_row(told.part("links")),
             Row("Circuits", [_circuits(told)]),
             Row("Carried", _carried(told)),
+            Row("Bandwidth", [_bandwidth(told.part("bandwidth"))]),
             *(exit_rows(told) if is_exit else ()),
             Row("Workers", _workers(told)),
             process_row(told),
@@ -91,6 +92,18 @@ def _carried(told: Told) -> list[str]:
     rate = f"{moved(int((forward + backward) / seconds))}/s on average" if seconds > MINUTE else ""
     parts = f"{moved(backward)} towards clients, {moved(forward)} from them"
     return [f"{moved(forward + backward)}: {parts}", rate]
+
+
+def _bandwidth(bandwidth: Told) -> str:
+    """Return what may be sent, what was, and for how long somebody had to wait for that."""
+    limit, sent, waited = (bandwidth.number(name) for name in ("limit", "sent", "waited_seconds"))
+    return together(
+        (
+            f"sends {size(limit)}/s at most" if limit else "",
+            f"{size(sent)} so far" if sent else "",
+            f"peers had to wait for {duration(waited)} in all" if waited >= 1 else "",
+        )
+    )
 
 
 def _workers(told: Told) -> list[str]:
