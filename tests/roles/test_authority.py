@@ -371,7 +371,7 @@ async def test_what_keeps_a_consensus_away_is_told_until_there_is_one(
     await trio.sleep(12)
     together = city.authorities[0].statistics()
 
-    assert alone["trouble"] == "1 votes, expected at least 2 for a consensus"
+    assert alone["trouble"] == "1 of 3 authorities voted, expected at least 2"
     assert alone["last_count"]["votes"] == 1
     assert alone["last_count"]["missing"] == names[1:]
     assert 0 < alone["consensus_valid_after"] < alone["last_count"]["valid_after"]

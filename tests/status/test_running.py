@@ -175,7 +175,7 @@ def test_status_finds_the_one_process_wherever_its_state_is(tmp_path: Path) -> N
 
     assert pid_of(one) == proxy.pid
     assert told.stdout.startswith("Proxy of the network home, running for ")
-    assert "Not usable yet: it is asking for the list of relays." in told.stdout
+    assert "Not usable yet. It is asking for the list of relays," in told.stdout
     assert f"Process     number {proxy.pid}, version " in told.stdout
     assert two.returncode == 2
     for folder, process in (("mine", proxy), ("other", other)):

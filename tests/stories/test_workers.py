@@ -185,7 +185,7 @@ async def test_each_worker_has_a_client_and_the_relay_has_their_sum(relay: Runni
     assert all(worker["cells"]["forward"] > 0 for worker in counts["workers"])
     assert counts["circuits"] == counts["created"] == counts["links"]["open"] == 2
     assert counts["pid"] == relay.process.pid
-    assert "\nNot listed yet: authorities have to reach it from outside first" in page
+    assert "\nNot listed yet. Authorities have to reach it from outside first" in page
     for worker in counts["workers"]:
         assert f"process {worker['pid']}: 1 connection, 1 circuit, " in page
 

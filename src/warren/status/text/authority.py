@@ -38,10 +38,10 @@ def _verdict(told: Told, now: float) -> str:
     why = together((sentence(reason), _advice(told)), " ") if reason else ""
     if now < told.number("consensus_valid_until"):
         good = "In use: it has a consensus that counts now, and gives it to everybody who asks."
-        return f"{good} But the last vote made none: {why}" if why else good
+        return f"{good} But the last vote made none. {why}" if why else good
     is_first = not told.count("consensus_valid_after")
     what = "There is no consensus yet" if is_first else "There is no consensus that counts now"
-    return f"{what}: {why}" if why else f"{what}. The next vote may make one."
+    return f"{what}. {why or 'The next vote may make one.'}"
 
 
 def _advice(told: Told) -> str:
@@ -78,7 +78,7 @@ def _made(told: Told) -> str:
     )
     return together(
         (
-            amount(made, "consensus{es}") if made else "",
+            amount(made, "consensus{es}") if made else "none" if missed else "",
             f"{missed:,} missed" if missed else "",
             f"given to others on {amount(served, 'request{s}')}" if served else "",
         )

@@ -8,16 +8,19 @@ UNKNOWN_COUNTRY = "??"
 _MOST_COUNTRIES = 8
 SHORT_ID = 8
 
-#: How a trouble with the directory begins (``roles.mirror``), and what a person can do about it.
+#: What can be wrong with the directory (``roles.mirror``), and what a person can do about it.
 ADVICE = {
-    "no consensus yet": (
+    "no consensus yet: no authority can be reached, or they have made none": (
         "See that this machine is online, that no firewall keeps it from the authorities, and "
         "that the network file is the right one."
     ),
-    "no consensus fits the clock": "Compare what `date -u` prints with the right time.",
-    "there is no newer consensus": (
-        "See that this machine is online and its clock is right; if so, the authorities are at "
-        "fault, and it goes on by itself once they are back."
+    "no consensus fits the clock of this machine": (
+        "Compare what `date -u` prints with the right time."
+    ),
+    "there is no newer consensus: the authorities are down, or kept from this machine, or its "
+    "clock is fast": (
+        "If this machine is online and its clock is right, nothing can be done here: it goes on by "
+        "itself once they are back."
     ),
 }
 
@@ -38,11 +41,21 @@ def sentence(text: str) -> str:
 
 def trouble_of(directory: Told) -> str:
     """Return what is wrong with the directory and what to do, in sentences; "" for nothing."""
+    what, _ = _trouble(directory)
+    return together((sentence(what), ADVICE.get(what, "")), " ") if what else ""
+
+
+def error_row(directory: Told, more: str = "") -> Row:
+    """Return the errors behind what is wrong: that with the directory, and one `more`."""
+    _, error = _trouble(directory)
+    return Row("Last error", [error, more])
+
+
+def _trouble(directory: Told) -> tuple[str, str]:
+    """Return what is wrong, and the error that showed it, if that is known."""
     trouble = directory.text("trouble")
-    if not trouble:
-        return ""
-    advice = [what for start, what in ADVICE.items() if trouble.startswith(start)]
-    return together((sentence(trouble), *advice), " ")
+    known = next((what for what in ADVICE if trouble.startswith(what)), trouble)
+    return known, trouble[len(known) :].lstrip(": ")
 
 
 def network_rows(directory: Told, now: float) -> list[Row]:

@@ -7,6 +7,7 @@ one without listeners.
 from warren.status.text.directory import (
     SHORT_ID,
     UNKNOWN_COUNTRY,
+    error_row,
     links_row,
     network_rows,
     process_row,
@@ -43,6 +44,7 @@ def proxy_page(told: Told, now: float) -> Page:
             links_row(told.part("links")),
             *request_rows(told),
             Row("Interrupted", [phrases(interrupted, _INTERRUPTIONS)]),
+            error_row(directory),
             process_row(told),
         ],
     )
@@ -57,25 +59,25 @@ def _verdict(told: Told, listen: list[str], dns_listen: list[str]) -> str:
     if any(each.text("state") == "open" for each in told.parts("circuits")):
         place = (listen or dns_listen or [""])[0]
         use = f": programs can {'use' if listen else 'ask'} {place}" if place else ""
-        return together((f"Usable{use}.", f"But take note: {trouble}" if trouble else ""), " ")
+        return together((f"Usable{use}.", trouble and f"But take note. {trouble}"), " ")
     if told.part("interruptions").says("network_is_down", True):
         return (
-            "Not usable: this machine has no network. Connect it, and the proxy goes on by itself."
+            "Not usable. This machine has no network: connect it, and the proxy goes on by itself."
         )
     if trouble:
-        return f"Not usable: {trouble}"
+        return f"Not usable. {trouble}"
     if not directory:
         return ""
     if not directory.count("consensus_valid_after"):
-        return "Not usable yet: it is asking for the list of relays. That takes seconds."
+        return "Not usable yet. It is asking for the list of relays, which takes seconds."
     if told.part("guards").says("internet_down", True):
         return (
-            "Not usable: none of its first relays answers. See that this machine is online and "
+            "Not usable. None of its first relays answers. See that this machine is online and "
             "that no firewall keeps it from them."
         )
     if reason := told.text("trouble"):
-        return f"Not usable: no circuit was built: {sentence(reason)} It tries again by itself."
-    return "Not usable yet: no circuit is ready. One is built within seconds."
+        return f"Not usable. No circuit was built: {sentence(reason)} It tries again by itself."
+    return "Not usable yet. No circuit is ready; one is built within seconds."
 
 
 # ---- circuits

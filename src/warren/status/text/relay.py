@@ -4,6 +4,7 @@ What an exit opens is in ``exit``.
 """
 
 from warren.status.text.directory import (
+    error_row,
     links_row,
     network_rows,
     process_row,
@@ -43,6 +44,7 @@ def relay_page(told: Told, now: float) -> Page:
             Row("Bandwidth", [_bandwidth(told.part("bandwidth"))]),
             *(exit_rows(told) if is_exit else ()),
             Row("Workers", _workers(told)),
+            error_row(directory, _refusal(told.part("publisher"))),
             process_row(told),
         ],
     )
@@ -53,26 +55,23 @@ def _verdict(told: Told, *, is_exit: bool) -> str:
     if listing.says("listed", True):
         role = "an exit" if is_exit else "a relay"
         if trouble:
-            return f"Listed as {role}, but not for long: {trouble}"
+            return f"Listed as {role}, but not for long. {trouble}"
         return f"In use: the network lists it as {role}, and others can build circuits over it."
     if reason := listing.text("trouble"):
-        return together((f"Of no use yet: {sentence(reason)}", _last_answer(told)), " ")
+        return f"Of no use yet. {sentence(reason)}"
     if trouble:
-        return f"Of no use yet: {trouble}"
+        return f"Of no use yet. {trouble}"
     if not listing:
         return ""
     return (
-        "Not listed yet: authorities have to reach it from outside first, and then the next "
+        "Not listed yet. Authorities have to reach it from outside first, and then the next "
         "consensus has it. In a large network that takes an hour or two."
     )
 
 
-def _last_answer(told: Told) -> str:
-    """Return what authorities said who did not take the descriptor, if none has."""
-    publisher = told.part("publisher")
-    error = publisher.text("last_error")
-    is_taken = publisher.count("uploads") > 0
-    return sentence(f"What came of the last attempt: {error}") if error and not is_taken else ""
+def _refusal(publisher: Told) -> str:
+    """Return why no authority has taken the descriptor, if none has."""
+    return publisher.text("last_error") if publisher.says_none("uploads") else ""
 
 
 def _circuits(told: Told) -> str:

@@ -44,6 +44,10 @@ class Told:
         """Tell whether `name` is a number that can be shown."""
         return _number(self._values.get(name)) is not None
 
+    def says_none(self, name: str) -> bool:
+        """Tell whether `name` is the number 0, and not just missing."""
+        return self.has_number(name) and not self.number(name)
+
     def number(self, name: str) -> float:
         """Return a number of what can be divided, seconds as a rule; 0 where there is none."""
         return _number(self._values.get(name)) or 0
