@@ -245,6 +245,14 @@ def test_an_exit_whose_policy_allows_no_datagrams_says_so() -> None:
     assert "Datagrams   none are sent: its policy allows none\n" in page(changed("exit", udp=None))
 
 
+def test_what_an_exit_asks_the_dns_for_itself_is_left_out_until_it_is_used() -> None:
+    used = page(DOCUMENTS["exit"])
+    unused = page(changed("exit", exit__connected=0, exit__resolved=0, exit__refused={}))
+
+    assert "\nNames       4 questions to the DNS, " in used
+    assert "\nNames " not in unused
+
+
 def test_the_reasons_of_refusals_are_told_in_words_the_most_frequent_first() -> None:
     refused = {"exit_policy": 3, "connect_refused": 40, "single hop": 1, "of_a_later_version": 2}
 
@@ -252,7 +260,7 @@ def test_the_reasons_of_refusals_are_told_in_words_the_most_frequent_first() -> 
 
     assert (
         " Refused the target refused: 40, not allowed here: 3, of a later version: 2, "
-        "not over three relays: 1 Datagrams "
+        "not over three relays: 1 Names "
     ) in text
 
 

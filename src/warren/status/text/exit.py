@@ -1,7 +1,7 @@
 """What the page of an exit has besides that of a relay: what it opened for others, and what not."""
 
 from warren.status.text.page import Row
-from warren.status.text.told import Told
+from warren.status.text.told import Told, phrases
 from warren.status.text.units import amount, tally, together
 
 _MOST_REASONS = 6
@@ -19,6 +19,11 @@ _REASONS = {
     "internal": "the system failed",
 }
 _MOVED = ("sent", "received")
+_NAMES = (
+    ("lookups", "question{s} to the DNS"),
+    ("from_cache", "answer{s} known already"),
+    ("failed", "failed"),
+)
 
 
 def exit_rows(told: Told) -> list[Row]:
@@ -27,6 +32,7 @@ def exit_rows(told: Told) -> list[Row]:
     return [
         Row("Opened", _opened(targets)),
         Row("Refused", [_reasons(targets.part("refused").counts())]),
+        Row("Names", [_names(targets)]),
         Row("Datagrams", _datagrams(told)),
         Row("Held", [_held(held)]),
     ]
@@ -40,19 +46,17 @@ def _opened(targets: Told) -> list[str]:
             f"{targets.count('connecting'):,} being made" if targets.count("connecting") else "",
         )
     )
-    names = targets.part("names")
-    lookups = together(
-        (
-            amount(names.count("lookups"), "name{s} asked for"),
-            f"{names.count('from_cache'):,} known already" if names.count("from_cache") else "",
-            f"{names.count('failed'):,} failed" if names.count("failed") else "",
-        )
-    )
     return [
         together((amount(connected, "connection{s}"), now)) if connected or now else "",
         f"{amount(resolved, 'name{s}')} looked up for clients" if resolved else "",
-        lookups if names.count("lookups") or names.count("from_cache") else "",
     ]
+
+
+def _names(targets: Told) -> str:
+    """Return what the DNS was asked, once somebody used the exit: it asks for itself before."""
+    names = targets.part("names")
+    is_used = targets.count("connected") or targets.count("resolved") or targets.part("refused")
+    return phrases(names, _NAMES) if is_used else ""
 
 
 def _reasons(counts: dict[str, int]) -> str:
