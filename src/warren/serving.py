@@ -23,6 +23,7 @@ from warren.network.throttle import Throttle, ThrottledUdpSocket
 from warren.peer import Peer
 from warren.protocol.ciphers import make_aead, nonce_maker
 from warren.roles.archive import Archive
+from warren.roles.create_limits import CreateLimits
 from warren.roles.last_hop import LastHop, ServeDirectory, refuse_datagrams
 from warren.roles.mirror import Mirror
 from warren.roles.relay import Relay
@@ -63,6 +64,12 @@ class Serving:
             _make_last_hop(peer, self._tcp_exit, self._udp_exit),
             find_hops=partial(_find_hops, peer.archive),
             is_relay=peer.archive.knows,
+            limits=CreateLimits(
+                limits.creates_per_second,
+                limits.create_burst,
+                limits.circuits_per_address,
+                limits.circuits,
+            ),
         )
         self._throttle = throttle
         self._peer = peer

@@ -8,13 +8,18 @@ import trio
 from trio.testing import MockClock
 
 from tests.support.client_network import ClientNetwork, client_network
-from tests.support.memory_network import receive
+from tests.support.memory_network import MemoryStream, receive
 from tests.support.wayward import BACKWARD, FORWARD, Wayward, swallow
 from warren.addresses import Address
 from warren.network.circuits import Circuit
 from warren.network.streams import CircuitStream
 from warren.protocol.round_trips import LEAST_PATIENCE
-from warren.roles.circuit_watch import PEACE_SECONDS, QUIET_SECONDS
+from warren.roles.circuit_watch import (
+    DEAF_SECONDS,
+    MOST_DEAF_SECONDS,
+    PEACE_SECONDS,
+    QUIET_SECONDS,
+)
 
 
 @pytest.fixture
@@ -118,6 +123,52 @@ async def test_what_was_lost_behind_the_end_of_a_question_is_asked_about_again(
     with trio.fail_after(40):
         assert await stream.receive_some() == b"hello"
     assert not circuit.is_open
+
+
+async def talk(target: MemoryStream) -> None:
+    while True:
+        await target.send_all(b"tick")
+        await trio.sleep(1)
+
+
+async def test_what_is_lost_on_its_way_to_a_target_that_talks_on_is_noticed(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:
+    listener = network.net.target(80)
+    stream, circuit = await open_stream(network, listener.local)
+    target = await listener.accept()
+    network.net.nursery.start_soon(talk, target)
+    await trio.sleep(60)
+
+    Wayward(network.relay(circuit.hops[1].peer_id)).be("drop", FORWARD)
+    await stream.send_all(b"hello")
+
+    with trio.fail_after(PEACE_SECONDS + DEAF_SECONDS + MOST_DEAF_SECONDS + 10):
+        assert await receive(target, 5) == b"hello"
+    assert not circuit.is_open
+
+
+async def test_who_listens_to_a_talker_asks_twice_a_minute_and_not_without_having_sent(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:
+    listener = network.net.target(80)
+    stream, circuit = await open_stream(network, listener.local)
+    target = await listener.accept()
+    network.net.nursery.start_soon(talk, target)
+    await trio.sleep(60)
+
+    silent = circuit.cells_sent
+    for _ in range(300):
+        await stream.receive_some()
+    without = circuit.cells_sent - silent
+    for _ in range(300):
+        await stream.receive_some()
+        await stream.send_all(b"hm")
+    asked = circuit.cells_sent - silent - without - 300
+
+    assert without <= 300 / 60 * 2  # what credit there is to give
+    assert 2 * 5 <= asked <= 2 * 300 / (PEACE_SECONDS + DEAF_SECONDS) + without
+    assert circuit.is_open
 
 
 async def test_the_next_circuit_avoids_who_may_have_been_silent(

@@ -20,6 +20,7 @@ from warren.protocol.cells import Command, make_cell
 from warren.protocol.link import CreateRequested
 from warren.protocol.messages import Begin
 from warren.roles.circuit_builder import BUILD_SECONDS
+from warren.roles.create_limits import CreateLimits
 from warren.roles.last_hop import Rest, refuse_streams
 from warren.roles.passing_circuit import PassingCircuit
 from warren.roles.relay import EXTEND_SECONDS, Relay
@@ -243,6 +244,45 @@ async def test_a_circuit_destroyed_as_it_is_created_leaves_nothing(
 
     assert relay.circuits == []
     assert [len(each.protocol.legs) for each in relay.links] == [0]
+
+
+async def test_a_client_that_asks_for_more_than_its_share_takes_nothing_from_others(
+    three: Three, autojump_clock: MockClock
+) -> None:
+    """DOS-3: its circuits that stand go on, and when it has waited it is answered again."""
+    first = three.net.relays[0]
+    other = await three.net.add_origin("5.5.66.1")
+    stands = await three.origin.build(three.net.hops)
+    share = CreateLimits().create_burst
+    for _ in range(share - 1):
+        (await three.origin.build([first.hop])).close()
+
+    too_much = await three.fail([first.hop])
+    others = await other.build(three.net.hops)
+    stream = await three.origin.connect(stands, three.net.echo())
+    await trio.sleep(10)
+    again = await three.origin.build([first.hop])
+
+    assert too_much.hop == 0
+    assert first.relay.statistics()["turned_away"] == 1
+    assert all(circuit.is_open for circuit in (stands, others, again))
+    assert not stream.is_ended
+
+
+async def test_circuits_that_are_gone_count_for_nobody(
+    three: Three, autojump_clock: MockClock
+) -> None:
+    """Whether they were refused, given up or lost with their link."""
+    first = three.net.relays[0]
+    wrong = replace(first.hop, onion_key=three.net.hops[1].onion_key)
+    circuits = [await three.origin.build(three.net.hops) for _ in range(3)]
+
+    await three.fail([wrong])
+    circuits[0].close()
+    circuits[1].link.close()
+    await trio.sleep(1)
+
+    assert all(peer.relay._door.circuits == 0 for peer in three.net.relays)
 
 
 async def test_a_create_for_other_keys_is_destroyed_and_nothing_else(

@@ -53,7 +53,11 @@ def test_what_is_for_the_relay_is_divided_and_what_is_for_a_circuit_stays() -> N
     divided = divide_limits(RelayLimits(), 4)
 
     assert divided == RelayLimits(
-        pending_connects=64, lookups=8, streams_per_address=1024, associations=256
+        circuits=5000,
+        pending_connects=64,
+        lookups=8,
+        streams_per_address=1024,
+        associations=256,
     )
 
 

@@ -47,8 +47,12 @@ def _check_described(key: str, text: str) -> None:
 
 
 class RelayLimits(Section, frozen=True):
-    """Bound what clients can ask of a relay (EXT-10, EXT-11, EXT-15)."""
+    """Bound what clients can ask of a relay (DOS-3, DOS-4, EXT-10, EXT-11, EXT-15)."""
 
+    creates_per_second: Positive = 10
+    create_burst: Positive = 500
+    circuits_per_address: Positive = 1024
+    circuits: Positive = 20_000
     streams_per_circuit: Annotated[int, msgspec.Meta(ge=1, le=512)] = 512
     begins_per_second: Positive = 2000
     begin_burst: Positive = 4000

@@ -5,6 +5,9 @@ with a DESTROY; but one that answers PINGs and passes nothing on is noticed by n
 circuit whose streams have moved cells and which then falls silent is asked once: a stream to the
 last hop's directory is begun, which every relay answers at once, and ended again (protocol §5).
 What that took before says how long it may take.
+
+A far end that talks may still hear nothing, so a circuit on which both sides talk is asked as well,
+seldom, and has more time: the answer may stand behind much that was sent before it.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,6 +26,9 @@ LOOK_SECONDS = 1.0
 #: Silence after which a circuit in use is asked, and how long one that answered is left in peace.
 QUIET_SECONDS = 3.0
 PEACE_SECONDS = 10.0
+#: How much longer one that is heard is left in peace, and when it must have answered.
+DEAF_SECONDS = 20.0
+MOST_DEAF_SECONDS = 60.0
 
 
 class _Watched:
@@ -47,7 +53,10 @@ class _Watched:
             self._heard, self._heard_at = circuit.cells_received, now
         if self._question is not None:
             return self._wait(self._question, now)
-        if now - self._heard_at >= QUIET_SECONDS and now >= self._ask_at:
+        if now - self._heard_at >= QUIET_SECONDS:
+            if now >= self._ask_at:
+                self._ask(now)
+        elif now >= self._ask_at + DEAF_SECONDS and circuit.cells_sent != self._proved_sent:
             self._ask(now)
         return True
 
@@ -80,7 +89,9 @@ class _Watched:
             self._proved_received = circuit.cells_received
             self._ask_at = now + PEACE_SECONDS
         else:
-            return now - max(self._asked_at, self._heard_at) <= self.round_trips.patience
+            silence = now - max(self._asked_at, self._heard_at)
+            is_deaf = now - self._asked_at > MOST_DEAF_SECONDS
+            return silence <= self.round_trips.patience and not is_deaf
         return True
 
 

@@ -13,6 +13,7 @@ import trio
 from warren.errors import EndReason, ExitError
 from warren.network.streams import CircuitStream
 from warren.protocol.relay_circuit import RelayCircuit
+from warren.roles.bucket import Bucket
 
 
 @dataclass(frozen=True)
@@ -33,25 +34,6 @@ class ExitLimits:
     idle_seconds: float = 600
 
 
-class _Bucket:
-    """Let so many through a second, and so many more at once."""
-
-    __slots__ = ("_burst", "_left", "_rate", "_then")
-
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        self._rate, self._burst = rate, burst
-        self._left, self._then = burst, now
-
-    def take(self, now: float) -> bool:
-        """Take one; return False when there is none left."""
-        self._left = min(self._burst, self._left + (now - self._then) * self._rate)
-        self._then = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-
 class Admission:
     """Own how much each circuit has begun lately, and who has a place to connect, or waits for one.
 
@@ -62,7 +44,7 @@ class Admission:
         self._limits = limits
         self._connecting: Counter[int] = Counter()
         self._waiting: dict[int, trio.Event] = {}  # circuits with more to connect than may be
-        self._buckets: WeakKeyDictionary[RelayCircuit, _Bucket] = WeakKeyDictionary()
+        self._buckets: WeakKeyDictionary[RelayCircuit, Bucket] = WeakKeyDictionary()
 
     @property
     def connecting(self) -> int:
@@ -74,7 +56,7 @@ class Admission:
         limits, now = self._limits, trio.current_time()
         bucket = self._buckets.get(machine)
         if bucket is None:
-            bucket = _Bucket(limits.begins_per_second, limits.begin_burst, now)
+            bucket = Bucket(limits.begins_per_second, limits.begin_burst, now)
             self._buckets[machine] = bucket
         streams = machine.streams
         is_full = streams is not None and streams.count > limits.streams_per_circuit

@@ -1,6 +1,6 @@
 """A circuit through this relay, as its parts share it: its machine, and the tasks it has."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 
 import structlog
 
@@ -11,14 +11,22 @@ logger = structlog.get_logger()
 
 
 class PassingCircuit:
-    """Own one circuit through this relay; `act` is called with it when its machine has news."""
+    """Own one circuit through this relay; `act` is called with it when its machine has news.
 
-    __slots__ = ("_act", "in_turn", "machine", "previous_link")
+    `asker` is who is counted for it (``create_limits``).
+    """
+
+    __slots__ = ("_act", "asker", "in_turn", "machine", "previous_link")
 
     def __init__(
-        self, link: Link, machine: RelayCircuit, act: Callable[["PassingCircuit"], None]
+        self,
+        link: Link,
+        machine: RelayCircuit,
+        act: Callable[["PassingCircuit"], None],
+        asker: Hashable,
     ) -> None:
         self.machine = machine
+        self.asker = asker
         self.previous_link = link
         self.in_turn = False
         self._act = act

@@ -24,6 +24,7 @@ from warren.protocol.leg import Leg
 from warren.protocol.link import CreateRequested
 from warren.protocol.messages import Extend, ExtendStatus
 from warren.protocol.relay_circuit import RelayCircuit
+from warren.roles.create_limits import CreateDoor, CreateLimits
 from warren.roles.last_hop import LastHop
 from warren.roles.passing_circuit import PassingCircuit
 
@@ -122,6 +123,7 @@ class Relay:
         *,
         find_hops: FindHops,
         is_relay: Callable[[PeerId], bool] = _anybody,
+        limits: CreateLimits | None = None,
     ) -> None:
         assert settings.relay is not None
         self.turn = turn
@@ -130,6 +132,7 @@ class Relay:
         self._last_hop = last_hop
         self._find_hops = find_hops
         self._is_relay = is_relay
+        self._door = CreateDoor(limits or CreateLimits(), is_relay)
         self._holdings: Holdings | None = None
         if last_hop.is_exit:
             self._holdings = Holdings(settings.budget)
@@ -139,10 +142,15 @@ class Relay:
         self.expiry = Expiry(turn.nursery, EXTEND_SECONDS)
         self._cells_forward = self._cells_backward = 0
         self.links: Links | None = None  # set once, before the first circuit
-        self.created = self.extended = self.refused = 0
+        self.created = self.extended = self.refused = self.turned_away = 0
 
     def create(self, link: Link, request: CreateRequested) -> None:
-        """Answer a CREATE; one that does not fit our keys destroys its circuit only."""
+        """Answer a CREATE; one that does not fit our keys, or is too much, destroys its circuit."""
+        asker = self._door.admit(link.protocol.peer_id, link.remote, self.turn.now())
+        if asker is None:
+            self.turned_away += 1
+            request.leg.destroy()
+            return
         try:
             message, secrets = answer_circuit(
                 self._settings.network_id,
@@ -156,12 +164,14 @@ class Relay:
         except ProtocolError as error:
             self.refused += 1
             logger.debug("! create", error=str(error))
+            self._door.leave(asker)
             request.leg.destroy()
             return
         self.created += 1
         link.protocol.send_created(request.leg, message)
         link.flush()  # the origin waits for it alone: what else there is to do needs it not
         if link.is_closed:
+            self._door.leave(asker)
             return
         previous = link.protocol.peer_id
         barred = [self._keys.identity.peer_id, *([previous] if previous is not None else [])]
@@ -169,7 +179,7 @@ class Relay:
         if request.depth and previous is not None:
             machine.holdings = self._holdings
             machine.may_hold = partial(self._is_relay, previous)
-        self._circuits.add(PassingCircuit(link, machine, self._act))
+        self._circuits.add(PassingCircuit(link, machine, self._act, asker))
 
     def _act(self, circuit: PassingCircuit) -> None:
         """Act on what the machine of `circuit` tells."""
@@ -188,6 +198,7 @@ class Relay:
         """Drop a circuit that is gone, and keep its counts."""
         if circuit in self._circuits:
             self._circuits.discard(circuit)
+            self._door.leave(circuit.asker)
             self._cells_forward += circuit.machine.cells_forward
             self._cells_backward += circuit.machine.cells_backward
 
@@ -248,6 +259,7 @@ class Relay:
             "created": self.created,
             "extended": self.extended,
             "refused": self.refused,
+            "turned_away": self.turned_away,
             "cells": {
                 "forward": self._cells_forward + sum(m.cells_forward for m in machines),
                 "backward": self._cells_backward + sum(m.cells_backward for m in machines),

@@ -58,8 +58,11 @@ def divide_limits(limits: RelayLimits, workers: int) -> RelayLimits:
     pending = divide(limits.pending_connects, workers)
     lookups = divide(limits.lookups, workers)
     associations = divide(limits.associations, workers)
+    circuits = divide(limits.circuits, workers)
     return msgspec.structs.replace(
         limits,
+        circuits=circuits,
+        circuits_per_address=min(limits.circuits_per_address, circuits),
         pending_connects=pending,
         pending_connects_per_circuit=min(limits.pending_connects_per_circuit, pending),
         lookups=lookups,
