@@ -70,6 +70,7 @@ class Serving:
                 limits.circuits_per_address,
                 limits.circuits,
             ),
+            extends_per_client=limits.pending_extends_per_client,
         )
         self._throttle = throttle
         self._peer = peer
@@ -172,6 +173,7 @@ def _make_exit(
     from warren.network.own_addresses import OwnAddresses
     from warren.roles.exit import Exit
     from warren.roles.exit_limits import ExitLimits
+    from warren.roles.idleness import IdleLimits
 
     archive = peer.archive
     own = own or OwnAddresses()
@@ -197,9 +199,10 @@ def _make_exit(
             begin_burst=bounds.begin_burst,
             pending_connects=bounds.pending_connects,
             pending_connects_per_circuit=bounds.pending_connects_per_circuit,
+            waiting_connects_per_circuit=bounds.waiting_connects_per_circuit,
             streams_per_address=bounds.streams_per_address,
             connect_seconds=bounds.connect_seconds,
-            idle_seconds=bounds.idle_seconds,
+            idle=IdleLimits(bounds.idle_seconds, bounds.half_open_seconds),
         ),
     )
 

@@ -233,6 +233,23 @@ def test_what_an_authority_said_before_another_took_the_descriptor_is_left_out()
     assert "late" not in page(changed("relay", publisher={"uploads": 1, "last_error": "late"}))
 
 
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (0, None),
+        (1, "idofrela: this proxy goes through none of them"),
+        (9, "idofrela, idofrela, idofrela, idofrela and 5 more: this proxy goes through none of"),
+    ],
+)
+def test_a_proxy_shows_which_relays_are_of_its_user(count: int, said: str | None) -> None:
+    text = page(changed("proxy", own_relays=["idofrelay2dxlggsyqs3h"] * count))
+
+    assert (said is None) == ("Own relays" not in text)
+    assert said is None or f"Own relays  {said}" in " ".join(
+        line if line.startswith("Own") else line.strip() for line in text.splitlines()
+    )
+
+
 def test_who_cast_no_vote_is_named() -> None:
     document = changed("authority", last_count__votes=2, last_count__missing=["carol"])
 

@@ -21,6 +21,7 @@ from warren.status.text.told import Told, phrases
 from warren.status.text.units import amount, together
 
 _MOST_CIRCUITS = 12
+_MOST_OWN = 4
 
 _INTERRUPTIONS = (
     ("slept", "time{s} that this machine slept"),
@@ -43,6 +44,7 @@ def proxy_page(told: Told, now: float) -> Page:
             Row("Circuits", _circuits(told)),
             links_row(told.part("links")),
             *request_rows(told),
+            Row("Own relays", [_own_relays(told.texts("own_relays"))]),
             Row("Interrupted", [phrases(interrupted, _INTERRUPTIONS)]),
             error_row(directory),
             process_row(told),
@@ -120,3 +122,10 @@ def _use(circuit: Told) -> str:
     if streams := circuit.count("streams"):
         return amount(streams, "stream{s}")
     return "in reserve" if circuit.says("used", False) else "idle"
+
+
+def _own_relays(relays: list[str]) -> str:
+    """Return which relays are this user's, by the beginnings of their ids."""
+    ids = [relay[:SHORT_ID] for relay in relays if relay]
+    more = f" and {len(ids) - _MOST_OWN:,} more" if len(ids) > _MOST_OWN else ""
+    return f"{together(ids[:_MOST_OWN])}{more}: this proxy goes through none of them" if ids else ""
