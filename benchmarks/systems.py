@@ -270,9 +270,6 @@ class WarrenLab(System):
             "proxy.allow_targets": [f"{host}:{target_port}"],
             "proxy.early_reply": early_reply,
         }
-        # As the lab's own proxy; one of before knows no such key.
-        if "find_own_relays" in Path(self._ready["dir"], "proxy.toml").read_text(encoding="utf-8"):
-            settings["proxy.find_own_relays"] = False
         lines = [f"{key} = {json.dumps(value)}\n" for key, value in settings.items()]
         config.write_text("".join(lines), encoding="utf-8")
         return [self._program, "proxy", "--config", str(config)]

@@ -228,7 +228,6 @@ state = {state}
 [proxy]
 listen = ["127.0.0.1:0"]
 allow_targets = {targets}
-find_own_relays = false
 user = "me"
 password = "a secret"
 

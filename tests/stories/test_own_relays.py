@@ -120,11 +120,11 @@ def household(lab: RunningLab, tmp_path: Path) -> Iterator[Household]:
 def test_a_relay_is_never_used_by_the_proxy_of_the_same_user(
     lab: RunningLab, household: Household
 ) -> None:
-    early = household.start_proxy("early")
+    early = household.start_proxy("early", find_own_relays=True)
     mine = household.start_relay("relay")
-    late = household.start_proxy("late")
-    told = household.start_proxy("told", own_relays=[mine], find_own_relays=False)
-    stranger = household.start_proxy("stranger", find_own_relays=False)
+    late = household.start_proxy("late", find_own_relays=True)
+    told = household.start_proxy("told", own_relays=[mine])
+    stranger = household.start_proxy("stranger")  # in a network for tests nobody looks
     proxies = [early, late, told, stranger]
     wait_until(lambda: all(each.lists(RELAYS + 1) for each in proxies), 60, "the relay is listed")
     target = Address.parse(lab.ready["origin"].removeprefix("http://").rstrip("/"))

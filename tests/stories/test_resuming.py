@@ -151,7 +151,6 @@ def proxy_without_resuming(town: Town) -> Iterator[str]:
     config.write_text(
         f'network = "{town.folder}/network.toml"\nstate = "{folder}"\n[proxy]\n'
         f'listen = ["127.0.0.1:0"]\nallow_targets = {usual["allow_targets"]}\nresume = false\n'
-        "find_own_relays = false\n"
     )
     with running_proxy(config) as [address]:
         yield address

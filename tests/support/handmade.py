@@ -129,14 +129,14 @@ class HandmadeNetwork:
         """Start a proxy that lets its applications ask for every peer of the network, too."""
         place = self._place(name, 1080)
         dns = Address(place.host, 1053)
-        values = {"listen": quoted([place]), "dns_listen": quoted([dns]), **_proxy_of(name)}
+        values = {"listen": quoted([place]), "dns_listen": quoted([dns]), **state_of(name)}
         targets = f"allow_targets = {quoted(self.targets)}\n"
         self._start(name, "proxy", edited("proxy", values, more=targets), program)
 
     def add_dns(self, name: str) -> Address:
         """Start a DNS port without a proxy; return where it is."""
         place = self._place(name, 1053)
-        values = {"dns_listen": quoted([place]), **_proxy_of(name)}
+        values = {"dns_listen": quoted([place]), **state_of(name)}
         targets = f"allow_targets = {quoted(self.targets)}\n"
         self._start(name, "dns", edited("proxy", values, more=targets))
         return place
@@ -200,11 +200,6 @@ class HandmadeNetwork:
 def state_of(name: str) -> dict[str, str]:
     """Return the setting of the state folder of the peer `name`."""
     return {"state": f'"state/{name}"'}
-
-
-def _proxy_of(name: str) -> dict[str, str]:
-    """Return the settings of a proxy whose user runs all the relays there are."""
-    return {**state_of(name), "find_own_relays": "false"}
 
 
 @contextlib.contextmanager

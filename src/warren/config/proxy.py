@@ -115,7 +115,7 @@ class ProxyConfig(ListenerConfig, frozen=True, kw_only=True):
     idle_seconds: Positive = 600
     half_open_seconds: Positive = 3600
     own_relays: tuple[PeerId, ...] = ()
-    find_own_relays: bool = True
+    find_own_relays: bool | None = None  # not in a network for tests
     allow_targets: tuple[AddressText, ...] = ()
     listener: tuple[ExtraListener, ...] = ()
 

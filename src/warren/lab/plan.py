@@ -204,12 +204,7 @@ def write_config(
         "": {"network": str(directory / "network.toml"), "state": str(directory / peer.name)}
     }
     if peer.role == "proxy":
-        sections["proxy"] = {
-            "listen": [str(peer.address)],
-            "allow_targets": exempt,
-            # All relays of a lab are one user's, so there would be nobody to go through (P2P-2).
-            "find_own_relays": False,
-        }
+        sections["proxy"] = {"listen": [str(peer.address)], "allow_targets": exempt}
     elif peer.role == "authority":
         keys = str(directory / "authorities" / peer.name)
         sections["authority"] = {"name": peer.name, "keys": keys}
