@@ -580,6 +580,7 @@ def test_the_network_by_hand_works_as_written(tmp_path: Path) -> None:
 
     said = (tmp_path / "output").read_text()
     assert said.count("Hello through three relays.") == 1, said
+    assert "\nProxy of the network trial, running for " in said
     assert fetched == "Hello through three relays.\n"
     assert code in (0, 128 + signal.SIGTERM), said
 

@@ -1,14 +1,17 @@
 """The command line: help that is quick and complete, errors that are one line."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+import trio
 from click.testing import CliRunner, Result
 
 from warren.addresses import Address
@@ -261,23 +264,40 @@ def test_keys_shows_one_peer_id_for_ever(tmp_path: Path) -> None:
     assert first.stderr == f"warren: made a new one, {tmp_path / 'relay' / 'identity.key'}\n"
 
 
-async def test_status_prints_what_a_process_says(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "warren", "status", "--state", str(tmp_path)]
+async def test_status_prints_all_that_a_process_says_for_programs(tmp_path: Path) -> None:
+    async with serve_control(tmp_path, a_relay_that_nobody_knows):
+        done = await status_in(tmp_path, "--json")
 
-    async def statistics() -> dict[str, int]:
-        return {"cells": 3}
-
-    async with serve_control(tmp_path, statistics):
-        done = await trio_run(command)
-
-    assert json.loads(done) == {"cells": 3}
+    assert done == json.dumps(await a_relay_that_nobody_knows(), indent=2) + "\n"
 
 
-async def trio_run(command: list[str]) -> bytes:
-    import trio
+@pytest.mark.parametrize("columns", ["40", "80", "200", "nonsense"])
+async def test_status_prints_a_page_for_people_as_wide_as_the_terminal(
+    columns: str, tmp_path: Path
+) -> None:
+    async with serve_control(tmp_path, a_relay_that_nobody_knows):
+        done = await status_in(tmp_path, COLUMNS=columns)
 
-    done = await trio.run_process(command, capture_stdout=True)
-    return bytes(done.stdout)
+    widest = max(map(len, done.splitlines()))
+    assert " ".join(done.split()).startswith("Relay of the network home, running for 3 h 12 min ")
+    assert widest <= {"40": 40, "200": 100}.get(columns, 80)
+    assert widest > {"40": 30, "200": 80}.get(columns, 60)
+    assert all(" " <= letter <= "~" for letter in done.replace("\n", ""))
+
+
+async def a_relay_that_nobody_knows() -> dict[str, Any]:
+    trouble = "nobody has connected to this relay: \x1b[31mopen its port in the firewall " * 3
+    listing = {"listed": False, "trouble": trouble}
+    return {"role": "relay", "network": "home", "running_seconds": 11555, "listing": listing}
+
+
+async def status_in(folder: Path, *options: str, **environment: str) -> str:
+    """Return what ``warren status`` prints about the process whose state is in `folder`."""
+    command = [sys.executable, "-m", "warren", "status", "--state", str(folder), *options]
+    done = await trio.run_process(
+        command, capture_stdout=True, env={**os.environ, "COLUMNS": "", **environment}
+    )
+    return bytes(done.stdout).decode()
 
 
 def test_status_without_a_process_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -795,3 +795,20 @@ async def test_the_numbers_add_up(pair: Pair, autojump_clock: MockClock) -> None
     }
     assert numbers["circuits"] == 2
     assert circuit.is_open
+
+
+async def test_what_went_over_links_that_are_gone_is_still_counted(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    link = await pair.dial()
+    await wait_all_tasks_blocked()
+    before = pair.relay.links.statistics()
+
+    link.close()
+    await wait_all_tasks_blocked()
+    after = pair.relay.links.statistics()
+
+    moved = {"received": before["cells_received"], "sent": before["cells_sent"]}
+    assert 0 not in moved.values()
+    assert before["cells_in_all"] == after["cells_in_all"] == moved
+    assert (after["open"], after["cells_received"]) == (0, 0)

@@ -357,6 +357,30 @@ async def test_two_authorities_down_stop_it_until_one_returns(
     assert city.valid_after(1) == city.valid_after(0)
 
 
+async def test_what_keeps_a_consensus_away_is_told_until_there_is_one(
+    city: City, autojump_clock: MockClock
+) -> None:
+    await founded(city)
+    names = [authority.name for authority in city.network.authorities]
+    city.kill(1)
+    city.kill(2)
+    await trio.sleep(10)
+
+    alone = city.authorities[0].statistics()
+    await city.start(1)
+    await trio.sleep(12)
+    together = city.authorities[0].statistics()
+
+    assert alone["trouble"] == "1 of 3 authorities voted, expected at least 2"
+    assert alone["last_count"]["votes"] == 1
+    assert alone["last_count"]["missing"] == names[1:]
+    assert 0 < alone["consensus_valid_after"] < alone["last_count"]["valid_after"]
+    assert together["trouble"] is None
+    assert together["last_count"]["valid_after"] >= city.valid_after(0) > 0
+    assert (together["last_count"]["votes"], together["last_count"]["missing"]) == (2, names[2:])
+    assert (together["authorities"], together["relays_listed"]) == (3, 3)
+
+
 async def test_a_restarted_authority_catches_up_and_takes_part_again(
     city: City, autojump_clock: MockClock
 ) -> None:

@@ -352,11 +352,15 @@ async def test_when_no_exit_is_left_an_error_says_so_and_their_return_is_noticed
     with pytest.raises((WarrenError, ExitError)):
         await get(network)
     took = trio.current_time() - start
+    trouble = network.client.statistics()["trouble"]
     for peer in others:
         network.net.memory.refusing.discard(peer.host)
 
     assert took <= REQUEST_SECONDS
+    assert trouble is not None
     assert await get(network) <= 10
+    await trio.sleep(120)
+    assert network.client.statistics()["trouble"] is None
 
 
 # ---- cancelled at any moment

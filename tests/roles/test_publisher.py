@@ -130,6 +130,7 @@ async def test_a_clock_that_was_set_right_is_followed_by_a_new_descriptor(
         nursery.start_soon(publisher.run)
         await trio.sleep(300)
         assert publisher.failures > 0
+        assert publisher.statistics()["last_error"] == "409: publish a new one"
 
         error[0] = 0
         with trio.fail_after(60):  # security F: wall clock jump

@@ -156,25 +156,32 @@ def status(*options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
 
 
+def pid_of(done: subprocess.CompletedProcess[str]) -> int:
+    return int(json.loads(done.stdout)["pid"])
+
+
 def test_status_finds_the_one_process_wherever_its_state_is(tmp_path: Path) -> None:
     with running_proxy(tmp_path / "mine") as proxy:
-        one = status()
+        one, told = status("--json"), status()
         with running_proxy(tmp_path / "other") as other:
             two = status()
-            named = status("--state", tmp_path / "other")
+            named = status("--state", tmp_path / "other", "--json")
             other.send_signal(signal.SIGTERM)
             other.wait(10)
-        again = status()
+        again = status("--json")
         proxy.kill()
         proxy.wait()
         none = status()
 
-    assert json.loads(one.stdout)["pid"] == proxy.pid
+    assert pid_of(one) == proxy.pid
+    assert told.stdout.startswith("Proxy of the network home, running for ")
+    assert "Not usable yet. It is asking for the list of relays," in told.stdout
+    assert f"Process     number {proxy.pid}, version " in told.stdout
     assert two.returncode == 2
     for folder, process in (("mine", proxy), ("other", other)):
         assert f"\n    {tmp_path / folder} (proxy, process {process.pid})" in two.stderr
-    assert json.loads(named.stdout)["pid"] == other.pid
-    assert json.loads(again.stdout)["pid"] == proxy.pid
+    assert pid_of(named) == other.pid
+    assert pid_of(again) == proxy.pid
     assert (none.returncode, none.stdout) == (2, "")
     assert none.stderr.startswith("warren: no process of this user runs")
 

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import ipaddress
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ import pytest
 import trio
 
 from tests.support.labs import RunningLab, is_alive, running_lab, wait_until_dead
+from tests.support.pages import status_of
 from warren.addresses import Address
 from warren.lab.downloads import Way, begin_download
 from warren.lab.origin import PAGE, digest
@@ -112,13 +114,44 @@ def test_curl_gets_the_page(lab: RunningLab) -> None:
     assert done.stdout == PAGE, done.stderr
 
 
-def test_status_prints_what_a_relay_counts(lab: RunningLab) -> None:
+def status(lab: RunningLab, name: str, *options: str) -> str:
+    return status_of(Path(lab.ready["dir"]) / name, *options)
+
+
+def test_status_prints_what_a_relay_counts_for_programs(lab: RunningLab) -> None:
     folder = Path(lab.ready["dir"]) / "relay1"
 
-    done = subprocess.run([*WARREN, "status", "--state", folder], capture_output=True, check=True)
+    told = json.loads(status(lab, "relay1", "--json"))
 
-    assert b'"cells"' in done.stdout
-    assert ask(find_socket(folder))["cells"].keys() >= {"forward", "backward"}
+    assert told.keys() == ask(find_socket(folder)).keys()
+    assert told["cells"].keys() >= {"forward", "backward"}
+
+
+def test_status_tells_people_what_each_member_does(lab: RunningLab) -> None:
+    fetch(lab, f"{origin_of(lab)}bytes/3000000")
+    folder = Path(lab.ready["dir"])
+    busy = next(each for each in ask(find_socket(folder / "proxy"))["circuits"] if each["used"])
+    names = {process.get("id"): process["name"] for process in lab.ready["processes"]}
+    guard, middle, last = (names[peer] for peer in busy["path"])
+
+    proxy, authority = status(lab, "proxy"), status(lab, "authority1")
+    relay, leaving = status(lab, guard), status(lab, last)
+
+    for text in (proxy, authority, relay, leaving, status(lab, middle)):
+        assert max(map(len, text.splitlines())) <= 80
+        assert " of the network lab, running for " in text.splitlines()[0]
+        assert "Network     9 relays, 3 exits (in an unknown country)\n" in text
+    assert f"\nUsable: programs can use {lab.proxy}.\n" in proxy
+    assert " > ".join(f"{peer[:8]} ??" for peer in busy["path"]) in proxy
+    assert re.search(r"\nServed      \d+ connections? of programs", proxy)
+    assert re.search(r"\nMoved       [\d.]+ MiB received, ", proxy)
+    assert "\nIn use: the network lists it as " in relay
+    assert re.search(r"\nCarried     [\d.]+ .iB: [\d.]+ .iB towards clients, ", relay)
+    assert "\nIn use: the network lists it as an exit, " in leaving
+    assert re.search(r"\nOpened      \d+ connections?", leaving)
+    assert "\nIn use: it has a consensus that counts now, " in authority
+    assert "\nRelays      9 known, 9 of them reached and working\n" in authority
+    assert re.search(r"\nLast vote   \d+ s ago: 3 of 3 voted, 3 of 3 signed\n", authority)
 
 
 def test_keys_and_sockets_are_for_their_owner_only(lab: RunningLab) -> None:  # T86

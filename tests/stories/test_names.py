@@ -136,3 +136,7 @@ def test_the_dns_command_answers_without_a_proxy(
 
     assert resolver.resolve(NAME, "A")[0].to_text() == "127.0.0.1"
     assert handmade.statistics("names")["proxy"]["connections"] == 0
+    page = handmade.page("names")
+    assert page.startswith("DNS port of the network handmade, running for ")
+    assert f"\nUsable: programs can ask {place}.\n\nListens at  {place} for DNS\n" in page
+    assert "\nDNS         1 question\n            answered: 1\n" in page

@@ -19,6 +19,7 @@ import trio
 from tests.support.directories import authority_hop, content_of, identity, signed
 from tests.support.journeys import check_logs, read_answer, request, through, wait_until
 from tests.support.labs import RunningLab, is_alive, running_lab, wait_until_dead
+from tests.support.pages import status_of
 from warren.addresses import Address
 from warren.directory.network_file import (
     Authority,
@@ -177,12 +178,16 @@ async def two_clients(
 async def test_each_worker_has_a_client_and_the_relay_has_their_sum(relay: RunningRelay) -> None:
     async with two_clients(relay):
         counts = await trio.to_thread.run_sync(ask, find_socket(relay.state))
+        page = await trio.to_thread.run_sync(status_of, relay.state)
 
     assert [worker["connections"] for worker in counts["workers"]] == [1, 1]
     assert [worker["circuits"] for worker in counts["workers"]] == [1, 1]
     assert all(worker["cells"]["forward"] > 0 for worker in counts["workers"])
     assert counts["circuits"] == counts["created"] == counts["links"]["open"] == 2
     assert counts["pid"] == relay.process.pid
+    assert "\nNot listed yet. Authorities have to reach it from outside first" in page
+    for worker in counts["workers"]:
+        assert f"process {worker['pid']}: 1 connection, 1 circuit, " in page
 
 
 async def test_a_worker_that_is_killed_takes_its_circuits_along_and_no_others(

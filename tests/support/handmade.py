@@ -19,6 +19,7 @@ from typing import Any
 import trio
 
 from tests.support.journeys import wait_until
+from tests.support.pages import status_of
 from tests.support.web_origin import NAME, Origin
 from warren.addresses import Address, IPAddress, parse_ip
 from warren.errors import ConfigError
@@ -83,6 +84,10 @@ class HandmadeNetwork:
         assert ip is not None
         self.dns_names[f"{name}.peer.example"] = [ip]
         return self.addresses[name]
+
+    def page(self, name: str) -> str:
+        """Return what ``warren status`` tells people about the peer `name`."""
+        return status_of(self.folder / "state" / name)
 
     @property
     def targets(self) -> list[Address]:

@@ -1,12 +1,18 @@
 """``warren status``: what is a running process doing?"""
 
 import json
+import shutil
+import time
 from pathlib import Path
 
 import click
 
 from warren.cli.options import FOLDER
 from warren.errors import ConfigError
+
+#: A page of text is no wider than this, however wide the terminal; nor where there is none.
+_MOST_COLUMNS = 100
+_USUAL_SIZE = (80, 24)
 
 
 @click.command()
@@ -17,8 +23,9 @@ from warren.errors import ConfigError
     type=click.Path(dir_okay=False, path_type=Path),
     help="Its control socket, when that is known.",
 )
-def status(state: Path | None, path: Path | None) -> None:
-    """Print the numbers of a running process as JSON.
+@click.option("--json", "as_json", is_flag=True, help="All that it says, as JSON, for programs.")
+def status(state: Path | None, path: Path | None, as_json: bool) -> None:
+    """Tell whether a running process is of use, and what it does.
 
     Without options it is the proxy, relay or authority that this user runs, wherever its state
     folder is; with several of them, name the state folder.
@@ -29,7 +36,14 @@ def status(state: Path | None, path: Path | None) -> None:
         raise ConfigError("--state and --socket mean the same process: give one of them")
     if path is None:
         path = find_socket(state or _only_state())
-    click.echo(json.dumps(ask(path), indent=2))
+    told = ask(path)
+    if as_json:
+        click.echo(json.dumps(told, indent=2))
+        return
+    from warren.status.text.describe import describe
+
+    columns = min(shutil.get_terminal_size(_USUAL_SIZE).columns, _MOST_COLUMNS)
+    click.echo(describe(told, now=time.time(), width=columns), nl=False)
 
 
 def _only_state() -> Path:

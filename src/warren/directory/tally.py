@@ -43,7 +43,8 @@ def count_votes(votes: Iterable[Vote], network: NetworkFile, read: ReadDescripto
     assert len({vote.valid_after for vote in cast_votes}) <= 1
     if len(cast_votes) < network.threshold:
         raise DirectoryError(
-            f"{len(cast_votes)} votes, expected at least {network.threshold} for a consensus"
+            f"{len(cast_votes)} of {len(network.authorities)} authorities voted, expected at least "
+            f"{network.threshold}"
         )
     valid_after = cast_votes[0].valid_after
     named = _median_parameters(cast_votes)

@@ -68,6 +68,7 @@ class Links:
         self._strangers = Strangers(settings)
         self._unready = Unready()
         self.accepted = self.dialled = 0
+        self._gone_received = self._gone_sent = 0  # cells of links that are no more
 
     def __iter__(self) -> Iterator[Link]:
         return iter([link for link in self._links if not link.is_closed])
@@ -228,6 +229,8 @@ class Links:
             logger.debug("x link", link=repr(link), error=str(link.error))
         finally:
             self._links.pop(link, None)
+            self._gone_received += link.protocol.cells_received
+            self._gone_sent += link.protocol.cells_sent
             self._unready.leave(link)
             self._unregister(link)
 
@@ -314,8 +317,9 @@ class Links:
             link.close()
 
     def statistics(self) -> dict[str, object]:
-        """Return counters of all links."""
+        """Return counters of all links; ``cells_in_all`` are also those of links that are gone."""
         links = list(self)
+        every = [link.protocol for link in self._links]
         return {
             "open": len(links),
             "accepted": self.accepted,
@@ -324,4 +328,8 @@ class Links:
             "circuits": sum(len(link.protocol.legs) for link in links),
             "cells_received": sum(link.protocol.cells_received for link in links),
             "cells_sent": sum(link.protocol.cells_sent for link in links),
+            "cells_in_all": {
+                "received": self._gone_received + sum(each.cells_received for each in every),
+                "sent": self._gone_sent + sum(each.cells_sent for each in every),
+            },
         }

@@ -89,8 +89,11 @@ class Throttle:
             await trio.sleep(self._pause)
 
     def statistics(self) -> dict[str, float]:
-        """Return what was sent in bytes, and how long somebody had to wait, in seconds."""
-        return {"sent": self.sent, "waited_seconds": round(self._waited, 1)}
+        """Return how many bytes may be sent a second, how many were, and what was waited for that.
+
+        ``waited_seconds`` is how long somebody had to wait, in all.
+        """
+        return {"limit": self.rate, "sent": self.sent, "waited_seconds": round(self._waited, 1)}
 
     @property
     def _pause(self) -> float:

@@ -66,6 +66,7 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
                 return {
                     "role": "authority",
                     "name": wanted.name,
+                    "network": network.name,
                     "id": str(keys.identity.peer_id),
                     "address": str(listener.local),
                     "links": peer.links.statistics(),

@@ -12,6 +12,7 @@ from warren import __version__
 from warren.addresses import Address
 from warren.config.file import Config, Role, state_directory
 from warren.errors import ConfigError, LinkError
+from warren.network.interruptions import read_clocks
 from warren.network.sockets import listening_socket
 from warren.status.control import Statistics, serve_control
 from warren.status.running import known_as_running
@@ -50,9 +51,15 @@ def _what_to_do(number: int | None, port: int) -> str:
 @contextlib.asynccontextmanager
 async def answering(role: Role, path: Path, statistics: Statistics) -> AsyncIterator[None]:
     """Answer at the control socket in the state folder `path` while inside, and be found by it."""
+    began_at = read_clocks().since_boot  # sleep counts, and a clock that is set does not
 
     async def all_statistics() -> dict[str, Any]:
-        return {"pid": os.getpid(), "version": __version__, **await statistics()}
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "running_seconds": int(read_clocks().since_boot - began_at),
+            **await statistics(),
+        }
 
     async with serve_control(path, all_statistics):
         with known_as_running(role, path):

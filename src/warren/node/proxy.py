@@ -73,10 +73,18 @@ async def run_proxy(
             )
 
             door, ports = _open_dns_door(config, client, proxy)
+            listeners = [
+                (SocketListener(listen(address)), _rules_of(listener))
+                for address, listener in (() if is_for_names else wanted.listeners)
+            ]
+            places = [listener.local for listener, _ in listeners]
 
             async def statistics() -> dict[str, Any]:
                 return {
                     "role": "proxy",
+                    "network": network.name,
+                    "listen": [str(place) for place in places],
+                    "dns_listen": [str(port.local) for port in ports],
                     "proxy": proxy.statistics(),
                     "dns": door.statistics() if door is not None else None,
                     "links": peer.links.statistics(),
@@ -86,10 +94,6 @@ async def run_proxy(
                     **client.statistics(),
                 }
 
-            listeners = [
-                (SocketListener(listen(address)), _rules_of(listener))
-                for address, listener in (() if is_for_names else wanted.listeners)
-            ]
             nursery = peer.turn.nursery
             async with answering("proxy", folder.path, statistics):
                 finds = wanted.find_own_relays
@@ -103,7 +107,6 @@ async def run_proxy(
                     nursery.start_soon(proxy.serve, listener, nursery, "", rules)
                 for port in ports:
                     nursery.start_soon(port.serve)
-                places = [listener.local for listener, _ in listeners]
                 announcer.listening(places + [port.local for port in ports])
                 await client.is_usable.wait()
                 announcer.usable()

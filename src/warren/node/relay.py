@@ -99,6 +99,7 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
             async def statistics() -> dict[str, Any]:
                 return {
                     "role": "exit" if config.exit.exit_policy.is_exit else "relay",
+                    "network": network.name,
                     "id": str(keys.identity.peer_id),
                     "address": str(address),
                     "directory": directory.statistics(),

@@ -16,6 +16,7 @@ The times are those of ``directory.schedule``; a period that was missed is left 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import structlog
 import trio
@@ -34,7 +35,7 @@ from warren.roles.archive import Archive
 from warren.roles.background import Background
 from warren.roles.ballot import Ballot
 from warren.roles.colleagues import Colleagues
-from warren.roles.mirror import NOT_FOUND, Fetch, Mirror
+from warren.roles.mirror import NOT_FOUND, Fetch, Mirror, consensus_statistics
 from warren.roles.reachability import Check, CheckThrough, Reachability
 from warren.roles.relay_book import CountryOf, RelayBook
 from warren.roles.signing_record import SigningRecord
@@ -109,6 +110,7 @@ class Authority:
         self._ballots: list[Ballot] = []  # the one in the making, and the one before it
         self._own_vote: tuple[int, bytes] | None = None
         self._background: Background | None = None
+        self._trouble: str | None = None  # since the last consensus that this authority made
         self._counts = {"consensuses_made": 0, "consensuses_missed": 0, "descriptors": 0}
         self._load_vote()
 
@@ -144,6 +146,7 @@ class Authority:
             try:
                 step(ballot, background)
             except WarrenError as error:
+                self._trouble = str(error)
                 # While a network is being founded, waiting for relays is no news.
                 level = "info" if self._archive.newest is None else "warning"
                 getattr(logger, level)(str(error), valid_after=period.valid_after)
@@ -225,6 +228,7 @@ class Authority:
         """Make the consensus ours and everybody's, if enough have signed it."""
         self._archive.offer(ballot.document())
         self._counts["consensuses_made"] += 1
+        self._trouble = None
 
     async def _catch_up(self, period: Period) -> None:
         """Take the consensus that the others may have come to; they need a moment to publish."""
@@ -339,7 +343,28 @@ class Authority:
                 self._folder.keep(f"{name}-a", first)
                 self._folder.keep(f"{name}-b", second)
 
-    def statistics(self) -> dict[str, int]:
-        """Return what ``warren status`` shows of it."""
+    def statistics(self) -> dict[str, Any]:
+        """Return what ``warren status`` shows of it; times are Unix seconds, 0 for none.
+
+        Votes and signatures are those for the consensus in the making; ``last_count`` is about the
+        last one for which votes were counted, and names who cast none.
+        """
         ballot = self._ballots[0].statistics() if self._ballots else {}
-        return {**self._counts, **self._book.statistics(), **self._mirror.statistics(), **ballot}
+        return {
+            **self._counts,
+            **self._book.statistics(),
+            **self._mirror.statistics(),
+            **ballot,
+            **consensus_statistics(self._archive.newest),
+            "authorities": len(self.network.authorities),
+            "trouble": self._trouble,
+            "last_count": self._last_count(),
+        }
+
+    def _last_count(self) -> dict[str, Any] | None:
+        last = next((ballot for ballot in self._ballots if ballot.is_closed), None)
+        if last is None:
+            return None
+        absent = last.without_vote()
+        names = [each.name for each in self.network.authorities if each.hop.peer_id in absent]
+        return {"valid_after": last.valid_after, **last.statistics(), "missing": names}

@@ -64,6 +64,7 @@ class CircuitKeeper:
         self._watch = CircuitWatch(self._open_circuits, self._give_up)
         self._needs_spares = trio.Event()
         self._numbers = count(1)
+        self._trouble: str | None = None  # since the last spare that was built
         self.is_usable = trio.Event()
 
     # ---- for requests
@@ -231,10 +232,12 @@ class CircuitKeeper:
         while missing := self._pool.spares_missing(trio.current_time()):
             try:
                 await self._build_spare(missing[failures % len(missing)])
+                self._trouble = None
                 backoff.reset()
                 failures = 0
             except (CircuitError, DirectoryError) as error:
                 failures += 1  # what one asks for there may be none of; the others want theirs
+                self._trouble = str(error)
                 logger.info("no circuit yet", error=str(error))
                 await self._builder.pause(backoff.next_wait())
 
@@ -277,6 +280,7 @@ class CircuitKeeper:
         """Return counters and the circuits with their paths; no target is named."""
         return {
             **self._builder.statistics(),
+            "trouble": self._trouble,
             "given_up": self._watch.given_up,
             "sessions": len(self._sessions),
             "circuits": [_describe(slot) for slot in self._pool],

@@ -53,6 +53,14 @@ COMPLAINT_SECONDS = 3600.0
 #: How long nobody need be told that there is no consensus at all.
 PATIENCE_SECONDS = 10.0
 
+#: What the log and the statistics say is wrong; ``status.text`` knows what to do about each.
+NO_CONSENSUS = "no consensus yet: no authority can be reached, or they have made none"
+WRONG_CLOCK = "no consensus fits the clock of this machine"
+OLD_CONSENSUS = (
+    "there is no newer consensus: the authorities are down, or kept from this machine, or its "
+    "clock is fast"
+)
+
 
 class Fetch(Protocol):
     """Make one directory request to a peer through a circuit of one hop.
@@ -132,17 +140,11 @@ class Directory:
 
     def statistics(self) -> dict[str, Any]:
         """Return what ``warren status`` shows of it; times are Unix seconds, 0 for none."""
-        newest = self.archive.newest
-        relays = newest.relays if newest else ()
-        exits = Counter(entry.country for entry in relays if Flag.EXIT in entry.flags)
         return {
             "requests": self._asked,
             "requests_failed": self._failed,
             "trouble": self._trouble,
-            "consensus_valid_after": newest.valid_after if newest else 0,
-            "consensus_valid_until": newest.valid_until if newest else 0,
-            "relays_listed": len(relays),
-            "exits_by_country": dict(sorted(exits.items())),
+            **consensus_statistics(self.archive.newest),
         }
 
     async def _wait_until_due(self) -> None:
@@ -212,10 +214,7 @@ class Directory:
         newest = self.archive.newest
         if newest is None:
             if trio.current_time() >= self._began_at + PATIENCE_SECONDS:
-                self._complain(
-                    "no consensus yet: no authority can be reached, or they have made none",
-                    error=self._last_error,
-                )
+                self._complain(NO_CONSENSUS, error=self._last_error)
             return
         now = self._now()
         try:
@@ -225,8 +224,7 @@ class Directory:
             return
         if now >= newest.fresh_until + (newest.fresh_until - newest.valid_after):  # DIR-13
             self._complain(
-                "there is no newer consensus: the authorities are down, or kept from this machine, "
-                "or its clock is fast",
+                OLD_CONSENSUS,
                 old=f"{(now - newest.valid_after) / HOUR:.1f} hours",
                 usable_for=f"{(newest.usable_until - now) / HOUR:.1f} hours",
             )
@@ -234,7 +232,7 @@ class Directory:
     def _complain_of_time(self, error: WrongTime) -> None:
         """Say that the clock may be wrong; a person has to set it (DIR-9)."""
         self._is_time_wrong = True
-        self._complain("no consensus fits the clock of this machine", error=str(error))
+        self._complain(WRONG_CLOCK, error=str(error))
 
     def _complain(self, what: str, **fields: str) -> None:
         """Say `what` is wrong, once an hour; the statistics have it until a consensus comes."""
@@ -268,6 +266,18 @@ class Mirror:
     def statistics(self) -> dict[str, int]:
         """Return what ``warren status`` shows of it."""
         return {"consensuses_served": self._served}
+
+
+def consensus_statistics(newest: Consensus | None) -> dict[str, Any]:
+    """Return what ``warren status`` shows of the newest consensus; times are Unix seconds."""
+    relays = newest.relays if newest else ()
+    exits = Counter(entry.country for entry in relays if Flag.EXIT in entry.flags)
+    return {
+        "consensus_valid_after": newest.valid_after if newest else 0,
+        "consensus_valid_until": newest.valid_until if newest else 0,
+        "relays_listed": len(relays),
+        "exits_by_country": dict(sorted(exits.items())),
+    }
 
 
 def newer_path(valid_after: int) -> str:

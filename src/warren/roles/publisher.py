@@ -174,6 +174,10 @@ class Publisher:
         current = self._keys.link_keys if name == "link" else self._keys.onion_keys
         return listed == current[0].public
 
-    def statistics(self) -> dict[str, int]:
-        """Return how often the descriptor was taken and refused."""
-        return {"uploads": self.uploads, "upload_failures": self.failures}
+    def statistics(self) -> dict[str, object]:
+        """Return how often the descriptor was taken and refused, and why the last time."""
+        return {
+            "uploads": self.uploads,
+            "upload_failures": self.failures,
+            "last_error": self.last_error or None,
+        }
