@@ -11,6 +11,7 @@ from warren.config.file import Config
 from warren.config.proxy import ListenerConfig
 from warren.directory.network_file import NetworkFile
 from warren.identity import SystemKeys
+from warren.network import reserve
 from warren.network.interruptions import Interruption
 from warren.network.keys_ahead import KeysAhead
 from warren.network.sockets import SocketListener
@@ -39,6 +40,7 @@ async def run_proxy(
     """
     wanted = config.proxy
     keys = KeysAhead(SystemKeys())
+    front = reserve.here().front
     with holding_state(config, "proxy") as folder:
         async with running_peer(network, folder, world=World(keys=keys)) as peer:
             directory = Directory(peer.archive, peer.fetch, now=time.time, rng=SystemRandom())
@@ -60,6 +62,7 @@ async def run_proxy(
                 allow_targets=wanted.allow_targets,
                 safe_socks=wanted.safe_socks,
                 limits=ProxyLimits(connections=wanted.connections),
+                share=front,
             )
 
             door, ports = _open_dns_door(config, client, proxy)
@@ -70,6 +73,7 @@ async def run_proxy(
                     "proxy": proxy.statistics(),
                     "dns": door.statistics() if door is not None else None,
                     "links": peer.links.statistics(),
+                    "sockets": reserve.here().statistics(),
                     "directory": directory.statistics(),
                     "guards": guards.statistics(),
                     "interruptions": peer.interruptions.statistics(),
@@ -77,7 +81,7 @@ async def run_proxy(
                 }
 
             listeners = [
-                (SocketListener(listen(address)), _rules_of(listener))
+                (SocketListener(listen(address), share=front), _rules_of(listener))
                 for address, listener in (() if is_for_names else wanted.listeners)
             ]
             nursery = peer.turn.nursery
