@@ -169,6 +169,7 @@ async def watching(siege: Siege, name: str, growth: int = MOST_GROWTH) -> AsyncI
     """
     pid, lines, begun = siege.pid(name), len(siege.log(name)), time.monotonic()
     before, resident = siege.sockets(name)["open"], resident_bytes(pid)
+    uncounted = files_of(pid) - sum(before.values())
     watch = Watch()
     async with trio.open_nursery() as nursery:
 
@@ -176,7 +177,7 @@ async def watching(siege: Siege, name: str, growth: int = MOST_GROWTH) -> AsyncI
             while True:
                 seen = await trio.to_thread.run_sync(siege.sockets, name)
                 watch.sockets = max(watch.sockets, sum(seen["open"].values()))
-                watch.files = max(watch.files, len(list(Path(f"/proc/{pid}/fd").iterdir())))
+                watch.files = max(watch.files, files_of(pid))
                 await trio.sleep(0.1)
 
         nursery.start_soon(look)
@@ -188,9 +189,15 @@ async def watching(siege: Siege, name: str, growth: int = MOST_GROWTH) -> AsyncI
         nursery.cancel_scope.cancel()
     new = siege.log(name)[lines:]
     assert len(new) <= 1 + (time.monotonic() - begun) // 60, new
+    left = sum(siege.sockets(name)["open"].values())
+    assert abs(files_of(pid) - left - uncounted) <= 3  # the count has not drifted
     assert watch.sockets <= MOST
     assert watch.files < FILES - MOST_RESERVED // 2
     assert resident_bytes(pid) - resident < growth
+
+
+def files_of(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def resident_bytes(pid: int) -> int:
