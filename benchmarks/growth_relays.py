@@ -32,7 +32,9 @@ _READY_SECONDS = 60.0
 _POLL_SECONDS = 0.02
 _WEIGHT = 1_000_000
 #: An exit that one process measures must let it have what a thousand clients would.
-_LIMITS = {"streams_per_address": 1 << 20, "begins_per_second": 1 << 20, "begin_burst": 1 << 20}
+_LIMITS = dict.fromkeys(
+    ("circuits", "streams_per_address", "begins_per_second", "begin_burst"), 1 << 20
+)
 
 
 @dataclass(frozen=True)

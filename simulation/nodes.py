@@ -191,7 +191,7 @@ class RelayNode(Node):
                 peer.fetch,
                 now=self.wall_clock,
                 rng=self.rng("directory"),
-                own_id=keys.identity.peer_id,
+                own={keys.identity.peer_id},
                 is_mirror=True,
             )
             publisher = Publisher(

@@ -71,6 +71,7 @@ class Serving:
                 limits.circuits_per_address,
                 limits.circuits,
             ),
+            extends_per_client=limits.pending_extends_per_client,
         )
         self._throttle = throttle
         self._peer = peer
@@ -179,6 +180,7 @@ def _make_exit(
     from warren.network.own_addresses import OwnAddresses
     from warren.roles.exit import Exit
     from warren.roles.exit_limits import ExitLimits
+    from warren.roles.idleness import IdleLimits
 
     archive = peer.archive
     own = own or OwnAddresses()
@@ -204,9 +206,10 @@ def _make_exit(
             begin_burst=bounds.begin_burst,
             pending_connects=min(bounds.pending_connects, reserve.here().exit.most // 4),  # DOS-8
             pending_connects_per_circuit=bounds.pending_connects_per_circuit,
+            waiting_connects_per_circuit=bounds.waiting_connects_per_circuit,
             streams_per_address=bounds.streams_per_address,
             connect_seconds=bounds.connect_seconds,
-            idle_seconds=bounds.idle_seconds,
+            idle=IdleLimits(bounds.idle_seconds, bounds.half_open_seconds),
         ),
     )
 

@@ -21,6 +21,7 @@ from warren.identity import PeerId
 from warren.protocol.choice import Choice
 
 EXAMPLES = Path(__file__).parents[2] / "configs"
+PEER = str(PeerId(bytes(32)))
 LISTENER = '[[proxy.listener]]\nlisten = "127.0.0.1:1081"\n'
 LONG_PORTS = ",".join(map(str, range(1, 200, 2)))
 _PORTS = ",".join(map(str, range(1, 120, 2)))
@@ -127,6 +128,11 @@ def test_what_the_examples_comment_out_is_valid_too(name: str) -> None:
         ('[proxy]\nuser = "me"\npassword = ""', "password is empty or too long"),
         ('[proxy]\ncountry = "deu"', "proxy: country is 'deu': a country is two letters"),
         ('[proxy]\nexit = "deu"', "proxy.exit: 'deu' is no peer id"),
+        ('[proxy]\nown_relays = ["me"]', "proxy.own_relays[0]: 'me' is no peer id"),
+        (
+            f'[proxy]\nown_relays = ["{PEER}"]\n{LISTENER}exit = "{PEER}"',
+            "is one of own_relays, and those are on no path (P2P-2): name another exit, or none",
+        ),
         ('[proxy]\nisolate = ["colour"]', "proxy.isolate[0] is 'colour', expected one of "),
         ("[[proxy.listener]]", "section [[proxy.listener]] needs the key 'listen'"),
         (LISTENER + "hops = 6", "proxy.listener[0].hops is 6, expected a whole number from 2 to"),

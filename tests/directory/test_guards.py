@@ -73,11 +73,23 @@ def test_only_running_guards_that_can_be_dialled_are_drawn_and_never_oneself() -
         relay(4),
         relay(5, Flag.GUARD),
     ]
-    guards = GuardSet(own=peer(5))
+    guards = GuardSet()
 
-    guards.update(consensus(relays), NOON, random.Random(1))
+    guards.update(consensus(relays), NOON, random.Random(1), {peer(5)})
 
     assert guards.sample == [peer(1)]
+
+
+def test_a_guard_that_turns_out_to_be_ones_own_is_none_any_more() -> None:  # P2P-2
+    guards = fresh_guards(30)
+    first, second, third = guards.primary
+
+    guards.update(network(30), NOON, random.Random(1), {first})
+    restored = GuardSet.load(guards.dump())
+
+    assert restored.primary[:2] == guards.primary[:2] == [second, third]
+    assert first not in restored.sample
+    assert len(restored.primary) == 3
 
 
 def test_heavier_guards_are_drawn_more_often() -> None:

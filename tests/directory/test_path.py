@@ -3,7 +3,7 @@ import random
 import string
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import pytest
 
@@ -55,9 +55,9 @@ def are_of_one_hand(a: RelayEntry, b: RelayEntry) -> bool:
 class Referee:
     """Check paths against PATH-1 and protocol §8; remembers which relays may not meet."""
 
-    def __init__(self, network: Consensus, own: PeerId, avoid: set[PeerId]) -> None:
+    def __init__(self, network: Consensus, own: Set[PeerId], avoid: set[PeerId]) -> None:
         usable = [entry for entry in network.relays if Flag.RUNNING in entry.flags]
-        self.usable = {entry.peer_id for entry in usable} - {own} - avoid
+        self.usable = {entry.peer_id for entry in usable} - own - avoid
         self.bad_pairs = {
             (a.peer_id, b.peer_id) for a in usable for b in usable if are_of_one_hand(a, b)
         }
@@ -86,7 +86,7 @@ def test_a_hundred_thousand_paths_break_no_rule() -> None:  # T71
     while paths < 100_000:
         network = random_consensus(rng, rng.choice((12, 30, 60)))
         index = PathIndex(network)
-        own, avoid = peer(rng.randint(1, 9)), {peer(rng.randint(1, 12))}
+        own, avoid = {peer(rng.randint(1, 9))}, {peer(rng.randint(1, 12))}
         referee = Referee(network, own, avoid)
         guards, length = guards_of(network)[:5], rng.choice((2, 3, 3, 4, 5))
         for _ in range(2000):
@@ -394,11 +394,25 @@ def test_two_hundred_countries_of_ten_thousand_relays_are_indexed_once_each() ->
     assert (time.perf_counter() - began) / len(codes) < 0.002
 
 
+def test_relays_of_ones_own_are_left_out_of_an_error_that_says_so() -> None:  # P2P-2
+    network, rng = roomy_network(), random.Random(6)
+    everyone = {entry.peer_id for entry in network.relays}
+    exits = {entry.peer_id for entry in network.relays if EXIT in entry.flags}
+    own_exit = min(exits)
+
+    with pytest.raises(NoPathError, match="without the 12 of your own or of their families"):
+        choose_path(network, guards_of(network), SITE, rng=rng, own=everyone)
+    with pytest.raises(NoPathError, match="networks and families, without the 4 of your own"):
+        choose_path(network, guards_of(network), SITE, rng=rng, own=exits)
+    with pytest.raises(NoPathError, match="which should be the exit, is one of your own"):
+        choose_path(network, guards_of(network), SITE, rng=rng, own={own_exit}, exit_id=own_exit)
+
+
 def test_the_same_chance_gives_the_same_path() -> None:
     network = random_consensus(random.Random(5), 60)
 
     one, two = (
-        choose_path(network, guards_of(network), SITE, rng=random.Random(9), own=peer(1))
+        choose_path(network, guards_of(network), SITE, rng=random.Random(9), own={peer(1)})
         for _ in range(2)
     )
 

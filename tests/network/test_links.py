@@ -33,6 +33,7 @@ from warren.network.link import (
 )
 from warren.network.links import IDLE_SECONDS
 from warren.network.strangers import MOST_HANDSHAKES, MOST_SILENCED
+from warren.network.unready import MOST_UNREADY
 from warren.protocol.cells import Command, encode_ready, make_cell
 from warren.protocol.link import CreateRequested
 from warren.protocol.round_trips import LEAST_PATIENCE
@@ -508,6 +509,29 @@ async def test_those_who_say_nothing_do_not_shut_others_out(
 
     assert link.protocol.ready is not None
     assert trio.current_time() == 0
+
+
+async def test_those_who_keep_back_their_ready_do_not_shut_others_out(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    """DOS-7: a handshake costs little, so links without READY are few, and the oldest goes."""
+    network = pair.net.memory.at(STRANGER)
+    ready = await HandLink.dial(network, pair.relay)
+    for _ in range(MOST_UNREADY):
+        await HandLink.dial(network, pair.relay, is_ready=False)
+    first = next(link for link in pair.relay.links if link.protocol.ready is None)
+    at_the_bound = first.is_closed
+
+    await HandLink.dial(network, pair.relay, is_ready=False)
+    slow = await HandLink.dial(pair.net.memory.at("5.5.66.7"), pair.relay, is_ready=False)
+    await HandLink.dial(network, pair.relay, is_ready=False)
+    slow.send(READY)
+    await slow.receive()
+
+    assert (at_the_bound, first.is_closed) == (False, True)
+    assert len(pair.relay.links._unready) <= MOST_UNREADY
+    assert not slow.is_closed
+    assert not ready.is_closed
 
 
 # ---- while it lives

@@ -18,6 +18,7 @@ from tests.support.memory_network import Line, MemoryNetwork, connected_pair, re
 from tests.support.small_network import ORIGIN_HOST, Origin, Peer, SmallNetwork, small_network
 from warren.network.byte_streams import ByteStream
 from warren.network.circuits import Circuit
+from warren.network.streams import CircuitStream
 from warren.protocol.credit import MOST_WINDOW, CreditBudget
 from warren.protocol.leg import Leg
 from warren.protocol.stream import MOST_WINDOW as MOST_STREAM_WINDOW
@@ -251,6 +252,55 @@ async def test_a_relay_with_fifty_circuits_holds_no_more_than_its_quota(
 
     assert 0 < max(most) <= 8 * circuits + quota
     assert arriving >= 0.9 * 50 * MEGABIT
+
+
+# ---- what is late and in order (decision 34)
+
+
+async def test_behind_a_download_on_a_slow_line_an_end_takes_longer_than_ten_seconds(
+    autojump_clock: MockClock,
+) -> None:
+    """So a deadline of max(2 round trips, 10 s) (SID-2) would destroy circuits of honest peers."""
+    async with path(long_line(0.100, MEGABIT // 4)) as long:
+        circuit = await long.transfer("down")
+        before = await slowest_of(await long.echo(), 3)
+        await trio.sleep(60)
+        stream = await long.origin.connect(circuit, long.net.target(2000).local)
+
+        stream.reset()
+        took = await seconds_until_over(circuit, stream)
+        arriving = await long.rate(0, 10)
+
+        assert took > max(2 * before, 10)
+        assert circuit.is_open
+        assert arriving >= 0.9 * MEGABIT // 4
+
+
+async def test_ends_that_came_while_this_process_stood_still_are_in_order(
+    autojump_clock: MockClock,
+) -> None:
+    async with path(long_line(0.100, 10 * MEGABIT)) as long:
+        circuit = await long.origin.build(long.net.hops)
+        target = long.net.target(2000).local
+        streams = [await long.origin.connect(circuit, target) for _ in range(20)]
+
+        for stream in streams:
+            stream.reset()
+        waiting = circuit.stream_count
+        autojump_clock.jump(11)
+        await trio.sleep(1)
+
+        assert waiting == 20
+        assert circuit.is_open
+        assert circuit.stream_count == 0
+
+
+async def seconds_until_over(circuit: Circuit, stream: CircuitStream) -> float:
+    """Wait until both ENDs of `stream` are through; return how long that took."""
+    start = trio.current_time()
+    while stream.protocol in circuit.streams:  # noqa: ASYNC110  nobody is told of that
+        await trio.sleep(0.01)
+    return trio.current_time() - start
 
 
 # ---- two circuits on one link

@@ -4,6 +4,8 @@ Two multiplexers talk over a lane of payloads in each direction. A multiplexer i
 payloads after it called for it, as a leg does: a missing call shows as a stream that never ends.
 """
 
+import gc
+import tracemalloc
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,7 +28,7 @@ from warren.protocol.messages import (
     encode_stream_credit,
     read_messages,
 )
-from warren.protocol.multiplexer import Multiplexer
+from warren.protocol.multiplexer import MOST_STREAMS, Multiplexer
 from warren.protocol.outbox import TURN_PAYLOADS
 from warren.protocol.stream import (
     FIRST_WINDOW,
@@ -653,6 +655,29 @@ def test_a_flood_behind_our_end_is_discarded_within_the_window_only() -> None:  
     assert not near.incoming
     with pytest.raises(ProtocolError):
         pair.near.receive(payload_of(data))
+
+
+def test_ends_that_never_come_keep_little_and_no_more_than_a_circuit_may_carry() -> None:
+    """SID-2: what arrived for them is gone, and what still comes is counted and thrown away."""
+    pair = Pair()
+    pair.far.most_streams = MOST_STREAMS + 1  # it is the origin that must stop
+    gc.collect()
+    tracemalloc.start()
+    for _ in range(MOST_STREAMS):
+        near, far = pair.open()
+        pair.near.receive(payload_of(encode_message(Message.DATA, near.number, bytes(4000))))
+        near.end(EndReason.MISC)
+        say(pair.lanes[0])
+        for _ in range(4):
+            pair.near.receive(payload_of(encode_message(Message.DATA, near.number, bytes(4000))))
+        del pair.far.streams[far.number]
+    gc.collect()
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert len(pair.near.streams) == pair.near.count == MOST_STREAMS
+    assert not any(stream.incoming for stream in pair.near.streams.values())
+    assert kept / MOST_STREAMS < 4096
 
 
 def test_a_lost_circuit_takes_its_streams_with_it() -> None:

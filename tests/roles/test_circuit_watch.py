@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.support.client_network import ClientNetwork, client_network
+from tests.support.client_network import PATIENT, ClientNetwork, client_network
 from tests.support.memory_network import MemoryStream, receive
 from tests.support.wayward import BACKWARD, FORWARD, Wayward, swallow
 from warren.addresses import Address
@@ -24,7 +24,7 @@ from warren.roles.circuit_watch import (
 
 @pytest.fixture
 async def network(tmp_path: Path) -> AsyncIterator[ClientNetwork]:
-    async with client_network(tmp_path) as network:
+    async with client_network(tmp_path, idle=PATIENT) as network:
         yield network
 
 

@@ -17,6 +17,7 @@ from warren.errors import EndReason, ExitError, WarrenError
 from warren.network.circuits import Circuit
 from warren.network.streams import CircuitStream
 from warren.protocol.messages import Begin
+from warren.protocol.stream import StreamProtocol
 from warren.roles.attempts import REQUEST_SECONDS
 from warren.roles.passing_circuit import PassingCircuit
 from warren.roles.paths import AVOID_SECONDS
@@ -306,6 +307,37 @@ async def test_an_exit_that_is_about_to_end_is_asked_once(
 
     assert asked == 1
     assert await going_on.receive_some() == b"still here"
+
+
+async def test_an_exit_that_keeps_its_ends_back_keeps_no_circuit_standing(
+    network: ClientNetwork, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decision 34: nor does it cost those that are in use."""
+    told = StreamProtocol.receive_end
+
+    def receive_end(self: StreamProtocol, reason: EndReason) -> None:
+        if self.is_origin:
+            told(self, reason)
+
+    monkeypatch.setattr(StreamProtocol, "receive_end", receive_end)
+    address, pool = network.net.echo(), network.client._circuits._pool
+    in_use = await network.client.open_stream(address, "one")
+    for _ in range(20):
+        (await network.client.open_stream(address, "one")).reset()
+        (await network.client.open_stream(address, "two")).reset()
+    await trio.sleep(60)
+    after_a_minute = [slot.circuit.stream_count for slot in pool if slot.isolation is not None]
+
+    for _ in range(10):
+        await trio.sleep(60)
+        await in_use.send_all(b"still here")
+        assert await in_use.receive_some() == b"still here"
+    left = {
+        slot.isolation: slot.circuit.stream_count for slot in pool if slot.isolation is not None
+    }
+
+    assert sorted(after_a_minute) == [20, 21]
+    assert left == {"one": 21}
 
 
 async def test_when_no_exit_is_left_an_error_says_so_and_their_return_is_noticed(

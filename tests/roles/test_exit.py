@@ -1,5 +1,7 @@
 """The exit: what it refuses, in which order, and how it reaches the rest."""
 
+import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -572,6 +574,27 @@ async def test_some_streams_of_a_circuit_wait_for_their_turn_to_connect(
         assert len(target.streams) == 9
 
 
+async def test_only_so_many_streams_of_a_circuit_wait_for_their_turn(
+    autojump_clock: MockClock,
+) -> None:
+    """DOS-7: a page with a hundred hosts is served, and a flood is refused."""
+    async with exit_scene() as scene:
+        scene.listen(V4)
+        scene.net.memory.dial_seconds[V4] = 0.1
+        page = [scene.circuit.open_stream(Address(V4, 80)) for _ in range(180)]
+        of_page = [(await settle(stream)).reason for stream in page]
+        for stream in page:
+            stream.reset()
+        await trio.sleep(1)
+        flood = [scene.circuit.open_stream(Address(V4, 80)) for _ in range(300)]
+
+        of_flood = Counter([(await settle(stream)).reason for stream in flood])
+
+        assert of_page == [None] * 180
+        assert of_flood == {None: 16 + 240, EndReason.RESOURCE_LIMIT: 44}
+        assert not scene.exit.admission._queued
+
+
 async def test_an_exit_that_is_full_refuses(autojump_clock: MockClock) -> None:
     async with exit_scene(limits=ExitLimits(pending_connects=2)) as scene:
         scene.net.memory.stall(V4)
@@ -694,6 +717,29 @@ async def test_a_stream_on_which_nothing_moves_is_reset(
     assert not busy.is_ended
     with pytest.raises(LinkError):
         await receive(target.streams[0])
+
+
+async def test_a_stream_that_is_half_open_for_an_hour_is_reset(
+    scene: Scene, autojump_clock: MockClock
+) -> None:
+    """EXT-10: though the side that has not ended still talks; one that is open both ways lives."""
+    target = scene.listen(V4)
+    asked, answered, open_both_ways = [await scene.connect(V4) for _ in range(3)]
+    await asked.send_eof()
+    target.streams[1].send_eof()
+    reasons = []
+
+    for _ in range(63):
+        await trio.sleep(60)
+        reasons.append([each.reason for each in (asked, answered, open_both_ways)])
+        with contextlib.suppress(LinkError, trio.BrokenResourceError):
+            await target.streams[0].send_all(b"x")
+        with contextlib.suppress(trio.BrokenResourceError):
+            await answered.send_all(b"x")
+        await open_both_ways.send_all(b"x")
+
+    assert reasons[59] == [None] * 3
+    assert reasons[-1] == [EndReason.TIMEOUT, EndReason.TIMEOUT, None]
 
 
 async def test_the_numbers_name_no_target(scene: Scene, autojump_clock: MockClock) -> None:

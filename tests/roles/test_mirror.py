@@ -76,7 +76,7 @@ def directory_of(
         world.fetch,
         now=wall_clock,
         rng=random.Random(seed),
-        own_id=identity(5).peer_id,
+        own={identity(5).peer_id},
         is_mirror=is_mirror,
     )
 
@@ -145,7 +145,7 @@ async def test_a_clock_that_is_days_wrong_is_told_of_and_recovered_from(
 
     archive = Archive(NETWORK, DataFolder(tmp_path), clock)
     rng = random.Random(1)
-    directory = Directory(archive, world.fetch, now=clock, rng=rng, own_id=identity(5).peer_id)
+    directory = Directory(archive, world.fetch, now=clock, rng=rng, own={identity(5).peer_id})
     nursery.start_soon(directory.run)
     await archive.wait_for_consensus()
     waited: list[float] = []

@@ -16,6 +16,7 @@ from warren.errors import DirectoryError, GuardsRest
 from warren.identity import PeerId
 from warren.protocol.choice import ANYTHING, Choice
 from warren.roles.guard_keeper import GuardKeeper
+from warren.roles.own_relays import OwnRelays
 from warren.roles.paths import AVOID_SECONDS, Paths
 
 WEB, INSIDE = Address("site.example", 443), Address("127.0.0.1", 5300)
@@ -45,9 +46,12 @@ async def paths() -> Paths:
     return paths_from(OneGuard())
 
 
-def paths_from(guards: OneGuard) -> Paths:
+def paths_from(guards: OneGuard, own: OwnRelays | None = None) -> Paths:
     return Paths(
-        cast(GuardKeeper, guards), own=None, exempt=lambda target: target == INSIDE, rng=Random(1)
+        cast(GuardKeeper, guards),
+        own=own or OwnRelays(),
+        exempt=lambda target: target == INSIDE,
+        rng=Random(1),
     )
 
 

@@ -38,6 +38,7 @@ class FakeCircuit:
     is_open: bool = True
     has_room: bool = True
     stream_count: int = 0
+    is_wanted: bool = True
 
 
 def slot(
@@ -292,6 +293,18 @@ def test_a_circuit_without_streams_is_over_in_time(
     assert pool.over(lives_until) == []
     assert pool.over(lives_until + 1) == [old]
     assert len(pool) == 0
+
+
+def test_a_circuit_whose_streams_we_have_ended_waits_for_five_minutes() -> None:
+    owed = slot()
+    pool = pool_of(owed)
+    pool.claim(owed, "me", 0)
+    circuit_of(owed).stream_count = 3
+    circuit_of(owed).is_wanted = False
+
+    over = [pool.over(now) for now in (IDLE_SECONDS, IDLE_SECONDS + 1)]
+
+    assert over == [[], [owed]]
 
 
 def test_a_circuit_with_streams_is_never_over_while_it_lives() -> None:

@@ -1,5 +1,6 @@
 """The relay: circuits that others build through it, whoever they are and whatever they try."""
 
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.support.hand_link import FIRST_NUMBER, HandLink, create_cell
 from tests.support.memory_network import receive
-from tests.support.small_network import Origin, SmallNetwork, in_a_task, small_network
+from tests.support.small_network import Origin, RelayPeer, SmallNetwork, in_a_task, small_network
 from warren.addresses import Address
 from warren.errors import CircuitError, EndReason, ExitError, LinkError
 from warren.identity import Hop, PeerId
@@ -23,7 +24,7 @@ from warren.roles.circuit_builder import BUILD_SECONDS
 from warren.roles.create_limits import CreateLimits
 from warren.roles.last_hop import Rest, refuse_streams
 from warren.roles.passing_circuit import PassingCircuit
-from warren.roles.relay import EXTEND_SECONDS, Relay
+from warren.roles.relay import EXTEND_SECONDS, EXTENDS_PER_CLIENT, Relay
 
 TARGET = Address("5.6.0.1", 80)
 STRANGER = "5.5.66.6"
@@ -116,6 +117,57 @@ def say_nothing(link: Link, request: CreateRequested) -> None:
 
 def refuse(link: Link, request: CreateRequested) -> None:
     request.leg.destroy()
+
+
+async def test_a_client_has_so_many_extends_under_way_and_others_do_not_wait_for_it(
+    autojump_clock: MockClock,
+) -> None:
+    """DOS-7: what is too much goes on when it is its turn."""
+    async with small_network(relays=3) as net:
+        first, alive, guard = net.relays
+        silent = await net.add_relay(on_create=instead(say_nothing))
+        one, other = await net.add_origin(), await net.add_origin()
+        built: list[float] = []
+
+        async def build(origin: Origin, *peers: RelayPeer) -> None:
+            with contextlib.suppress(CircuitError):
+                await origin.build([peer.hop for peer in peers])
+                built.append(trio.current_time())
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(EXTENDS_PER_CLIENT):
+                nursery.start_soon(build, one, first, silent)
+            await trio.sleep(EXTEND_SECONDS / 2)
+            for _ in range(2):
+                nursery.start_soon(build, one, first, alive)
+            nursery.start_soon(build, other, first, alive)
+            nursery.start_soon(build, one, guard, first, alive)
+            await wait_all_tasks_blocked()
+            places = first.relay.places.taken, first.relay.places.waiting
+            asked = sum(len(link.protocol.legs) for link in silent.links)
+
+        assert places == (EXTENDS_PER_CLIENT, 2)
+        assert asked == EXTENDS_PER_CLIENT
+        assert built == [EXTEND_SECONDS / 2] * 2 + [EXTEND_SECONDS] * 2
+        assert (first.relay.places.taken, first.relay.places.waiting) == (0, 0)
+
+
+async def test_a_client_that_goes_away_leaves_no_extend_behind(autojump_clock: MockClock) -> None:
+    async with small_network(relays=1) as net:
+        silent = await net.add_relay(on_create=instead(say_nothing))
+        origin, relay = await net.add_origin(), net.relays[0].relay
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3 * EXTENDS_PER_CLIENT):
+                nursery.start_soon(origin.build, [net.hops[0], silent.hop])
+            await wait_all_tasks_blocked()
+            waiting = relay.places.waiting
+            nursery.cancel_scope.cancel()
+        origin.links.close()
+        await trio.sleep(EXTEND_SECONDS + 1)
+
+        assert waiting == 2 * EXTENDS_PER_CLIENT
+        assert (relay.places.taken, relay.places.waiting) == (0, 0)
 
 
 async def test_a_next_hop_that_hangs_is_given_up_in_time(autojump_clock: MockClock) -> None:

@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.support.client_network import PATIENT
 from tests.support.clients import client_scene
 from tests.support.memory_network import Line, MemoryStream, receive
 from tests.support.small_network import pattern
@@ -159,7 +160,7 @@ async def test_the_circuit_that_takes_over_belongs_to_the_same_isolation(
 async def test_the_guard_stays_and_middles_come_from_a_small_set(  # RES-1
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with client_scene(tmp_path, middles=12, guards=3) as scene:
+    async with client_scene(tmp_path, middles=12, guards=3, idle=PATIENT) as scene:
         await scene.browse(scene.net.echo())
         guard, leaving = scene.path[0], scene.path[2]
         middles: Counter[str] = Counter()

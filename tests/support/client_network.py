@@ -4,6 +4,7 @@ The first half of the relays are guards, the others exits, and all are middles. 
 authorities: the client simply holds the consensus that lists the relays.
 """
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,10 +23,14 @@ from warren.identity import PeerId
 from warren.roles.archive import Archive
 from warren.roles.client import Client
 from warren.roles.guard_keeper import GuardKeeper
+from warren.roles.idleness import IdleLimits
 from warren.roles.mirror import Directory
+from warren.roles.own_relays import OwnRelays
 from warren.storage import DataFolder
 
 GUARD = frozenset((Flag.GUARD, Flag.RUNNING, Flag.MIRROR))
+#: Of a client that waits for ever, as for a target that thinks for hours.
+PATIENT = IdleLimits(math.inf, math.inf)
 EXIT = frozenset((Flag.EXIT, Flag.RUNNING, Flag.MIRROR))
 
 
@@ -37,6 +42,7 @@ class ClientNetwork:
     origin: Origin
     client: Client
     guards: GuardKeeper
+    own: OwnRelays
 
     @property
     def built(self) -> int:
@@ -85,24 +91,30 @@ def consensus_of_relays(net: SmallNetwork) -> Consensus:
 
 @asynccontextmanager
 async def client_network(
-    folder: Path, relays: int = 8, *, seed: int = 1
+    folder: Path, relays: int = 8, *, seed: int = 1, idle: IdleLimits | None = None
 ) -> AsyncIterator[ClientNetwork]:
-    """Run a network of `relays` relays and a client, whose first circuits are there, inside."""
+    """Run a network of `relays` relays and a client, whose first circuits are there, inside.
+
+    The client ends streams by the limits `idle`; its exits end none by themselves.
+    """
     async with small_network(relays, seed=seed) as net:
         origin = await net.add_origin()
         archive = Archive(NETWORK, None, wall_clock)
         archive._take(consensus_of_relays(net), b"")
         directory = Directory(archive, _no_fetch, now=wall_clock, rng=Random(seed))
-        guards = GuardKeeper(DataFolder(folder), rng=Random(seed), wall_clock=wall_clock)
+        own = OwnRelays()
+        guards = GuardKeeper(DataFolder(folder), own=own, rng=Random(seed), wall_clock=wall_clock)
         client = Client(
             origin.links,
             directory,
             guards,
+            own=own,
+            idle=idle,
             rng=Random(seed),
             is_offline=lambda: origin.host in net.memory.offline,
         )
         origin.nursery.start_soon(client.run)
         with trio.fail_after(30):
             await client.is_usable.wait()
-        yield ClientNetwork(net, origin, client, guards)
+        yield ClientNetwork(net, origin, client, guards, own)
         client.close()

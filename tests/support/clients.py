@@ -24,6 +24,7 @@ from warren.directory.parameters import Parameters
 from warren.directory.relays import Flag, RelayEntry
 from warren.roles.client import Client
 from warren.roles.guard_keeper import GuardKeeper
+from warren.roles.idleness import IdleLimits
 from warren.roles.mirror import Directory
 from warren.roles.pool import Slot
 from warren.storage import DataFolder
@@ -108,6 +109,7 @@ async def client_scene(
     policy: Collection[str] = ("accept *:*",),
     guards_are_exits: bool = False,
     resumes: bool = True,
+    idle: IdleLimits | None = None,
 ) -> AsyncIterator[ClientScene]:
     """Run a client with circuits ready in a network of so many relays while inside."""
     async with small_network(relays=guards + middles + exits, line=line, seed=seed) as net:
@@ -134,7 +136,9 @@ async def client_scene(
         origin = await net.add_origin()
         keeper = GuardKeeper(DataFolder(folder / "state"), rng=Random(seed), wall_clock=wall_clock)
         directory = cast(Directory, _KnownDirectory(consensus))
-        client = Client(origin.links, directory, keeper, rng=Random(seed), resumes=resumes)
+        client = Client(
+            origin.links, directory, keeper, rng=Random(seed), resumes=resumes, idle=idle
+        )
         net.nursery.start_soon(client.run)
         await client.is_usable.wait()
         yield ClientScene(

@@ -112,6 +112,10 @@ class ProxyConfig(ListenerConfig, frozen=True, kw_only=True):
     hops: Hops = 3
     resume: bool = True
     connections: Positive = 8192
+    idle_seconds: Positive = 600
+    half_open_seconds: Positive = 3600
+    own_relays: tuple[PeerId, ...] = ()
+    find_own_relays: bool | None = None  # not in a network for tests
     allow_targets: tuple[AddressText, ...] = ()
     listener: tuple[ExtraListener, ...] = ()
 
@@ -125,6 +129,12 @@ class ProxyConfig(ListenerConfig, frozen=True, kw_only=True):
         for address in self.dns_listen:
             check_literal("dns_listen", address)
             _check_clients("dns_listen", address, self.allow_clients)
+        for chosen in (self.exit, *(extra.exit for extra in self.listener)):
+            if chosen is not None and chosen in self.own_relays:
+                raise ValueError(
+                    f"exit is {chosen}, which is one of own_relays, and those are on no path "
+                    "(P2P-2): name another exit, or none"
+                )
         for extra in self.listener:
             _check_reachable(extra.listen, extra, self.allow_clients)
         check_targets(self.allow_targets)

@@ -47,7 +47,7 @@ def _check_described(key: str, text: str) -> None:
 
 
 class RelayLimits(Section, frozen=True):
-    """Bound what clients can ask of a relay (DOS-3, DOS-4, EXT-10, EXT-11, EXT-15)."""
+    """Bound what clients can ask of a relay (DOS-3, DOS-4, DOS-7, EXT-10, EXT-11, EXT-15)."""
 
     creates_per_second: Positive = 10
     create_burst: Positive = 500
@@ -58,6 +58,8 @@ class RelayLimits(Section, frozen=True):
     begin_burst: Positive = 4000
     pending_connects: Positive = 256
     pending_connects_per_circuit: Positive = 16
+    waiting_connects_per_circuit: Annotated[int, msgspec.Meta(ge=0, le=512)] = 240
+    pending_extends_per_client: Positive = 32
     lookups: Positive = 32
     lookups_per_circuit: Positive = 4
     streams_per_address: Positive = 4096
@@ -65,6 +67,7 @@ class RelayLimits(Section, frozen=True):
     associations_per_circuit: Annotated[int, msgspec.Meta(ge=1, le=512)] = 16
     connect_seconds: Positive = 8
     idle_seconds: Positive = 600
+    half_open_seconds: Positive = 3600
 
 
 class RelayConfig(Section, frozen=True):

@@ -13,7 +13,7 @@ the network's guards, and never are more than five of them contacted in an hour.
 All state is here and all of it is plain data; files, clocks and dials are the client's.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from itertools import islice
 from typing import Any
 
@@ -57,12 +57,10 @@ _NEEDED = frozenset({Flag.GUARD, Flag.RUNNING})
 class GuardSet:
     """Own the guards of one client: the sample in its order, and who of it answers.
 
-    `own` is the peer's own id, which is never a guard (P2P-2). Call ``update`` with every new
-    consensus, and with the old one while ``needs_update``.
+    Call ``update`` with every new consensus, and with the old one while ``needs_update``.
     """
 
-    def __init__(self, *, own: PeerId | None = None) -> None:
-        self._own = own
+    def __init__(self) -> None:
         self._sample: list[Guard] = []
         self._network_size = 0  # guards in the last consensus
         # Since when everything has failed, and when it last did; None after a success.
@@ -71,12 +69,18 @@ class GuardSet:
 
     # What the client tells
 
-    def update(self, consensus: Consensus, now: float, rng: Chance) -> None:
-        """Bring the sample in line with `consensus`, and draw guards if it needs some."""
+    def update(
+        self, consensus: Consensus, now: float, rng: Chance, own: Set[PeerId] = frozenset()
+    ) -> None:
+        """Bring the sample in line with `consensus`, and draw guards if it needs some.
+
+        The user's `own` relays are no guards, also those that were before they were known (P2P-2).
+        """
+        self._sample = [guard for guard in self._sample if guard.peer_id not in own]
         eligible = {
             entry.peer_id: entry
             for entry in consensus.relays
-            if _is_eligible(entry) and entry.peer_id != self._own
+            if _is_eligible(entry) and entry.peer_id not in own
         }
         for guard in self._sample:
             self._renew(guard, guard.peer_id in eligible, now, rng)
@@ -188,10 +192,10 @@ class GuardSet:
         return dump_guards(self._sample)
 
     @classmethod
-    def load(cls, data: object, *, own: PeerId | None = None) -> "GuardSet":
+    def load(cls, data: object) -> "GuardSet":
         """Restore what ``dump`` returned; raise like ``load_guards``."""
-        guards = cls(own=own)
-        guards._sample = [guard for guard in load_guards(data) if guard.peer_id != own]
+        guards = cls()
+        guards._sample = load_guards(data)
         return guards
 
     # Inside

@@ -57,28 +57,45 @@ class PathIndex:
         *,
         length: int = 3,
         rng: Chance,
-        own: PeerId | None = None,
+        own: Set[PeerId] = _NOBODY,
         avoid: Set[PeerId] = _NOBODY,
         exit_id: PeerId | None = None,
         country: str | None = None,
     ) -> tuple[RelayEntry, ...]:
         """Choose the hops of a path in their order; see ``choose_path``."""
         assert SHORTEST <= length <= LONGEST, f"a path of {length} relays"
-        banned = avoid if own is None else avoid | {own}
+        banned = avoid | own if own else avoid
+        if exit_id is not None and exit_id in own:
+            raise NoPathError(
+                f"the relay {str(exit_id)[:8]}, which should be the exit, is one of your own or "
+                "of their families, and no path uses those (P2P-2)"
+            )
         exits = self._find_exits(target, exit_id, country)
         first = [(entry,) for entry in self._find_guards(guards) if entry.peer_id not in banned]
         if not first:
-            raise NoPathError("no guard to begin a path with is listed and may be used")
+            raise NoPathError(
+                f"no guard to begin a path with is listed and may be used{self._without(own)}"
+            )
         search = Search(self._find, self._closeness, banned, rng)
         middles = [lambda: search.positions(self._middles)] * (length - 2)
         found = search.complete([], [lambda: search.positions(exits), lambda: first, *middles])
         if found is None:
             raise NoPathError(
                 f"no path of {length} relays to {_text(target)}: the {self._running} "
-                "running relays are too few in different networks and families"
+                f"running relays are too few in different networks and families{self._without(own)}"
             )
         last, *others = found
         return tuple(chain.from_iterable((*others, last)))
+
+    def _without(self, own: Set[PeerId]) -> str:
+        """Return what to add to an error where relays of the user's own are left out."""
+        count = sum(self._find(peer_id) is not None for peer_id in own)
+        if not count:
+            return ""
+        return (
+            f", without the {count} of your own or of their families (P2P-2: own_relays and "
+            "find_own_relays say which)"
+        )
 
     def _find(self, peer_id: PeerId) -> RelayEntry | None:
         entry = self._consensus.get(peer_id)
@@ -149,7 +166,7 @@ def choose_path(
     *,
     rng: Chance,
     length: int = 3,
-    own: PeerId | None = None,
+    own: Set[PeerId] = _NOBODY,
     avoid: Set[PeerId] = _NOBODY,
     exit_id: PeerId | None = None,
     country: str | None = None,

@@ -34,7 +34,7 @@ class Closeness:
         """Tell whether `one` and `other` may not be in one path."""
         if one.peer_id == other.peer_id or self._are_near(one, other):
             return True
-        if one.family and one.peer_id in other.family and other.peer_id in one.family:
+        if are_family(one, other):
             return True
         return (
             one.peer_id in other.gateways
@@ -107,6 +107,23 @@ class Search:
             return False
         clash = self.closeness.clash
         return not any(clash(entry, other) for entry in position for other in others)
+
+
+def are_family(one: RelayEntry, other: RelayEntry) -> bool:
+    """Tell whether each of two relays names the other as of its owner."""
+    return bool(one.family) and one.peer_id in other.family and other.peer_id in one.family
+
+
+def with_families(relays: Set[PeerId], find: Find) -> frozenset[PeerId]:
+    """Return `relays`, listed or not, and all that are listed as family of one of them."""
+    listed = [entry for peer_id in relays if (entry := find(peer_id)) is not None]
+    named = (
+        other.peer_id
+        for entry in listed
+        for peer_id in entry.family
+        if (other := find(peer_id)) is not None and are_family(entry, other)
+    )
+    return frozenset(relays).union(named)
 
 
 def weight_of(entry: RelayEntry) -> int:

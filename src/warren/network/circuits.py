@@ -6,7 +6,7 @@ one who builds the circuit waits.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import trio
 
@@ -24,6 +24,7 @@ from warren.protocol.messages import ANY_FAMILY, BeginFlags, ExtendStatus
 from warren.protocol.multiplexer import MOST_STREAMS
 from warren.protocol.origin_circuit import OriginCircuit
 from warren.protocol.resolution import Resolved
+from warren.protocol.stream import StreamProtocol
 
 #: How long a circuit that is closed waits for the ends of its streams to come back.
 CLOSING_SECONDS = 5.0
@@ -65,9 +66,24 @@ class Circuit:
         return machine.hops == len(self.hops)
 
     @property
+    def streams(self) -> Collection[StreamProtocol]:
+        """Return the streams it carries, ending ones included."""
+        return self.machine.streams.streams.values() if self.machine.hops else ()
+
+    @property
     def stream_count(self) -> int:
         """Return how many streams, associations and questions it carries, ending ones included."""
         return self.machine.streams.count if self.machine.hops else 0
+
+    @property
+    def is_wanted(self) -> bool:
+        """Tell whether it carries streams or associations that this end has not ended.
+
+        Questions are not looked at: nobody waits longer than seconds for an answer.
+        """
+        streams = self.machine.streams
+        carried = (streams.streams, streams.associations) if self.machine.hops else ()
+        return any(not each.end_sent for ends in carried for each in ends.values())
 
     @property
     def cells_received(self) -> int:

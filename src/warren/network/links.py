@@ -26,6 +26,7 @@ from warren.network.link import (
 )
 from warren.network.strangers import Strangers
 from warren.network.turn import Turn
+from warren.network.unready import Unready
 from warren.protocol.handshake import LinkSecrets, initiate_link
 from warren.protocol.link import LinkProtocol
 
@@ -67,6 +68,7 @@ class Links:
         self._by_peer: dict[tuple[PeerId, bool], list[Link]] = {}  # the newest comes last
         self._dialling: dict[tuple[PeerId, bool], _Dial] = {}
         self._strangers = Strangers(settings)
+        self._unready = Unready()
         self.accepted = self.dialled = 0
 
     def __iter__(self) -> Iterator[Link]:
@@ -198,6 +200,11 @@ class Links:
             rest=rest,
         )
 
+    def _arrive(self, link: Link) -> None:
+        """Do as ``_register`` with a link that was answered: its READY is here."""
+        self._unready.leave(link)
+        self._register(link)
+
     def _register(self, link: Link) -> None:
         """Use `link` for new circuits from now on: its peer has proved who it is."""
         peer_id = link.protocol.peer_id
@@ -223,6 +230,7 @@ class Links:
             logger.debug("x link", link=repr(link), error=str(link.error))
         finally:
             self._links.pop(link, None)
+            self._unready.leave(link)
             self._unregister(link)
 
     # ---- answering
@@ -244,8 +252,9 @@ class Links:
                 rest,
                 is_initiator=False,
                 anonymous=secrets.peer_id is None,
-                on_ready=self._register,
+                on_ready=self._arrive,
             )
+            self._unready.enter(link)
             self.accepted += 1
             await self._run(link)
         except LinkError:

@@ -15,13 +15,16 @@ from warren.network import reserve
 from warren.network.interruptions import Interruption
 from warren.network.keys_ahead import KeysAhead
 from warren.network.sockets import SocketListener
+from warren.node.own_relays import keep_finding
 from warren.node.process import answering, holding_state, listen
 from warren.peer import World, running_peer
 from warren.protocol.front import Login
 from warren.roles.client import Client
 from warren.roles.guard_keeper import GuardKeeper
+from warren.roles.idleness import IdleLimits
 from warren.roles.listener_rules import ListenerRules
 from warren.roles.mirror import Directory
+from warren.roles.own_relays import OwnRelays
 from warren.roles.proxy import Proxy
 from warren.roles.requests import ProxyLimits
 from warren.service import Announcer
@@ -43,16 +46,21 @@ async def run_proxy(
     front = reserve.here().front
     with holding_state(config, "proxy") as folder:
         async with running_peer(network, folder, world=World(keys=keys)) as peer:
-            directory = Directory(peer.archive, peer.fetch, now=time.time, rng=SystemRandom())
-            guards = GuardKeeper(folder)
+            own = OwnRelays(wanted.own_relays)
+            directory = Directory(
+                peer.archive, peer.fetch, now=time.time, rng=SystemRandom(), own=own
+            )
+            guards = GuardKeeper(folder, own=own)
             client = Client(
                 peer.links,
                 directory,
                 guards,
                 hops=wanted.hops,
+                own=own,
                 allow_targets=wanted.allow_targets,
                 is_offline=lambda: peer.interruptions.is_down,
                 resumes=wanted.resume,
+                idle=IdleLimits(wanted.idle_seconds, wanted.half_open_seconds),
             )
             peer.interruptions.on_interruption.append(partial(_begin_anew, directory, client))
             proxy = Proxy(
@@ -61,7 +69,9 @@ async def run_proxy(
                 allow_clients=wanted.allow_clients,
                 allow_targets=wanted.allow_targets,
                 safe_socks=wanted.safe_socks,
-                limits=ProxyLimits(connections=wanted.connections),
+                limits=ProxyLimits(
+                    connections=wanted.connections, idle_seconds=wanted.idle_seconds
+                ),
                 share=front,
             )
 
@@ -86,6 +96,10 @@ async def run_proxy(
             ]
             nursery = peer.turn.nursery
             async with answering("proxy", folder.path, statistics):
+                finds = wanted.find_own_relays
+                # A network for tests may be one user's whole: there would be nobody to go through.
+                if finds or (finds is None and not network.testing):
+                    await nursery.start(keep_finding, own)  # before any path is chosen
                 nursery.start_soon(directory.run)
                 nursery.start_soon(client.run)
                 nursery.start_soon(keys.run)

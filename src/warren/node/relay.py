@@ -66,7 +66,7 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
                 peer.fetch,
                 now=time.time,
                 rng=SystemRandom(),
-                own_id=keys.identity.peer_id,
+                own={keys.identity.peer_id},
                 is_mirror=True,
             )
             peer.interruptions.on_interruption.append(lambda _: directory.look_again())

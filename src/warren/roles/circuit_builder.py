@@ -117,7 +117,7 @@ class CircuitBuilder:
         self, target: Target | None, avoid: Collection[PeerId], isolation: Hashable | None
     ) -> Built:
         consensus = await self._directory.wait_for_consensus()
-        self._sessions.check(isolation, consensus)
+        self._sessions.check(isolation, consensus, self._paths.own.within(consensus))
         wish = self._sessions.wish(isolation) or ANYTHING
         hops = wish.hops or self._hops
         path = self._paths.choose(consensus, target, wish, hops=hops, never=avoid)
@@ -154,6 +154,9 @@ class CircuitBuilder:
                 self._got_stuck(begun[0], path)
             raise CircuitError("the circuit took too long to build") from None
         (circuit,) = begun
+        if any(entry.peer_id in self._paths.own for entry in path):
+            circuit.close()
+            raise CircuitError("one of the relays turned out to be this user's own")  # P2P-2
         self._stuck.pop(circuit.link, None)
         return circuit
 

@@ -19,6 +19,7 @@ from warren.identity import PeerId
 from warren.network.circuits import Circuit
 from warren.protocol.front import choice_of
 from warren.protocol.handover import Handover
+from warren.protocol.stream import StreamProtocol
 from warren.roles.backoff import Backoff
 from warren.roles.circuit_builder import Built, CircuitBuilder
 from warren.roles.circuit_watch import QUIET_SECONDS, CircuitWatch
@@ -131,6 +132,15 @@ class CircuitKeeper:
                 slot.retire()
         self._paths.avoid(exit_id)
 
+    def leave_relays(self, relays: Collection[PeerId]) -> None:
+        """Send nothing new through any of `relays`, and close what nobody uses there (P2P-2)."""
+        for slot in self._pool:
+            if any(entry.peer_id in relays for entry in slot.path):
+                slot.retire()
+                assert isinstance(slot.circuit, Circuit)
+                if not slot.circuit.stream_count:
+                    slot.circuit.close()
+
     # ---- circuits come and go
 
     async def _build(
@@ -174,6 +184,12 @@ class CircuitKeeper:
         orphans = slot.circuit.machine.orphans
         if orphans is not None:
             self._on_orphans(slot, orphans)
+
+    def streams(self) -> Iterator[StreamProtocol]:
+        """Yield the streams of all circuits; none may be opened meanwhile."""
+        for slot in self._pool:
+            assert isinstance(slot.circuit, Circuit)
+            yield from slot.circuit.streams
 
     def _open_circuits(self) -> Iterator[Circuit]:
         for slot in self._pool:

@@ -17,7 +17,6 @@ from warren.addresses import Address
 from warren.directory.exit_index import Datagrams
 from warren.directory.exit_policy import denied_reason
 from warren.errors import CircuitError, EndReason, ExitError
-from warren.identity import PeerId
 from warren.network.associations import CircuitAssociation
 from warren.network.circuits import Circuit
 from warren.network.expiry import Expiring, Expiry
@@ -31,7 +30,9 @@ from warren.roles.background import Background
 from warren.roles.circuit_builder import CircuitBuilder
 from warren.roles.circuit_keeper import CircuitKeeper
 from warren.roles.guard_keeper import GuardKeeper
+from warren.roles.idleness import LOOK_SECONDS, IdleLimits, IdleWatch
 from warren.roles.mirror import Directory
+from warren.roles.own_relays import OwnRelays
 from warren.roles.paths import Paths
 from warren.roles.pool import Pool, Slot
 from warren.roles.resumer import Resumer, Ways
@@ -72,7 +73,8 @@ class Client:
 
     Streams to `allow_targets` may reach internal addresses (EXT-16). `is_offline` tells whether
     this machine has no network, so that silence is no fault of a guard. Unless it `resumes`,
-    streams end with their circuit. ``is_usable`` is set once there was a circuit.
+    streams end with their circuit. No path has any of this user's `own` relays. ``is_usable`` is
+    set once there was a circuit.
     """
 
     def __init__(
@@ -82,13 +84,16 @@ class Client:
         guards: GuardKeeper,
         *,
         hops: int = 3,
-        own: PeerId | None = None,
+        own: OwnRelays | None = None,
         allow_targets: Collection[Address] = (),
         rng: Random | None = None,
         is_offline: Callable[[], bool] = bool,
         resumes: bool = True,
+        idle: IdleLimits | None = None,
     ) -> None:
-        rng = rng or SystemRandom()
+        rng, own = rng or SystemRandom(), own or OwnRelays()
+        self._directory, self._own = directory, own
+        own.on_more.append(self._leave_own_relays)
         self._allow_targets = frozenset(allow_targets)
         exempt, sessions = self._allow_targets.__contains__, Sessions()
         paths = Paths(guards, own=own, exempt=exempt, rng=rng)
@@ -102,6 +107,8 @@ class Client:
         ways = Ways(builder.build_path, self._circuits.adopt, paths.avoid, builder.pause, own, hops)
         self._resumer = Resumer(links.turn, directory, guards, pool, rng, ways, is_off=not resumes)
         self._attempts = Attempts(self._circuits, directory)
+        self._turn = links.turn
+        self._idle = IdleWatch(idle or IdleLimits())
         self._background = Background(links.turn.nursery)
         self._expiry = Expiry(links.turn.nursery, CONNECT_SECONDS)
         self.is_usable = self._circuits.is_usable
@@ -272,8 +279,18 @@ class Client:
     async def run(self) -> None:
         """Keep circuits ready, and streams going when theirs dies; runs for ever."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._end_idle)
             nursery.start_soon(self._circuits.run)
             nursery.start_soon(self._resumer.run)
+
+    async def _end_idle(self) -> None:
+        """Reset streams that are idle, or half-open for long (FE-11); runs for ever."""
+        while True:
+            await trio.sleep(LOOK_SECONDS)
+            for stream in self._idle.overdue(self._circuits.streams(), trio.current_time()):
+                stream.end(EndReason.TIMEOUT)
+                stream.on_news()
+            self._turn.run()
 
     def interrupted(self) -> None:
         """Try everything again at once: the machine slept, or is in another network.
@@ -281,6 +298,13 @@ class Client:
         The links are gone by now, and their circuits with them.
         """
         self._circuits.interrupted()
+
+    def _leave_own_relays(self) -> None:
+        """Leave circuits that were built before it was known whose their relays are (P2P-2)."""
+        consensus = self._directory.current
+        relays = self._own.ids if consensus is None else self._own.within(consensus)
+        self._circuits.leave_relays(relays)
+        self._resumer.leave(relays)
 
     def close(self) -> None:
         """Close all circuits, their streams first."""
@@ -293,6 +317,7 @@ class Client:
             "opened": self.opened,
             "resolved": self.resolved,
             "retried": self._attempts.retried,
+            "own_relays": sorted(map(str, self._own.ids)),
             **self._circuits.statistics(),
             "resuming": self._resumer.statistics(),
         }

@@ -10,7 +10,7 @@ address that was checked, which is what defeats a name whose answer changes (EXT
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from ipaddress import IPv6Network
 
@@ -31,24 +31,16 @@ from warren.protocol.resolution import Resolved
 from warren.roles.exit_dial import MOST_ATTEMPTS, Dialler, checked
 from warren.roles.exit_limits import Admission, ExitLimits, expect_wanted
 from warren.roles.exit_names import ExitNames
+from warren.roles.idleness import LOOK_SECONDS, Idleness
 from warren.roles.last_hop import Rest
 from warren.roles.passing_circuit import PassingCircuit
 
 #: After so long without an answer from a target's machine it counts as gone (EXT-10).
 SILENCE_SECONDS = 60
-_WATCH_SECONDS = 30.0
 
 #: The bits of a BEGIN's flags, as numbers: the enumeration is slow to say.
 _NOT_WANTED = {4: int(BeginFlags.NO_IPV4), 6: int(BeginFlags.NO_IPV6)}
 _PREFER_IPV6 = int(BeginFlags.PREFER_IPV6)
-
-
-@dataclass
-class _Open:
-    """Remember how far an open stream was when something last moved on it."""
-
-    moved: int
-    since: float
 
 
 class Exit:
@@ -81,7 +73,7 @@ class Exit:
         self._dialler = Dialler(network, self._limits.connect_seconds)
         self._names = ExitNames(resolver, own.contains, self._allow_targets)
         self._nat64: Sequence[IPv6Network] = ()
-        self._open: dict[CircuitStream, _Open] = {}
+        self._open: dict[CircuitStream, Idleness] = {}
         self._targets: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
         self.connected = self.resolved = 0
@@ -141,7 +133,7 @@ class Exit:
         stream.turn.soon(partial(connection.keep_alive, SILENCE_SECONDS))
         host = connection.remote.host
         self._targets[host] += 1
-        self._open[stream] = _Open(0, trio.current_time())
+        self._open[stream] = Idleness(trio.current_time())
         self.connected += 1
 
         def forget() -> None:
@@ -190,7 +182,7 @@ class Exit:
         self.admits(circuit, stream.reset)
 
     async def watch(self) -> None:
-        """Reset streams on which nothing has moved for long (EXT-10); runs for ever.
+        """Reset streams that are idle, or half-open for long (EXT-10); runs for ever.
 
         When it is cancelled all are reset, for their targets must not see a clean end (SID-4).
         """
@@ -204,13 +196,10 @@ class Exit:
         with contextlib.suppress(ExitError):  # without a NAT64 the name does not exist (EXT-5)
             self._nat64 = learn_nat64((await self._resolver.resolve(NAT64_NAME)).addresses)
         while True:
-            await trio.sleep(_WATCH_SECONDS)
-            now = trio.current_time()
+            await trio.sleep(LOOK_SECONDS)
+            now, limits = trio.current_time(), self._limits.idle
             for stream, known in tuple(self._open.items()):
-                moved = stream.protocol.written + stream.protocol.received
-                if moved != known.moved:
-                    known.moved, known.since = moved, now
-                elif now - known.since > self._limits.idle_seconds:
+                if known.is_overdue(stream.protocol, now, limits):
                     stream.reset(EndReason.TIMEOUT)
 
     async def _reach(

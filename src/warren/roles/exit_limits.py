@@ -1,11 +1,11 @@
 """What an exit lets clients ask, and how fast: streams begun, and connections under way.
 
-A page opens more connections at once than may be under way, so streams wait for a place; what
-waits is bounded by the streams that a circuit may carry (EXT-11).
+A page opens more connections at once than may be under way, so streams wait for a place; how many
+may is bounded as well (DOS-7, decision 33).
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import trio
@@ -14,6 +14,7 @@ from warren.errors import EndReason, ExitError
 from warren.network.streams import CircuitStream
 from warren.protocol.relay_circuit import RelayCircuit
 from warren.roles.bucket import Bucket
+from warren.roles.idleness import IdleLimits
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,10 @@ class ExitLimits:
     begin_burst: int = 4000
     pending_connects: int = 256
     pending_connects_per_circuit: int = 16
+    waiting_connects_per_circuit: int = 240
     streams_per_address: int = 4096
     connect_seconds: float = 8
-    idle_seconds: float = 600
+    idle: IdleLimits = field(default_factory=IdleLimits)
 
 
 class Admission:
@@ -44,6 +46,7 @@ class Admission:
         self._limits = limits
         self._connecting: Counter[int] = Counter()
         self._waiting: dict[int, trio.Event] = {}  # circuits with more to connect than may be
+        self._queued: Counter[int] = Counter()  # how many of a circuit's streams do that
         self._buckets: WeakKeyDictionary[RelayCircuit, Bucket] = WeakKeyDictionary()
 
     @property
@@ -76,16 +79,30 @@ class Admission:
     async def wait_place(self, circuit: int, stream: CircuitStream) -> None:
         """Wait until one more of the circuit's streams may connect (EXT-11).
 
-        A page opens more connections at once than may be pending, so the others wait; what waits
-        is bounded by the streams of a circuit. Raises ExitError when the whole exit is full.
+        A page opens more connections at once than may be pending, so the others wait. Raises
+        ExitError when too many of the circuit do, or the whole exit is full.
         """
-        connecting, waiting = self._connecting, self._waiting
-        while connecting[circuit] >= self._limits.pending_connects_per_circuit:
-            await waiting.setdefault(circuit, trio.Event()).wait()
-            expect_wanted(stream)
+        connecting = self._connecting
+        if connecting[circuit] >= self._limits.pending_connects_per_circuit:
+            await self._wait_turn(circuit, stream)
         if connecting.total() >= self._limits.pending_connects:
             raise ExitError(EndReason.RESOURCE_LIMIT)
         self.enter(circuit)
+
+    async def _wait_turn(self, circuit: int, stream: CircuitStream) -> None:
+        """Wait as ``wait_place`` does; only so many streams of a circuit may (DOS-7)."""
+        limits, queued = self._limits, self._queued
+        if queued[circuit] >= limits.waiting_connects_per_circuit:
+            raise ExitError(EndReason.RESOURCE_LIMIT)
+        queued[circuit] += 1
+        try:
+            while self._connecting[circuit] >= limits.pending_connects_per_circuit:
+                await self._waiting.setdefault(circuit, trio.Event()).wait()
+                expect_wanted(stream)
+        finally:
+            queued[circuit] -= 1
+            if not queued[circuit]:
+                del queued[circuit]
 
     def leave(self, circuit: int) -> None:
         """Give a place back; streams of the circuit that wait try again."""

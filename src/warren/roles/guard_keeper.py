@@ -13,6 +13,7 @@ import msgspec
 from warren.directory.consensus import Consensus
 from warren.directory.guards import GuardSet
 from warren.identity import PeerId
+from warren.roles.own_relays import OwnRelays
 from warren.storage import DataFolder
 
 _FILE = "guards.json"
@@ -25,12 +26,13 @@ class GuardKeeper:
         self,
         folder: DataFolder,
         *,
-        own: PeerId | None = None,
+        own: OwnRelays | None = None,
         rng: Random | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._folder = folder
-        self._own = own
+        self._own = own or OwnRelays()
+        self._left_out: frozenset[PeerId] = frozenset()
         self._rng = rng or SystemRandom()
         self._wall_clock = wall_clock
         self._guards = self._load()
@@ -44,9 +46,11 @@ class GuardKeeper:
         Primary guards that are slow to answer come behind those that are not.
         """
         now = self._wall_clock()
-        if consensus is not self._seen or self._guards.needs_update(now):
-            self._seen = consensus
-            self._guards.update(consensus, now, self._rng)
+        own = self._own.within(consensus)
+        is_new = consensus is not self._seen or own != self._left_out
+        if is_new or self._guards.needs_update(now):
+            self._seen, self._left_out = consensus, own
+            self._guards.update(consensus, now, self._rng, own)
             self._save()
         ready = self._guards.choose(now)
         found = ready + [peer for peer in self._guards.in_need(now) if peer not in ready]
@@ -124,10 +128,8 @@ class GuardKeeper:
         }
 
     def _load(self) -> GuardSet:
-        kept = self._folder.load(
-            _FILE, lambda content: GuardSet.load(msgspec.json.decode(content), own=self._own)
-        )
-        return kept or GuardSet(own=self._own)
+        kept = self._folder.load(_FILE, lambda content: GuardSet.load(msgspec.json.decode(content)))
+        return kept or GuardSet()
 
     def _save(self) -> None:
         content = msgspec.json.encode(self._guards.dump())

@@ -14,7 +14,7 @@ verified, and nothing that it would not use itself (DIR-16)::
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Any, Protocol
 
 import structlog
@@ -75,15 +75,15 @@ class Directory:
         *,
         now: Callable[[], float],
         rng: random.Random,
-        own_id: PeerId | None = None,
+        own: Container[PeerId] = (),
         is_mirror: bool = False,
     ) -> None:
-        """Ask through `fetch`; never ask `own_id`. A mirror fetches earlier than a client."""
+        """Ask through `fetch`; never ask one of `own`. A mirror fetches earlier than a client."""
         self.archive = archive
         self._fetch = fetch
         self._now = now
         self._rng = rng
-        self._own_id = own_id
+        self._own = own
         self._share = _MIRROR_SHARE if is_mirror else _CLIENT_SHARE
         self._try_seconds = TRY_SECONDS
         self._is_time_wrong = False  # the last consensus that was offered said so
@@ -174,7 +174,7 @@ class Directory:
         mirrors = [
             entry.hop
             for entry in listed
-            if Flag.MIRROR in entry.flags and not entry.gateways and entry.peer_id != self._own_id
+            if Flag.MIRROR in entry.flags and not entry.gateways and entry.peer_id not in self._own
         ]
         chosen = self._rng.sample(mirrors, min(MIRRORS_ASKED, len(mirrors)))
         authorities = [authority.hop for authority in self.archive.network.authorities]

@@ -18,6 +18,7 @@ from warren.errors import DirectoryError, GuardsRest
 from warren.identity import PeerId
 from warren.protocol.choice import Choice
 from warren.roles.guard_keeper import GuardKeeper
+from warren.roles.own_relays import OwnRelays
 
 #: How long a relay that failed as a hop is not chosen again.
 AVOID_SECONDS = 300.0
@@ -27,19 +28,19 @@ _NOBODY: frozenset[PeerId] = frozenset()
 class Paths:
     """Own who is avoided for a while, and until when.
 
-    `exempt` tells of a target that no policy is asked about (EXT-16).
+    `own` are never used. `exempt` tells of a target that no policy is asked about (EXT-16).
     """
 
     def __init__(
         self,
         guards: GuardKeeper,
         *,
-        own: PeerId | None,
+        own: OwnRelays,
         exempt: Callable[[Target | None], bool],
         rng: Random,
     ) -> None:
         self._guards = guards
-        self._own = own
+        self.own = own
         self._exempt = exempt
         self._rng = rng
         self._avoided: dict[PeerId, float] = {}
@@ -95,6 +96,7 @@ class Paths:
     ) -> tuple[RelayEntry, ...]:
         """Return a path as ``choose`` does that begins at one of `guards`."""
         avoided, silent = self.avoided, self._guards.unanswering
+        own = self.own.within(consensus)
         # In a small network the avoided ones may be all there is; the last one least likely lives.
         for unwanted in (silent.union(avoided), silent.union(avoided[-1:]), _NOBODY):
             try:
@@ -104,7 +106,7 @@ class Paths:
                     wanted,
                     length=hops,
                     rng=self._rng,
-                    own=self._own,
+                    own=own,
                     avoid=unwanted.union(never),
                     exit_id=wish.exit_id,
                     country=wish.country,

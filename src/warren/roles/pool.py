@@ -46,7 +46,11 @@ class Carrier(Protocol):
 
     @property
     def stream_count(self) -> int:
-        """Return how many streams it carries."""
+        """Return how many streams it carries, ending ones included."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Tell whether it carries any that this end has not ended."""
 
 
 @dataclass(eq=False)
@@ -109,7 +113,8 @@ class Slot:
         if not self.circuit.is_open:
             return True
         if self.circuit.stream_count:
-            return False
+            # An exit that keeps back what it owes us keeps no circuit standing (decision 34).
+            return now - self.last_used > IDLE_SECONDS and not self.circuit.is_wanted
         if self.first_used is None:
             return now - self.made_at > SPARE_SECONDS
         return now - self.first_used > DIRTY_SECONDS or now - self.last_used > IDLE_SECONDS

@@ -29,6 +29,7 @@ from warren.protocol.stream import StreamProtocol
 from warren.roles.create_limits import CreateDoor, CreateLimits
 from warren.roles.last_hop import LastHop
 from warren.roles.passing_circuit import PassingCircuit
+from warren.roles.places import Places
 
 logger = structlog.get_logger()
 
@@ -37,9 +38,10 @@ logger = structlog.get_logger()
 EXTEND_SECONDS = 10.0
 #: How long an exit holds the streams of a circuit that died, with their sockets (protocol §5.4).
 HOLD_SECONDS = 60.0
-
 #: What the last words of a circuit take to the origin: a DESTROY overtakes them at every hop.
 LAST_WORDS_SECONDS = 1.0
+#: EXTENDs of one client's link that are under way at the same time, unless configured (DOS-7).
+EXTENDS_PER_CLIENT = 32
 
 FindHops = Callable[[PeerId], Iterable[Hop]]
 
@@ -58,21 +60,38 @@ class StreamsEnd(NamedTuple):
 class _Extension:
     """Own one EXTEND until it is answered: the time it has, and then the next leg.
 
-    It is that leg's user until the CREATE on it is answered; then the circuit is.
+    It is that leg's user until the CREATE on it is answered; then the circuit is. One of a client
+    waits until few enough of its link are under way (DOS-7).
     """
 
-    def __init__(self, relay: "Relay", machine: RelayCircuit, extend: Extend) -> None:
+    def __init__(self, relay: "Relay", circuit: PassingCircuit, extend: Extend) -> None:
         self.peer_id = extend.peer_id
+        self.circuit = circuit
+        self.has_place = False  # among those of a client's link
         self.dialling: trio.CancelScope | None = None  # of a task that waits for the link
-        self._relay, self._machine, self._extend = relay, machine, extend
+        self._relay, self._machine, self._extend = relay, circuit.machine, extend
         self._leg: Leg | None = None
         self._is_answered = False
         self._expiring = relay.expiry.watch(self._expire)
 
+    def begin(self) -> None:
+        """Take the place that it has waited for, and go on unless it is too late."""
+        self.has_place = True
+        if self._is_answered or self._machine.is_closed:
+            self._over()
+        else:
+            self._relay.reach(self)
+
+    def _over(self) -> None:
+        self._expiring.end()
+        if self.has_place:
+            self.has_place = False
+            self._relay.places.leave(self.circuit.previous_link)
+
     def create(self, link: Link) -> None:
         """Send the next hop its CREATE; its answer, or the want of one, does the rest."""
         if self._machine.is_closed:  # the origin gave up while the link was made
-            self._expiring.end()
+            self._over()
             return
         extend = self._extend
         try:
@@ -84,14 +103,14 @@ class _Extension:
 
     def refuse(self, status: ExtendStatus) -> None:
         """Answer with a reason, unless another was given: a leg that was given up may be lost."""
-        self._expiring.end()
+        self._over()
         if not self._is_answered:
             self._is_answered = True
             self._machine.refuse_extend(status)
 
     def receive_created(self, leg: Leg, message: bytes) -> None:
         """Join the circuit to the hop that said `message`."""
-        self._expiring.end()
+        self._over()
         if self._machine.is_closed:  # the origin did not want to wait
             leg.destroy()
         else:
@@ -129,6 +148,7 @@ class Relay:
 
     `find_hops` gives what usable consensuses know of a peer id, newest first (LNK-4), and
     `is_relay` tells whether they know it: streams are held for circuits from such only (EXT-8).
+    Of a client's link `extends_per_client` EXTENDs are under way at the same time (DOS-7).
     """
 
     def __init__(
@@ -140,6 +160,7 @@ class Relay:
         find_hops: FindHops,
         is_relay: Callable[[PeerId], bool] = _anybody,
         limits: CreateLimits | None = None,
+        extends_per_client: int = EXTENDS_PER_CLIENT,
     ) -> None:
         assert settings.relay is not None
         self.turn = turn
@@ -157,6 +178,7 @@ class Relay:
         self._circuits: set[PassingCircuit] = set()
         self.expiry = Expiry(turn.nursery, EXTEND_SECONDS)
         self._closing = Expiry(turn.nursery, LAST_WORDS_SECONDS)
+        self.places = Places(extends_per_client, self._soon)
         self._cells_forward = self._cells_backward = 0
         self.links: Links | None = None  # set once, before the first circuit
         self.created = self.extended = self.refused = self.turned_away = 0
@@ -256,12 +278,28 @@ class Relay:
         self._closing.watch(destroy)
 
     def _extend(self, circuit: PassingCircuit, extend: Extend) -> None:
-        """Join the circuit to the peer that EXTEND names, over a link there is or will be."""
+        """Join the circuit to the peer that EXTEND names, at once or when it is its turn."""
+        extension, link = _Extension(self, circuit, extend), circuit.previous_link
+        if link.protocol.peer_id is None:
+            self.places.take(link, extension.begin)
+        else:  # a relay's: circuits of many clients
+            self.reach(extension)
+
+    def _soon(self, begin: Callable[[], None]) -> None:
+        """Let an EXTEND that has waited begin, in a step of its own."""
+
+        def act() -> None:
+            begin()
+            self.turn.run()
+
+        self.turn.soon(act)
+
+    def reach(self, extension: _Extension) -> None:
+        """Go on with an EXTEND over a link to the next hop that there is or will be."""
         assert self.links is not None
-        extension = _Extension(self, circuit.machine, extend)
-        link = self.links.find(extend.peer_id)
+        link = self.links.find(extension.peer_id)
         if link is None:
-            circuit.start(self._extend_later, extension)
+            extension.circuit.start(self._extend_later, extension)
         else:
             extension.create(link)
 

@@ -9,7 +9,7 @@ transfers, and lack only the exit. What cannot go on within 60 s is reset, never
 
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass
 from random import Random
 
@@ -28,6 +28,7 @@ from warren.roles.backoff import Backoff
 from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.middles import Middles
 from warren.roles.mirror import Directory
+from warren.roles.own_relays import OwnRelays
 from warren.roles.pool import Pool, Slot
 
 logger = structlog.get_logger()
@@ -62,7 +63,7 @@ class Ways:
     adopt: Callable[[Circuit, tuple[RelayEntry, ...], Slot], Slot]
     avoid: Callable[[PeerId], None]
     pause: Callable[[float], Awaitable[None]]
-    own: PeerId | None
+    own: OwnRelays
     hops: int
 
 
@@ -249,7 +250,7 @@ class Resumer:
                         None,
                         length=length,
                         rng=self._rng,
-                        own=self._ways.own,
+                        own=self._ways.own.within(consensus),
                         avoid=everyone - allowed - {guard, exit_id},
                         exit_id=exit_id,
                         parameters=consensus.parameters,
@@ -309,6 +310,13 @@ class Resumer:
             if looks >= STUB_AFTER_LOOKS and len(wanted) < MOST_STUBS:
                 wanted.setdefault(slot.exit_id, slot)
         return wanted
+
+    def leave(self, relays: Collection[PeerId]) -> None:
+        """Close the stubs that go through one of `relays`."""
+        for exit_id, stub in list(self._stubs.items()):
+            if any(entry.peer_id in relays for entry in stub.path):
+                stub.circuit.close()
+                del self._stubs[exit_id]
 
     def close(self) -> None:
         """Close the stubs."""

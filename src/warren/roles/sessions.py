@@ -6,7 +6,7 @@ as often before anything has gone through it. That an exit does not open one tar
 Sessions live in memory; the one that was quiet longest makes room for a new one.
 """
 
-from collections.abc import Hashable
+from collections.abc import Container, Hashable
 from dataclasses import dataclass, replace
 
 from warren.directory.consensus import Consensus
@@ -87,11 +87,19 @@ class Sessions:
         del self._sessions[isolation]
         return True
 
-    def check(self, isolation: Hashable, consensus: Consensus) -> None:
-        """Forget the exit of `isolation` if it is gone, or not where it is wanted any more."""
+    def check(self, isolation: Hashable, consensus: Consensus, own: Container[PeerId] = ()) -> None:
+        """Forget the exit of `isolation` if it is gone, or not where it is wanted any more.
+
+        Nor is one kept that turned out to be the user's `own` (P2P-2).
+        """
         kept = self.exit_of(isolation)
         if kept is None:
             return
         entry, country = consensus.get(kept), choice_of(isolation).country
-        if entry is None or Flag.RUNNING not in entry.flags or country not in (None, entry.country):
+        if (
+            entry is None
+            or Flag.RUNNING not in entry.flags
+            or country not in (None, entry.country)
+            or kept in own
+        ):
             del self._sessions[isolation]

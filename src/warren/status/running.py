@@ -60,6 +60,11 @@ def find_running() -> list[Running]:
     return sorted(found, key=lambda running: running.state)
 
 
+def find_links() -> list[Running]:
+    """Return the processes of this user that left a link, without a look whether they live."""
+    return [running for _, running in _links(_place())]
+
+
 def _place() -> Path:
     # The variable may be that of the user who became this one, and unset in a remote shell.
     for runtime in (os.environ.get("XDG_RUNTIME_DIR"), f"/run/user/{os.geteuid()}"):
