@@ -15,6 +15,7 @@ import trio
 from warren.addresses import IPAddress
 from warren.directory.network_file import NetworkFile
 from warren.identity import Hop, KeySource, SystemKeys
+from warren.network import reserve
 from warren.network.byte_streams import Network
 from warren.network.fetch import fetch
 from warren.network.interruptions import (
@@ -103,10 +104,12 @@ async def running_peer(
         rng=world.rng,
         consensus=newest,
         notice=archive.notice,
+        is_relay=archive.knows,
     )
     async with trio.open_nursery() as nursery:
         turn = Turn(nursery)
         links = Links(world.network, settings, turn)
+        reserve.here().links.make_room = links.make_room
         interruptions = Interruptions(
             (entry.hop.address for entry in network.authorities),
             clocks=world.clocks,

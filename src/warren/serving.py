@@ -15,6 +15,7 @@ from warren.addresses import Address
 from warren.config.relay import ExitConfig, RelayLimits
 from warren.identity import Hop, PeerId, Suite
 from warren.key_files import KeyFiles
+from warren.network import reserve
 from warren.network.byte_streams import Listener
 from warren.network.datagram_sockets import UdpSocket
 from warren.network.directory_http import Handler, serve
@@ -76,6 +77,11 @@ class Serving:
         self._peer = peer
         self._listener = listener
         peer.answer_with(self._relay)
+        if self._tcp_exit is not None:
+            from warren.roles.exit_room import ExitRoom
+
+            room = ExitRoom(self._relay, self._tcp_exit, peer.settings.rng)
+            reserve.here().exit.make_room = room.make_room
 
     async def run(self) -> None:
         """Answer those who dial, until cancelled."""
@@ -101,6 +107,7 @@ class Serving:
             "bandwidth": self._throttle.statistics() if self._throttle is not None else None,
             "exit": self._tcp_exit.statistics() if self._tcp_exit is not None else None,
             "udp": self._udp_exit.statistics() if self._udp_exit is not None else None,
+            "sockets": reserve.here().statistics(),
             **self._relay.statistics(),
         }
 
@@ -181,7 +188,7 @@ def _make_exit(
         own.add(address.ip)
     places = _Places(archive)
     return Exit(
-        peer.network,
+        peer.network.for_exit(),
         policy,
         resolver
         or Resolver(
@@ -197,7 +204,7 @@ def _make_exit(
             streams_per_circuit=bounds.streams_per_circuit,
             begins_per_second=bounds.begins_per_second,
             begin_burst=bounds.begin_burst,
-            pending_connects=bounds.pending_connects,
+            pending_connects=min(bounds.pending_connects, reserve.here().exit.most // 4),  # DOS-8
             pending_connects_per_circuit=bounds.pending_connects_per_circuit,
             waiting_connects_per_circuit=bounds.waiting_connects_per_circuit,
             streams_per_address=bounds.streams_per_address,
@@ -216,7 +223,8 @@ def _make_udp_exit(
         return None
     from warren.roles.udp_exit import UdpExit, UdpLimits
 
-    open_socket = UdpSocket if throttle is None else partial(ThrottledUdpSocket, throttle)
+    make = UdpSocket if throttle is None else partial(ThrottledUdpSocket, throttle)
+    open_socket = partial(make, share=reserve.here().exit)
     limits = UdpLimits(
         associations=bounds.associations,
         associations_per_circuit=bounds.associations_per_circuit,

@@ -104,6 +104,6 @@ async def test_nobody_is_called_back_once_it_is_closed(
     assert calls == []
 
 
-def test_an_address_of_another_machine_is_an_error() -> None:
+async def test_an_address_of_another_machine_is_an_error() -> None:
     with pytest.raises(LinkError, match="cannot bind"):
         UdpSocket("192.0.2.1")

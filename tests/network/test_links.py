@@ -21,6 +21,8 @@ from tests.support.memory_network import Line, MemoryStream, receive
 from tests.support.small_network import Origin, RelayPeer, SmallNetwork, small_network, tasks_in
 from warren.errors import ExitError, LinkError
 from warren.identity import Hop, Identity
+from warren.network.circuits import build_circuit
+from warren.network.evictions import FRESH_SECONDS
 from warren.network.link import (
     HANDSHAKE_SECONDS,
     PING_SECONDS,
@@ -433,6 +435,66 @@ async def test_the_oldest_of_many_silent_ones_makes_room(
 
     assert before == []
     assert [stream for stream in streams if stream.peer and stream.peer.is_closed] == streams[:1]
+
+
+# ---- when sockets run short (DOS-8)
+
+
+async def test_who_is_met_with_silence_makes_room_before_any_link(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    link = await pair.dial()
+    streams = [await pair.knock(b"\xff") for _ in range(3)]
+    await wait_all_tasks_blocked()
+
+    closed = pair.relay.links.make_room(2)
+
+    assert closed == {"strangers": 2}
+    assert [bool(each.peer and each.peer.is_closed) for each in streams] == [True, True, False]
+    assert not link.is_closed
+
+
+async def test_a_link_without_circuits_makes_room_for_one_that_has_some(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    busy, idle = await pair.dial(), await pair.other.links.get(pair.relay.hop, is_anonymous=False)
+    circuit = await build_circuit(busy, [pair.relay.hop])
+    await trio.sleep(FRESH_SECONDS)
+
+    closed = pair.relay.links.make_room(1)
+    await wait_all_tasks_blocked()
+
+    assert closed == {"links without circuits": 1}
+    assert idle.is_closed
+    assert circuit.is_open
+
+
+async def test_the_circuits_of_a_link_that_makes_room_are_told(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    circuit = await build_circuit(await pair.dial(), [pair.relay.hop])
+
+    closed = pair.relay.links.make_room(1)
+    await wait_all_tasks_blocked()
+
+    assert closed == {"links of no relay": 1}
+    assert not circuit.is_open
+
+
+async def test_the_link_of_a_relay_in_the_consensus_outlives_others(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    pair.relay.settings.is_relay = lambda peer_id: peer_id == pair.other.peer_id
+    first = await pair.origin.links.get(pair.other.hop, is_anonymous=True)
+    circuits = [
+        await build_circuit(first, [pair.other.hop, pair.relay.hop]),
+        await build_circuit(await pair.dial(), [pair.relay.hop]),
+    ]
+
+    pair.relay.links.make_room(1)
+    await wait_all_tasks_blocked()
+
+    assert [circuit.is_open for circuit in circuits] == [True, False]
 
 
 async def test_those_who_say_nothing_do_not_shut_others_out(

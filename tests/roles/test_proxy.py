@@ -20,7 +20,8 @@ from warren.errors import (
     NotFound,
 )
 from warren.network.byte_streams import Accept, ByteStream, Listener
-from warren.network.sockets import SocketListener, SocketNetwork
+from warren.network.reserve import Reserve
+from warren.network.sockets import SocketListener, SocketNetwork, listening_socket
 from warren.network.streams import CircuitStream
 from warren.protocol.choice import ANYTHING
 from warren.protocol.front import BY_REASON, Authentication, Credentials, Isolation
@@ -1012,6 +1013,28 @@ async def test_a_full_house_prefers_those_with_a_request() -> None:  # FE-11
         assert await everything(idle) == b""
         assert await is_turned_away(door)
         assert door.proxy.statistics()["turned_away"] == 1
+
+
+async def test_few_files_make_a_house_full_early() -> None:  # FE-11, DOS-8
+    share = Reserve(40, soon=lambda _: None, now=trio.current_time).front
+    listener = SocketListener(listening_socket(Address("127.0.0.1", 0)), share=share)
+    async with open_door(listener, share=share) as door:
+        idle = await door.say(b"\x05")
+        for _ in range(share.most - 1):
+            await exactly(await door.say(SOCKS5), len(SOCKS5_GRANTED))
+        await exactly(await door.say(SOCKS5), len(SOCKS5_GRANTED))
+
+        assert await everything(idle) == b""
+        assert await is_turned_away(door)
+        assert share.reserve.links.has_room  # what is the links' is never lent to programs
+        assert share.reserve.statistics() == {
+            "most": 8,
+            "open": {"links": 0, "exit": 0, "front": 4},
+            "refused": {"links": 0, "exit": 0, "front": 1},
+            "closed": {"visits without a request": 1},
+        }
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert share.open == 0
 
 
 # ---- other machines

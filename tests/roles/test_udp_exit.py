@@ -16,7 +16,7 @@ from tests.support.small_network import Origin, SmallNetwork, small_network
 from warren.addresses import Address
 from warren.directory.address_tables import NAT64_NAME, REFUSED_NETWORKS
 from warren.directory.exit_policy import UDP_PROFILES, ExitPolicy
-from warren.errors import EndReason, ExitError
+from warren.errors import EndReason, ExitError, LinkError
 from warren.network.associations import CircuitAssociation
 from warren.network.circuits import Circuit
 from warren.network.names import Resolver
@@ -212,6 +212,21 @@ async def test_names_that_take_long_are_few_and_what_waits_for_them_too(
 
     assert len(scene.resolver.asked) == 4
     assert len(scene.world.sent) <= 10  # to one address that does not answer
+
+
+async def test_an_association_for_which_there_is_no_socket_is_told_so(
+    scene: Scene, autojump_clock: MockClock
+) -> None:  # EXT-12
+    def open_none(host: str) -> MemorySocket:
+        raise LinkError("too many are open", is_local=True)
+
+    scene.exit.open_socket = open_none
+    association = await scene.associate()
+
+    await scene.send(association, (REMOTE, b"hello"))
+
+    assert association.reason is EndReason.RESOURCE_LIMIT
+    assert scene.net.logs == []
 
 
 async def test_a_family_that_this_machine_lacks_is_no_bug(

@@ -16,6 +16,7 @@ from warren.config.file import Config
 from warren.config.relay import RelayConfig
 from warren.errors import DirectoryError
 from warren.identity import Hop, KeyPair, Suite, SystemKeys
+from warren.network import reserve
 from warren.network.link import RelayKeys
 from warren.network.sockets import SocketListener, listening_socket
 from warren.peer import Peer, running_peer
@@ -183,6 +184,24 @@ async def test_a_connection_lost_on_the_way_is_over() -> None:
 
         await boss.wait_for(Taken())
         await boss.wait_for(Over())
+
+
+async def test_a_connection_for_which_there_is_no_room_is_over() -> None:  # DOS-8
+    async with running_worker(new_keys(), consensus()) as boss:
+        await boss.wait_for(Started())
+        here = reserve.here()
+        left = here.most - here.open
+        for _ in range(left):
+            here.links.take()
+
+        with socket.create_connection((boss.address.host, boss.address.port)) as sock:
+            await boss.wait_for(Over())
+            await trio.lowlevel.wait_readable(sock)
+            assert sock.recv(1) == b""
+        for _ in range(left):
+            here.links.give_back()
+
+        assert here.links.refused == 1
 
 
 async def test_it_takes_no_more_once_it_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:

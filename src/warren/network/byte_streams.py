@@ -246,6 +246,10 @@ class Network(ABC):
         """Begin to connect, without waiting, and raise as ``dial``."""
         return Dialling(self, address)
 
+    def for_exit(self) -> "Network":
+        """Return the same network, where what is dialled counts as an exit's (DOS-8)."""
+        return self
+
     @abstractmethod
     def listen(self, address: Address) -> Listener:
         """Listen at `address` (port 0: a free one); raise LinkError if that is impossible."""

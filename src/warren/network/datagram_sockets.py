@@ -13,8 +13,9 @@ import trio
 
 from warren.addresses import Address
 from warren.errors import LinkError
-from warren.network import readiness
+from warren.network import readiness, reserve
 from warren.network.readiness import Act
+from warren.network.reserve import Share
 
 #: Longer datagrams cannot be told from cut ones, and are dropped (EXT-15, plus a SOCKS header).
 MOST_BYTES = 2048
@@ -60,15 +61,25 @@ class DatagramSocket(ABC):
 class UdpSocket(DatagramSocket):
     """Be the real one."""
 
-    def __init__(self, host: str) -> None:
-        """Bind the literal `host` at a free port; raise LinkError if that is impossible."""
+    def __init__(self, host: str, share: Share | None = None) -> None:
+        """Bind the literal `host` at a free port; it is counted in `share` until it is closed.
+
+        Raises LinkError if that is impossible, one that ``is_local`` where sockets have run out.
+        Without `share` it counts with the front door's (DOS-8).
+        """
         is_v6 = ":" in host
+        self._share = share or reserve.here().front
+        if not self._share.has_room:
+            self._share.refuse()
+            raise LinkError("no UDP socket to be had: too many are open", is_local=True)
         try:
             self._socket = socket.socket(
                 socket.AF_INET6 if is_v6 else socket.AF_INET, socket.SOCK_DGRAM
             )
         except OSError as error:
-            raise LinkError(f"no UDP socket to be had: {error.strerror}") from error
+            is_local = error.errno in (errno.EMFILE, errno.ENFILE)
+            text = f"no UDP socket to be had: {error.strerror}"
+            raise LinkError(text, is_local=is_local) from error
         try:
             self._socket.setblocking(False)
             if is_v6:
@@ -79,6 +90,7 @@ class UdpSocket(DatagramSocket):
         except OSError as error:
             self._socket.close()
             raise LinkError(f"cannot bind a UDP socket to {host}: {error.strerror}") from error
+        self._share.take()
 
     def send_now(self, data: bytes | memoryview, remote: Address) -> bool:
         try:
@@ -115,6 +127,7 @@ class UdpSocket(DatagramSocket):
             readiness.here().forget(descriptor)
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
+            self._share.give_back()
 
 
 def _address_of(name: tuple[str, int]) -> Address:

@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from warren.addresses import Address, IPAddress
+from warren.network import reserve
 
 logger = structlog.get_logger()
 
@@ -144,7 +145,10 @@ class DnsPort:
 
     async def _serve_connection(self, stream: trio.SocketStream) -> None:
         """Answer what comes over `stream`; one more than there may be ends the oldest."""
-        if len(self._connections) >= self._limits.connections:
+        share = reserve.here().front
+        share.take()
+        is_full = len(self._connections) >= self._limits.connections or share.is_exceeded
+        if is_full and self._connections:
             self._connections.popitem(last=False)[0].cancel()
         talk = _Talk(self._answer_safely, stream, self._limits)
         self._connections[talk.scope] = None
@@ -152,6 +156,7 @@ class DnsPort:
             await talk.run()
         finally:
             self._connections.pop(talk.scope, None)
+            share.give_back()
 
     async def _answer_safely(self, query: bytes, is_datagram: bool) -> bytes | None:
         """Answer a query; a bug costs that answer and is told once a minute (DOS-1, DOS-9)."""

@@ -66,6 +66,10 @@ def _not_noticed(peer_id: PeerId, valid_after: int, digest: bytes) -> None:
     return
 
 
+def _nobody(peer_id: PeerId) -> bool:
+    return False
+
+
 @dataclass
 class LinkSettings:
     """Hold what all links of a node share."""
@@ -80,6 +84,8 @@ class LinkSettings:
     consensus: Callable[[], tuple[int, bytes]] = _no_consensus
     #: Learns which consensus an authenticated peer says it holds (DIR-7).
     notice: Callable[[PeerId, int, bytes], None] = _not_noticed
+    #: Tells whether a peer stands in a consensus still usable: its links go last (DOS-8).
+    is_relay: Callable[[PeerId], bool] = _nobody
 
     def credentials(self) -> LinkCredentials:
         """Return what shows that this relay's link key is its own."""

@@ -4,6 +4,7 @@ A dial and its failure are shared by all who ask at once. Those who dial us are 
 they have shown that they know how; a link is registered once its peer has proved who it is.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 import structlog
@@ -12,6 +13,7 @@ import trio
 from warren.errors import LinkError, ProtocolError
 from warren.identity import Hop, PeerId
 from warren.network.byte_streams import ByteStream, Listener, Network
+from warren.network.evictions import Candidate, choose_links
 from warren.network.link import (
     HANDSHAKE_SECONDS,
     URGENT_SECONDS,
@@ -302,6 +304,28 @@ class Links:
         if peer_id is None:
             return False
         return self.find(peer_id, is_anonymous=link.protocol.is_anonymous) is not link
+
+    def make_room(self, count: int) -> Counter[str]:
+        """Close about `count` links, or what may become one; return how many, by why (DOS-8).
+
+        Of those who are met with silence nobody will ever have a link, so they go first.
+        """
+        closed: Counter[str] = Counter()
+        if strangers := self._strangers.make_room(count):
+            closed["strangers"] = strangers
+        links = list(self)
+        candidates = [self._candidate(link) for link in links]
+        now, rng = trio.current_time(), self.settings.rng
+        for place, why in choose_links(candidates, count - strangers, now, rng):
+            links[place].close(LinkError("sockets run short", is_local=True))
+            closed[why.value] += 1
+        self.turn.run()
+        return closed
+
+    def _candidate(self, link: Link) -> Candidate:
+        peer_id, circuits = link.protocol.peer_id, len(link.protocol.legs)
+        is_relay = peer_id is not None and self.settings.is_relay(peer_id)
+        return Candidate(circuits, link.remote.ip, is_relay, link.last_used)
 
     def interrupted(self) -> None:
         """Give up every link and every dial: the machine slept, or is in another network."""

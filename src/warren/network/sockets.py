@@ -19,7 +19,7 @@ import trio
 
 from warren.addresses import Address
 from warren.errors import LinkError
-from warren.network import readiness
+from warren.network import readiness, reserve
 from warren.network.byte_streams import (
     NOTSENT_BYTES,
     Accept,
@@ -31,6 +31,7 @@ from warren.network.byte_streams import (
     Network,
 )
 from warren.network.readiness import Act
+from warren.network.reserve import Share
 
 _MOST_PARTS = 512  # below Linux's IOV_MAX of 1024
 _SIOCOUTQNSD = 0x894B  # linux/sockios.h: the bytes that were never sent, not even once
@@ -43,6 +44,11 @@ _KEEP_ALIVE: tuple[int | None, ...] = tuple(
 )
 #: How long to wait when the system is out of descriptors: what closes makes room (DOS-8).
 _FULL_SECONDS = 0.1
+
+
+def _full() -> OSError:
+    """Return what the system would say, before it has to (DOS-8)."""
+    return OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def _broken(error: OSError) -> LinkError:
@@ -58,8 +64,13 @@ def _address_of(name: Any) -> Address:
 class SocketStream(ByteStream):
     """Be a ``ByteStream`` over a connected, non-blocking TCP or unix socket."""
 
-    def __init__(self, sock: socket.socket, remote: Address | None = None) -> None:
-        """Take the socket; `remote` saves asking it who is at its other end."""
+    def __init__(
+        self, sock: socket.socket, remote: Address | None = None, share: Share | None = None
+    ) -> None:
+        """Take the socket; `remote` saves asking it who is at its other end.
+
+        It is counted in `share` until it is closed, in that of links where none is given.
+        """
         sock.setblocking(False)
         self._socket = sock
         self._readiness = readiness.here()
@@ -70,6 +81,8 @@ class SocketStream(ByteStream):
         except OSError as error:  # the other side is gone already
             sock.close()
             raise _broken(error) from error
+        self._share = share or reserve.here().links
+        self._share.take()
 
     @property
     def local(self) -> Address:  # type: ignore[override]  # few ask, and asking costs a call
@@ -200,19 +213,27 @@ class SocketStream(ByteStream):
             if self._waiting:
                 trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
+            self._share.give_back()
 
 
-#: Makes the stream of a connected socket, whose remote may be known.
-MakeStream = Callable[[socket.socket, Address | None], SocketStream]
+#: Makes the stream of a connected socket, whose remote may be known, counted in a share.
+MakeStream = Callable[[socket.socket, Address | None, Share | None], SocketStream]
 
 
 class SocketListener(Listener):
-    """Be a ``Listener`` over a listening TCP or unix socket; `make` makes the streams."""
+    """Be a ``Listener`` over a listening TCP or unix socket; `make` makes the streams.
 
-    def __init__(self, sock: socket.socket, make: MakeStream = SocketStream) -> None:
+    They count in `share`, in that of links where none is given. Nothing is accepted while there is
+    no room for any socket (DOS-8).
+    """
+
+    def __init__(
+        self, sock: socket.socket, make: MakeStream = SocketStream, share: Share | None = None
+    ) -> None:
         sock.setblocking(False)
         self._socket = sock
         self._make = make
+        self._share = share or reserve.here().links
         self._woken: trio.Event | None = None  # ends the wait of ``serve_with``
         self.local = _address_of(sock.getsockname())
 
@@ -225,6 +246,8 @@ class SocketListener(Listener):
                 continue
             if stream is not None:
                 nursery.start_soon(accept, stream)
+                # Whoever was let in makes room for itself before the next one is.
+                await trio.lowlevel.checkpoint()
                 continue
             try:
                 await trio.lowlevel.wait_readable(self._socket)
@@ -263,11 +286,14 @@ class SocketListener(Listener):
             readiness.here().stop_reading(self._socket.fileno())
 
     def _accept(self) -> SocketStream | None:
-        """Return one who waits, or None; raise OSError when the system has no room (DOS-8)."""
+        """Return one who waits, or None; raise OSError when there is no room (DOS-8)."""
+        if self._share.reserve.is_full:
+            self._share.reserve.relieve_soon()
+            raise _full()
         while True:
             try:
                 sock, name = self._socket.accept()
-                return self._make(sock, _address_of(name))
+                return self._make(sock, _address_of(name), self._share)
             except BlockingIOError:
                 return None
             except LinkError:
@@ -296,14 +322,19 @@ _OURS = frozenset(
 class _SocketDialling(Dialling):
     """Own a socket that is being connected."""
 
-    def __init__(self, network: "SocketNetwork", address: Address) -> None:
+    def __init__(self, network: "SocketNetwork", address: Address, share: Share) -> None:
         assert address.ip is not None, "names are resolved before dialling"
         super().__init__(network, address)
         self._make = network.make
         family = socket.AF_INET if address.ip.version == 4 else socket.AF_INET6
         self._socket: socket.socket | None = None
+        self._share = share
         try:
+            if not share.has_room:
+                share.refuse()
+                raise _full()
             self._socket = sock = socket.socket(family, socket.SOCK_STREAM)
+            share.take()
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             place = (address.host, address.port)
@@ -331,7 +362,9 @@ class _SocketDialling(Dialling):
         assert self._socket is not None
         if code:
             raise OSError(code, os.strerror(code))
-        self.stream = self._make(self._socket, self._address)
+        sock, self._socket = self._socket, None
+        self._share.give_back()  # the stream takes it
+        self.stream = self._make(sock, self._address, self._share)
         return self.stream
 
     def _failed(self, error: OSError) -> LinkError:
@@ -343,19 +376,28 @@ class _SocketDialling(Dialling):
         super().close()
         if self._socket is not None:
             self._socket.close()
+            self._socket = None
+            self._share.give_back()
 
 
 class SocketNetwork(Network):
-    """Be the real network, whose streams `make` makes."""
+    """Be the real network, whose streams `make` makes.
 
-    def __init__(self, make: MakeStream = SocketStream) -> None:
+    Those it dials count in `share`, in that of links where none is given.
+    """
+
+    def __init__(self, make: MakeStream = SocketStream, share: Share | None = None) -> None:
         self.make = make
+        self._share = share
 
     async def dial(self, address: Address) -> ByteStream:
         return await self.begin_dial(address).wait()
 
     def begin_dial(self, address: Address) -> Dialling:
-        return _SocketDialling(self, address)
+        return _SocketDialling(self, address, self._share or reserve.here().links)
+
+    def for_exit(self) -> Network:
+        return SocketNetwork(self.make, reserve.here().exit)
 
     def listen(self, address: Address) -> SocketListener:
         return SocketListener(listening_socket(address), self.make)

@@ -7,6 +7,7 @@ is met with silence for a while, so that a prober learns nothing (protocol §2).
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 
 import structlog
 import trio
@@ -31,22 +32,35 @@ class _Crowd:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._hosts: dict[trio.CancelScope, str] = {}  # oldest first
+        self._streams: dict[trio.CancelScope, ByteStream] = {}  # oldest first
+
+    def __len__(self) -> int:
+        return len(self._streams)
 
     @contextmanager
-    def enter(self, host: str) -> Iterator[trio.CancelScope]:
-        """Count a connection from `host` while inside; the scope is cancelled to make room."""
-        if len(self._hosts) >= self._most:
-            ((crowded, _),) = Counter(self._hosts.values()).most_common(1)
-            oldest = next(scope for scope, each in self._hosts.items() if each == crowded)
-            del self._hosts[oldest]
-            oldest.cancel()
+    def enter(self, stream: ByteStream) -> Iterator[trio.CancelScope]:
+        """Count `stream` while inside; to make room it is closed, and the scope cancelled."""
+        if len(self._streams) >= self._most:
+            hosts = {scope: each.remote.host for scope, each in self._streams.items()}
+            ((crowded, _),) = Counter(hosts.values()).most_common(1)
+            self._turn_out(next(scope for scope, host in hosts.items() if host == crowded))
         with trio.CancelScope() as scope:
-            self._hosts[scope] = host
+            self._streams[scope] = stream
             try:
                 yield scope
             finally:
-                self._hosts.pop(scope, None)
+                self._streams.pop(scope, None)
+
+    def turn_out_oldest(self, count: int) -> int:
+        """Close up to `count`; return how many."""
+        oldest = tuple(islice(self._streams, count))
+        for scope in oldest:
+            self._turn_out(scope)
+        return len(oldest)
+
+    def _turn_out(self, scope: trio.CancelScope) -> None:
+        scope.cancel()
+        self._streams.pop(scope).close()  # now, and not when its task gets to it
 
 
 class Strangers:
@@ -69,13 +83,17 @@ class Strangers:
         it breaks.
         """
         known = None
-        with self._handshaking.enter(stream.remote.host) as scope:
+        with self._handshaking.enter(stream) as scope:
             known = await self._answer(stream)
         if known is None:
             self.refused += 1
             if not scope.cancelled_caught:
                 await self._stay_silent(stream)
         return known
+
+    def make_room(self, count: int) -> int:
+        """Close up to `count` of those that were met with silence; return how many (DOS-8)."""
+        return self._silenced.turn_out_oldest(count)
 
     async def _answer(self, stream: ByteStream) -> tuple[LinkSecrets, bytes] | None:
         settings = self._settings
@@ -100,7 +118,7 @@ class Strangers:
     async def _stay_silent(self, stream: ByteStream) -> None:
         """Read and say nothing for a while, so that a prober learns nothing (protocol §2)."""
         waste = bytearray(4096)
-        with self._silenced.enter(stream.remote.host) as scope:
+        with self._silenced.enter(stream) as scope:
             scope.deadline = trio.current_time() + self._settings.rng.uniform(10, 60)
             while stream.receive_into(waste) != 0:
                 await stream.wait_readable()

@@ -16,6 +16,7 @@ from warren.network import readiness
 from warren.network.byte_streams import Buffer
 from warren.network.datagram_sockets import UdpSocket
 from warren.network.readiness import Act
+from warren.network.reserve import Share
 from warren.network.send_queue import LEAST_QUEUE, MOST_QUEUE, QUEUE_SECONDS
 from warren.network.sockets import SocketNetwork, SocketStream
 from warren.protocol.cells import CELL_LENGTH
@@ -123,9 +124,13 @@ class ThrottledStream(SocketStream):
     """Be a ``SocketStream`` that sends what `throttle` leaves."""
 
     def __init__(
-        self, throttle: Throttle, sock: socket.socket, remote: Address | None = None
+        self,
+        throttle: Throttle,
+        sock: socket.socket,
+        remote: Address | None = None,
+        share: Share | None = None,
     ) -> None:
-        super().__init__(sock, remote)
+        super().__init__(sock, remote, share)
         self._throttle = throttle
         self.most_ready = throttle.most_ready
 
@@ -165,8 +170,8 @@ class ThrottledStream(SocketStream):
 class ThrottledUdpSocket(UdpSocket):
     """Be a ``UdpSocket`` that drops what `throttle` does not leave."""
 
-    def __init__(self, throttle: Throttle, host: str) -> None:
-        super().__init__(host)
+    def __init__(self, throttle: Throttle, host: str, share: Share | None = None) -> None:
+        super().__init__(host, share)
         self._throttle = throttle
 
     def send_now(self, data: bytes | memoryview, remote: Address) -> bool:

@@ -12,6 +12,7 @@ from warren.directory.network_file import NetworkFile
 from warren.errors import ConfigError
 from warren.identity import Hop, SystemKeys
 from warren.key_files import KeyFiles, check_keys_exist
+from warren.network import reserve
 from warren.network.link import RelayKeys
 from warren.network.sockets import SocketListener
 from warren.node.process import answering, holding_state, listen
@@ -70,6 +71,7 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
                     "id": str(keys.identity.peer_id),
                     "address": str(listener.local),
                     "links": peer.links.statistics(),
+                    "sockets": reserve.here().statistics(),
                     **authority.statistics(),
                 }
 

@@ -11,6 +11,7 @@ from warren.config.file import Config
 from warren.config.proxy import ListenerConfig
 from warren.directory.network_file import NetworkFile
 from warren.identity import SystemKeys
+from warren.network import reserve
 from warren.network.interruptions import Interruption
 from warren.network.keys_ahead import KeysAhead
 from warren.network.sockets import SocketListener
@@ -42,6 +43,7 @@ async def run_proxy(
     """
     wanted = config.proxy
     keys = KeysAhead(SystemKeys())
+    front = reserve.here().front
     with holding_state(config, "proxy") as folder:
         async with running_peer(network, folder, world=World(keys=keys)) as peer:
             own = OwnRelays(wanted.own_relays)
@@ -70,11 +72,12 @@ async def run_proxy(
                 limits=ProxyLimits(
                     connections=wanted.connections, idle_seconds=wanted.idle_seconds
                 ),
+                share=front,
             )
 
             door, ports = _open_dns_door(config, client, proxy)
             listeners = [
-                (SocketListener(listen(address)), _rules_of(listener))
+                (SocketListener(listen(address), share=front), _rules_of(listener))
                 for address, listener in (() if is_for_names else wanted.listeners)
             ]
             places = [listener.local for listener, _ in listeners]
@@ -88,6 +91,7 @@ async def run_proxy(
                     "proxy": proxy.statistics(),
                     "dns": door.statistics() if door is not None else None,
                     "links": peer.links.statistics(),
+                    "sockets": reserve.here().statistics(),
                     "directory": directory.statistics(),
                     "guards": guards.statistics(),
                     "interruptions": peer.interruptions.statistics(),

@@ -74,6 +74,11 @@ class Holdings:
     def __len__(self) -> int:
         return len(self._held)
 
+    @property
+    def held(self) -> tuple[Held, ...]:
+        """Return what is held, the oldest first."""
+        return tuple(self._held.values())
+
     def register(self, circuit: LastHop) -> None:
         """Know a living circuit by name, from its first stream on."""
         self._living[circuit.ticket.name] = circuit

@@ -9,7 +9,7 @@ address that was checked, which is what defeats a name whose answer changes (EXT
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import asdict
 from functools import partial
 from ipaddress import IPv6Network
@@ -103,6 +103,11 @@ class Exit:
                     return None
                 self.admission.enter(key)
         return partial(self._serve_later, key, stream, begin, dialling)
+
+    @property
+    def open_streams(self) -> Collection[CircuitStream]:
+        """Return the streams whose targets are open."""
+        return self._open.keys()
 
     @contextlib.contextmanager
     def _counting_refusals(self) -> Iterator[None]:

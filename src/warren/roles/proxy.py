@@ -8,7 +8,7 @@ request, then until a stream is attached, then none.
 
 import contextlib
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -18,6 +18,7 @@ from warren.addresses import Address, IPNetwork
 from warren.errors import ConfigError, LinkError
 from warren.network.byte_streams import ByteStream, Listener
 from warren.network.local_programs import program_at
+from warren.network.reserve import Share
 from warren.network.splice import splice
 from warren.protocol.reception import Asked
 from warren.roles.client import Beginning
@@ -44,7 +45,7 @@ class Proxy:
     `allow_clients` names the networks besides this machine that may come in, `allow_targets` the
     internal addresses that may be asked for all the same (EXT-16). What holds for one listener
     alone stands in its ``ListenerRules``; `safe_socks` is for all of them. Without `datagrams` no
-    UDP is carried.
+    UDP is carried. The sockets of its listeners count in `share`, where one is given.
     """
 
     def __init__(
@@ -58,10 +59,14 @@ class Proxy:
         splice: SpliceTask = splice,
         datagrams: AssociationOpener | None = None,
         find_program: FindProgram = program_at,
+        share: Share | None = None,
     ) -> None:
         self._allow_clients = tuple(allow_clients)
         self._limits = limits or ProxyLimits()
         self._doorstep = Doorstep(self._limits.half_done, self._limits.half_done_per_peer)
+        self._share = share
+        if share is not None:
+            share.make_room = self.make_room
         self._open = 0
         self._counts = Counter(dict.fromkeys(_COUNTERS, 0))
         self._requests = Requests(
@@ -147,7 +152,21 @@ class Proxy:
             return False
         if self._open >= self._limits.connections and not self._doorstep.close_oldest():
             return False
+        share = self._share
+        if share is not None and share.is_exceeded:  # DOS-8
+            closed = self.make_room(1)
+            share.note_closed(closed)
+            if not closed:
+                share.refuse()
+                return False
         return self._doorstep.enter(visit)
+
+    def make_room(self, count: int) -> Mapping[str, int]:
+        """Close up to `count` visits without a request, the oldest first (FE-11)."""
+        closed = 0
+        while closed < count and self._doorstep.close_oldest():
+            closed += 1
+        return {"visits without a request": closed} if closed else {}
 
     # ---- for the ways that a visit takes: a ``FrontDoor``
 

@@ -5,8 +5,9 @@ in ``protocol.relay_circuit``, inside the reading step of a link. What ends here
 ``last_hop``.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
+from typing import NamedTuple
 
 import structlog
 import trio
@@ -24,6 +25,7 @@ from warren.protocol.leg import Leg
 from warren.protocol.link import CreateRequested
 from warren.protocol.messages import Extend, ExtendStatus
 from warren.protocol.relay_circuit import RelayCircuit
+from warren.protocol.stream import StreamProtocol
 from warren.roles.create_limits import CreateDoor, CreateLimits
 from warren.roles.last_hop import LastHop
 from warren.roles.passing_circuit import PassingCircuit
@@ -36,11 +38,23 @@ logger = structlog.get_logger()
 EXTEND_SECONDS = 10.0
 #: How long an exit holds the streams of a circuit that died, with their sockets (protocol §5.4).
 HOLD_SECONDS = 60.0
-
+#: What the last words of a circuit take to the origin: a DESTROY overtakes them at every hop.
+LAST_WORDS_SECONDS = 1.0
 #: EXTENDs of one client's link that are under way at the same time, unless configured (DOS-7).
 EXTENDS_PER_CLIENT = 32
 
 FindHops = Callable[[PeerId], Iterable[Hop]]
+
+
+class StreamsEnd(NamedTuple):
+    """Name the streams of one circuit that ends here, or ended.
+
+    ``close`` is for when these have been ended: nothing of the circuit is left soon.
+    """
+
+    streams: Collection[StreamProtocol]
+    associations: int
+    close: Callable[[], None]
 
 
 class _Extension:
@@ -163,6 +177,7 @@ class Relay:
         self._hold_expiry = Expiry(turn.nursery, HOLD_SECONDS)
         self._circuits: set[PassingCircuit] = set()
         self.expiry = Expiry(turn.nursery, EXTEND_SECONDS)
+        self._closing = Expiry(turn.nursery, LAST_WORDS_SECONDS)
         self.places = Places(extends_per_client, self._soon)
         self._cells_forward = self._cells_backward = 0
         self.links: Links | None = None  # set once, before the first circuit
@@ -236,6 +251,31 @@ class Relay:
             self.turn.run()
 
         self._hold_expiry.watch(let_go)
+
+    def ends(self) -> Iterator[StreamsEnd]:
+        """Yield the circuits that end here with their streams, and those whose streams are held."""
+        for circuit in tuple(self._circuits):
+            streams = circuit.machine.streams
+            if streams is not None:
+                protocols = tuple(streams.streams.values())
+                close = partial(self._close_soon, circuit)
+                yield StreamsEnd(protocols, len(streams.associations), close)
+        if self._holdings is not None:
+            for held in self._holdings.held:
+                let_go = partial(self._holdings.let_go, held)
+                yield StreamsEnd(tuple(held.streams.values()), 0, let_go)
+
+    def _close_soon(self, circuit: PassingCircuit) -> None:
+        """Take no new streams, and destroy the circuit when its last words have left."""
+        machine = circuit.machine
+        if machine.streams is not None:
+            machine.streams.most_streams = 0  # whoever begins one more has the circuit destroyed
+
+        def destroy() -> None:
+            machine.destroy()
+            self.turn.run()
+
+        self._closing.watch(destroy)
 
     def _extend(self, circuit: PassingCircuit, extend: Extend) -> None:
         """Join the circuit to the peer that EXTEND names, at once or when it is its turn."""

@@ -281,7 +281,10 @@ class _Outlet:
             try:
                 sock = self._owner.open_socket("0.0.0.0" if version == 4 else "::")
             except LinkError as error:
-                logger.info("no datagrams of a family", version=version, error=str(error))
+                if error.is_local:  # EXT-12: it may be had at another exit
+                    self.association.end(EndReason.RESOURCE_LIMIT)
+                else:
+                    logger.info("no datagrams of a family", version=version, error=str(error))
                 self._sockets[version] = None
             else:
                 self._sockets[version] = sock

@@ -20,6 +20,7 @@ from typing import Any
 import structlog
 import trio
 
+from warren.network import reserve
 from warren.roles.backoff import Backoff
 from warren.service import LogStyle
 from warren.workers.channel import (
@@ -105,9 +106,12 @@ class Worker:
         self.channel.close()
 
 
-def choose_worker(workers: Iterable[Worker]) -> Worker | None:
-    """Return the one with fewest connections, of equals the one that has waited longest."""
-    ready = (each for each in workers if each.is_started and len(each.untaken) < MOST_UNTAKEN)
+def choose_worker(workers: Iterable[Worker], most_untaken: int = MOST_UNTAKEN) -> Worker | None:
+    """Return the one with fewest connections, of equals the one that has waited longest.
+
+    One that has `most_untaken` on the way to it is not chosen.
+    """
+    ready = (each for each in workers if each.is_started and len(each.untaken) < most_untaken)
     return min(ready, key=lambda each: (each.connections, each.given), default=None)
 
 
@@ -129,6 +133,8 @@ class Foreman:
         listening.setblocking(False)
         self._listening = listening
         self._count = count
+        # Half of the sockets there may be are for fetching and publishing (DOS-8).
+        self._most_untaken = max(1, min(MOST_UNTAKEN, reserve.here().most // (2 * count)))
         self._assign = assign
         self._style = style
         self._rng = rng
@@ -201,7 +207,7 @@ class Foreman:
     async def _place(self, connection: socket.socket) -> None:
         """Hand `connection` to a worker; wait until one has room."""
         try:
-            while (worker := choose_worker(self._workers)) is None:
+            while (worker := choose_worker(self._workers, self._most_untaken)) is None:
                 await self._changed.wait()
         except BaseException:
             connection.close()

@@ -18,6 +18,7 @@ from warren.config.relay import ExitConfig
 from warren.directory.network_file import parse_network_file
 from warren.errors import DirectoryError, LinkError, ProtocolError
 from warren.identity import Identity, Suite
+from warren.network import reserve
 from warren.network.byte_streams import Accept, ByteStream, Listener
 from warren.network.link import RelayKeys
 from warren.network.sockets import MakeStream
@@ -55,6 +56,7 @@ class HandedConnections(Listener):
         self.local = address
         self._channel = channel
         self._make = make
+        self._share = reserve.here().links
         self._entrance, self._exit = trio.open_memory_channel[ByteStream](sys.maxsize)
 
     def give(self, connection: socket.socket | None) -> None:
@@ -63,7 +65,11 @@ class HandedConnections(Listener):
         try:
             if connection is None:
                 raise LinkError("too many files are open")
-            self._entrance.send_nowait(self._make(connection, None))
+            if not self._share.has_room:  # DOS-8
+                connection.close()
+                self._share.refuse()
+                raise LinkError("too many sockets are open")
+            self._entrance.send_nowait(self._make(connection, None, self._share))
         except LinkError as error:
             logger.debug("! connection", error=str(error))
             self._channel.send(Over())
