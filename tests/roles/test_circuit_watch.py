@@ -125,6 +125,27 @@ async def test_what_was_lost_behind_the_end_of_a_question_is_asked_about_again(
     assert not circuit.is_open
 
 
+async def test_what_was_sent_behind_a_question_that_the_far_end_ended_is_asked_about_again(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:
+    async def serve(stream: CircuitStream) -> None:
+        stream.reset()
+
+    for peer in network.net.relays:
+        peer.relay._last_hop._serve_directory = serve
+    stream, circuit = await open_stream(network, network.net.echo())
+    middle = Wayward(network.relay(circuit.hops[1].peer_id))
+    before = circuit.cells_sent
+    await until(lambda: circuit.cells_sent == before + 2)  # and nobody has looked since
+
+    middle.be("drop", FORWARD)
+    await stream.send_all(b"hello")
+
+    with trio.fail_after(40):
+        assert await stream.receive_some() == b"hello"
+    assert not circuit.is_open
+
+
 async def talk(target: MemoryStream) -> None:
     while True:
         await target.send_all(b"tick")

@@ -29,6 +29,8 @@ PEACE_SECONDS = 10.0
 #: How much longer one that is heard is left in peace, and when it must have answered.
 DEAF_SECONDS = 20.0
 MOST_DEAF_SECONDS = 60.0
+#: Its beginning and its end.
+_CELLS_OF_A_QUESTION = 2
 
 
 class _Watched:
@@ -44,6 +46,7 @@ class _Watched:
         self._proved_received = 0
         self._ask_at = now
         self._asked_at = 0.0  # or when the END was sent
+        self._sent_before = 0  # cells, when the last question was asked
         self._question: CircuitStream | None = None
 
     def look(self, now: float) -> bool:
@@ -65,6 +68,7 @@ class _Watched:
         is_proved = circuit.cells_received == self._proved_received
         if not circuit.stream_count or (is_proved and circuit.cells_sent == self._proved_sent):
             return
+        self._sent_before = circuit.cells_sent
         try:
             self._question = circuit.open_directory()
         except CircuitError:
@@ -83,8 +87,9 @@ class _Watched:
             question.reset()
             self._asked_at, self._proved_sent = now, circuit.cells_sent
         elif is_over:
-            if self._proved_sent is None:  # the far end has ended it
-                self._proved_sent = circuit.cells_sent
+            if self._proved_sent is None:  # the far end has ended it, which proves what was before
+                is_ours = circuit.cells_sent - self._sent_before <= _CELLS_OF_A_QUESTION
+                self._proved_sent = circuit.cells_sent if is_ours else self._sent_before
             self._question = None
             self._proved_received = circuit.cells_received
             self._ask_at = now + PEACE_SECONDS
