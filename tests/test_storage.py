@@ -4,6 +4,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -144,6 +145,33 @@ def test_a_second_process_leaves_the_files_of_the_first_alone(folder: DataFolder
             pass
 
         assert half_written.read_bytes() == NEW[:10]
+
+
+def test_a_file_is_created_while_another_process_begins_to_hold_the_folder(tmp_path: Path) -> None:
+    """As with ``warren keys`` beside a relay that starts: it clears what looks left over."""
+    folder, other = DataFolder(tmp_path / "state"), DataFolder(tmp_path / "state")
+    is_over = threading.Event()
+    failures: list[Exception] = []
+
+    def hold() -> None:
+        while not is_over.is_set():
+            try:
+                with other.held():
+                    pass
+            except ConfigError as error:
+                failures.append(error)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        for number in range(300):
+            folder.create(f"file{number}", b"x")
+    finally:
+        is_over.set()
+        thread.join()
+
+    assert not failures
+    assert all(folder.read(f"file{number}") == b"x" for number in range(300))
 
 
 def test_a_folder_stays_held_when_its_lock_is_removed(folder: DataFolder) -> None:

@@ -121,7 +121,7 @@ class DataFolder:
     def _remove_leftovers(self) -> None:
         try:
             for leftover in self.path.glob("*" + _TEMPORARY):
-                leftover.unlink()
+                leftover.unlink(missing_ok=True)  # whoever was writing it may have been faster
         except OSError as error:
             raise _failed("clear", self.path, error) from error
 
@@ -165,10 +165,11 @@ class DataFolder:
         target = self.path / name
         draft = self.path / f"{name}.{os.getpid()}{_TEMPORARY}"
         with _removing(draft, "write", target):
-            _write_flushed(draft, content)
-            with contextlib.suppress(FileExistsError):
-                os.link(draft, target)  # which fails where a rename would replace
-            draft.unlink()
+            while not os.path.lexists(target):  # whoever begins to hold the folder clears it
+                _write_flushed(draft, content)
+                with contextlib.suppress(FileExistsError, FileNotFoundError):
+                    os.link(draft, target)  # which fails where a rename would replace
+                draft.unlink(missing_ok=True)
             _flush_folder(self.path)
 
     # ---- files that can be had again
