@@ -89,7 +89,7 @@ class Share:
     @property
     def has_room(self) -> bool:
         """Tell whether one more may be opened."""
-        return self.open < self.most and not self.reserve.is_full
+        return self.open < self.most and self.reserve.open < self.reserve.most
 
     @property
     def is_exceeded(self) -> bool:

@@ -329,12 +329,12 @@ class _SocketDialling(Dialling):
         family = socket.AF_INET if address.ip.version == 4 else socket.AF_INET6
         self._socket: socket.socket | None = None
         self._share = share
+        self._is_counted = False  # by us: the stream counts itself
         try:
             if not share.has_room:
                 share.refuse()
                 raise _full()
             self._socket = sock = socket.socket(family, socket.SOCK_STREAM)
-            share.take()
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             place = (address.host, address.port)
@@ -343,6 +343,9 @@ class _SocketDialling(Dialling):
                 code = sock.connect_ex(place)  # a neighbour has answered by now
             if code != errno.EALREADY:
                 self._connected(code)
+                return
+            self._is_counted = True
+            share.take()
         except OSError as error:
             raise self._failed(error) from error
 
@@ -363,9 +366,14 @@ class _SocketDialling(Dialling):
         if code:
             raise OSError(code, os.strerror(code))
         sock, self._socket = self._socket, None
-        self._share.give_back()  # the stream takes it
+        if self._is_counted:
+            self._leave_count()
         self.stream = self._make(sock, self._address, self._share)
         return self.stream
+
+    def _leave_count(self) -> None:
+        self._is_counted = False
+        self._share.give_back()
 
     def _failed(self, error: OSError) -> LinkError:
         self.close()
@@ -377,7 +385,8 @@ class _SocketDialling(Dialling):
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-            self._share.give_back()
+        if self._is_counted:
+            self._leave_count()
 
 
 class SocketNetwork(Network):

@@ -12,7 +12,8 @@ class Bucket:
 
     def take(self, now: float) -> bool:
         """Take one; return False when there is none left."""
-        self._fill(now)
+        self._left = min(self._burst, self._left + (now - self._then) * self._rate)
+        self._then = now
         if self._left < 1:
             return False
         self._left -= 1
@@ -20,9 +21,4 @@ class Bucket:
 
     def is_full(self, now: float) -> bool:
         """Tell whether nothing was taken for so long that it is as good as new."""
-        self._fill(now)
-        return self._left >= self._burst
-
-    def _fill(self, now: float) -> None:
-        self._left = min(self._burst, self._left + (now - self._then) * self._rate)
-        self._then = now
+        return self._left + (now - self._then) * self._rate >= self._burst

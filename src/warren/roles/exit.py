@@ -73,7 +73,7 @@ class Exit:
         self._dialler = Dialler(network, self._limits.connect_seconds)
         self._names = ExitNames(resolver, own.contains, self._allow_targets)
         self._nat64: Sequence[IPv6Network] = ()
-        self._open: dict[CircuitStream, Idleness] = {}
+        self._open: dict[CircuitStream, Idleness | None] = {}  # None before the first look
         self._targets: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
         self.connected = self.resolved = 0
@@ -133,7 +133,7 @@ class Exit:
         stream.turn.soon(partial(connection.keep_alive, SILENCE_SECONDS))
         host = connection.remote.host
         self._targets[host] += 1
-        self._open[stream] = Idleness(trio.current_time())
+        self._open[stream] = None
         self.connected += 1
 
         def forget() -> None:
@@ -199,6 +199,8 @@ class Exit:
             await trio.sleep(LOOK_SECONDS)
             now, limits = trio.current_time(), self._limits.idle
             for stream, known in tuple(self._open.items()):
+                if known is None:
+                    self._open[stream] = known = Idleness(now)
                 if known.is_overdue(stream.protocol, now, limits):
                     stream.reset(EndReason.TIMEOUT)
 
