@@ -444,8 +444,10 @@ async def test_who_is_met_with_silence_makes_room_before_any_link(
     pair: Pair, autojump_clock: MockClock
 ) -> None:
     link = await pair.dial()
-    streams = [await pair.knock(b"\xff") for _ in range(3)]
-    await wait_all_tasks_blocked()
+    streams = []
+    for _ in range(3):
+        streams.append(await pair.knock(b"\xff"))
+        await wait_all_tasks_blocked()
 
     closed = pair.relay.links.make_room(2)
 
