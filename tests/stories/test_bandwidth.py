@@ -76,7 +76,7 @@ def upload(lab: RunningLab, origin: Origin, user: str) -> float:
 def seconds_waited(lab: RunningLab) -> float:
     """Return how long somebody had to wait at a relay, whichever of them is the narrowest."""
     names = [each["name"] for role in ("relay", "exit") for each in lab.of_role(role)]
-    return sum(statistics(lab, name)["bandwidth"]["waited_seconds"] for name in names)
+    return sum(float(statistics(lab, name)["bandwidth"]["waited_seconds"]) for name in names)
 
 
 def round_trip(sock: socket.socket) -> float:
