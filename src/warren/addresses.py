@@ -25,6 +25,11 @@ _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 _NUMERIC_LABEL = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\Z")
 
 
+def lasting_part(ip: IPAddress) -> IPAddress:
+    """Return what of an address stays: hosts change the last 64 bits of IPv6 ones every day."""
+    return ip if ip.version == 4 else ipaddress.IPv6Address(int(ip) >> 64 << 64)
+
+
 def parse_ip(text: str) -> IPAddress | None:
     """Return the IP address that `text` is a strict literal of, or None.
 

@@ -146,20 +146,26 @@ async def test_what_was_sent_behind_a_question_that_the_far_end_ended_is_asked_a
     assert not circuit.is_open
 
 
-async def talk(target: MemoryStream) -> None:
-    while True:
-        await target.send_all(b"tick")
-        await trio.sleep(1)
+async def open_to_a_talker(network: ClientNetwork) -> tuple[CircuitStream, Circuit, MemoryStream]:
+    """Open a stream to a target that says something every second, and has for a minute."""
+    listener = network.net.target(80)
+    stream, circuit = await open_stream(network, listener.local)
+    target = await listener.accept()
+
+    async def talk() -> None:
+        while True:
+            await target.send_all(b"tick")
+            await trio.sleep(1)
+
+    network.net.nursery.start_soon(talk)
+    await trio.sleep(60)
+    return stream, circuit, target
 
 
 async def test_what_is_lost_on_its_way_to_a_target_that_talks_on_is_noticed(
     network: ClientNetwork, autojump_clock: MockClock
 ) -> None:
-    listener = network.net.target(80)
-    stream, circuit = await open_stream(network, listener.local)
-    target = await listener.accept()
-    network.net.nursery.start_soon(talk, target)
-    await trio.sleep(60)
+    stream, circuit, target = await open_to_a_talker(network)
 
     Wayward(network.relay(circuit.hops[1].peer_id)).be("drop", FORWARD)
     await stream.send_all(b"hello")
@@ -172,11 +178,7 @@ async def test_what_is_lost_on_its_way_to_a_target_that_talks_on_is_noticed(
 async def test_who_listens_to_a_talker_asks_twice_a_minute_and_not_without_having_sent(
     network: ClientNetwork, autojump_clock: MockClock
 ) -> None:
-    listener = network.net.target(80)
-    stream, circuit = await open_stream(network, listener.local)
-    target = await listener.accept()
-    network.net.nursery.start_soon(talk, target)
-    await trio.sleep(60)
+    stream, circuit, _ = await open_to_a_talker(network)
 
     silent = circuit.cells_sent
     for _ in range(300):

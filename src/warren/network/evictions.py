@@ -7,13 +7,16 @@ most sockets loses most of them (DOS-8, EXT-12, after Tor's proposal 341). How m
 decided in ``reserve``. Pure: chance is an argument.
 """
 
-from collections.abc import Hashable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from enum import StrEnum
 from ipaddress import IPv6Address
 from random import Random
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from warren.addresses import IPAddress
+
+T = TypeVar("T")
 
 #: Links that the addresses of one /30, or /90 of IPv6, keep while there are others to close.
 SPARED_PER_BLOCK = 2
@@ -103,3 +106,12 @@ def choose_circuits(sockets: Sequence[int], count: int, rng: Random) -> list[int
             chosen[place] = None
             count -= sockets[place]
     return list(chosen)
+
+
+def oldest_of_the_busiest(hosts: Mapping[T, str]) -> T:
+    """Return who has to go of those in `hosts`, oldest first: of the host that has most of them.
+
+    So one host cannot shut all others out (DOS-2).
+    """
+    ((busiest, _),) = Counter(hosts.values()).most_common(1)
+    return next(each for each, host in hosts.items() if host == busiest)

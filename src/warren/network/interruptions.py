@@ -11,12 +11,11 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv6Address
 
 import structlog
 import trio
 
-from warren.addresses import Address, IPAddress
+from warren.addresses import Address, IPAddress, lasting_part
 from warren.network.own_addresses import address_towards
 
 logger = structlog.get_logger()
@@ -106,16 +105,15 @@ class NetworkWatch:
         return Interruption.NETWORK_CHANGED if was_down or self._last != last else None
 
     def _look(self) -> tuple[IPAddress | None, ...]:
-        return tuple(_prefix(self._towards(place)) for place in self._places)
+        return tuple(self._from_where(place) for place in self._places)
+
+    def _from_where(self, place: IPAddress) -> IPAddress | None:
+        ip = self._towards(place)
+        return None if ip is None else lasting_part(ip)
 
     @property
     def _is_nowhere(self) -> bool:
         return bool(self._places) and not any(self._last)
-
-
-def _prefix(ip: IPAddress | None) -> IPAddress | None:
-    """Return what of an address stays: hosts change the last 64 bits of IPv6 ones every day."""
-    return ip if not isinstance(ip, IPv6Address) else IPv6Address(int(ip) >> 64 << 64)
 
 
 OnInterruption = Callable[[Interruption], None]

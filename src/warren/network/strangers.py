@@ -4,7 +4,6 @@ They have proved nothing, so they are few, and for seconds only (DOS-2). Whoever
 is met with silence for a while, so that a prober learns nothing (protocol §2).
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -14,6 +13,7 @@ import trio
 
 from warren.errors import ProtocolError
 from warren.network.byte_streams import ByteStream
+from warren.network.evictions import oldest_of_the_busiest
 from warren.network.link import HANDSHAKE_SECONDS, LinkSettings
 from warren.protocol.handshake import LinkSecrets, accept_link
 
@@ -42,8 +42,7 @@ class _Crowd:
         """Count `stream` while inside; to make room it is closed, and the scope cancelled."""
         if len(self._streams) >= self._most:
             hosts = {scope: each.remote.host for scope, each in self._streams.items()}
-            ((crowded, _),) = Counter(hosts.values()).most_common(1)
-            self._turn_out(next(scope for scope, host in hosts.items() if host == crowded))
+            self._turn_out(oldest_of_the_busiest(hosts))
         with trio.CancelScope() as scope:
             self._streams[scope] = stream
             try:

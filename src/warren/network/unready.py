@@ -4,9 +4,8 @@ So they are few, as those before them are (``network.strangers``), and for secon
 to fifteen ``links`` closes them (DOS-7).
 """
 
-from collections import Counter
-
 from warren.errors import LinkError
+from warren.network.evictions import oldest_of_the_busiest
 from warren.network.link import Link
 
 #: More than handshakes: behind one that a near peer did in no time stands one from far away.
@@ -29,8 +28,7 @@ class Unready:
     def enter(self, link: Link) -> None:
         """Count `link` until it leaves; close another one where that makes too many."""
         if len(self._links) >= MOST_UNREADY:
-            ((crowded, _),) = Counter(self._links.values()).most_common(1)
-            oldest = next(each for each, host in self._links.items() if host == crowded)
+            oldest = oldest_of_the_busiest(self._links)
             self.leave(oldest)
             oldest.close(LinkError("it made room for another link: there was no READY yet"))
         self._links[link] = link.remote.host

@@ -8,9 +8,8 @@ because it asks for many (DOS-3, DOS-4).
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Network
 
-from warren.addresses import Address
+from warren.addresses import Address, lasting_part
 from warren.identity import PeerId
 from warren.roles.bucket import Bucket
 
@@ -94,6 +93,4 @@ def host_of(remote: Address) -> str:
     ip = remote.ip
     if ip is None or ip.is_loopback:
         return ""
-    if isinstance(ip, IPv4Address):
-        return str(ip)
-    return str(IPv6Network((ip, 64), strict=False).network_address)
+    return str(lasting_part(ip))

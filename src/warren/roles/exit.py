@@ -31,7 +31,7 @@ from warren.protocol.resolution import Resolved
 from warren.roles.exit_dial import MOST_ATTEMPTS, Dialler, checked
 from warren.roles.exit_limits import Admission, ExitLimits, expect_wanted
 from warren.roles.exit_names import ExitNames
-from warren.roles.idleness import LOOK_SECONDS, Idleness
+from warren.roles.idleness import LOOK_SECONDS, IdleWatch
 from warren.roles.last_hop import Rest
 from warren.roles.passing_circuit import PassingCircuit
 
@@ -73,7 +73,8 @@ class Exit:
         self._dialler = Dialler(network, self._limits.connect_seconds)
         self._names = ExitNames(resolver, own.contains, self._allow_targets)
         self._nat64: Sequence[IPv6Network] = ()
-        self._open: dict[CircuitStream, Idleness | None] = {}  # None before the first look
+        self._open: dict[CircuitStream, None] = {}  # the oldest first
+        self._idle = IdleWatch(self._limits.idle)
         self._targets: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
         self.connected = self.resolved = 0
@@ -197,12 +198,9 @@ class Exit:
             self._nat64 = learn_nat64((await self._resolver.resolve(NAT64_NAME)).addresses)
         while True:
             await trio.sleep(LOOK_SECONDS)
-            now, limits = trio.current_time(), self._limits.idle
-            for stream, known in tuple(self._open.items()):
-                if known is None:
-                    self._open[stream] = known = Idleness(now)
-                if known.is_overdue(stream.protocol, now, limits):
-                    stream.reset(EndReason.TIMEOUT)
+            streams = {stream.protocol: stream for stream in self._open}
+            for protocol in self._idle.overdue(streams, trio.current_time()):
+                streams[protocol].reset(EndReason.TIMEOUT)
 
     async def _reach(
         self, circuit: int, stream: CircuitStream, begin: Begin, dialling: Dialling | None
