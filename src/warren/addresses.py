@@ -30,6 +30,11 @@ def lasting_part(ip: IPAddress) -> IPAddress:
     return ip if ip.version == 4 else ipaddress.IPv6Address(int(ip) >> 64 << 64)
 
 
+def unmapped(ip: IPAddress) -> IPAddress:
+    """Return the IPv4 address that `ip` is in IPv6 clothes, as a dual-stack socket shows it."""
+    return ip if ip.version == 4 else ip.ipv4_mapped or ip
+
+
 def parse_ip(text: str) -> IPAddress | None:
     """Return the IP address that `text` is a strict literal of, or None.
 

@@ -10,11 +10,10 @@ decided in ``reserve``. Pure: chance is an argument.
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from enum import StrEnum
-from ipaddress import IPv6Address
 from random import Random
 from typing import NamedTuple, TypeVar
 
-from warren.addresses import IPAddress
+from warren.addresses import IPAddress, unmapped
 
 T = TypeVar("T")
 
@@ -83,11 +82,8 @@ def _block_of(ip: IPAddress | None) -> Hashable:
     """Return what addresses have in common that are likely to be one machine's, or one house's."""
     if ip is None:
         return None
-    if isinstance(ip, IPv6Address):
-        if (inner := ip.ipv4_mapped) is None:
-            return int(ip) >> 128 - 90, 6
-        ip = inner
-    return int(ip) >> 32 - 30
+    ip = unmapped(ip)
+    return int(ip) >> 32 - 30 if ip.version == 4 else (int(ip) >> 128 - 90, 6)
 
 
 def choose_circuits(sockets: Sequence[int], count: int, rng: Random) -> list[int]:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
-from warren.addresses import Address, lasting_part
+from warren.addresses import Address, lasting_part, unmapped
 from warren.identity import PeerId
 from warren.roles.bucket import Bucket
 
@@ -90,7 +90,7 @@ class CreateDoor:
 
 def host_of(remote: Address) -> str:
     """Return by what a client is told from others; nothing for one on this machine."""
-    ip = remote.ip
-    if ip is None or ip.is_loopback:
+    if remote.ip is None:
         return ""
-    return str(lasting_part(ip))
+    ip = unmapped(remote.ip)
+    return "" if ip.is_loopback else str(lasting_part(ip))
