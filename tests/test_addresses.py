@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from warren.addresses import Address, parse_ip
+from warren.addresses import Address, host_of, parse_ip
 from warren.errors import ProtocolError
 
 labels = st.text("abcxyz0189_", min_size=1, max_size=12)
@@ -180,3 +180,23 @@ def test_garbage_is_a_protocol_error_or_reads_back_the_same(kind: bytes, rest: b
     except ProtocolError:
         return
     assert address.encode() == data[:size]
+
+
+# Who comes from there
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ("2001:db8:1:2:ffff::1", "2001:db8:1:2::"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),  # as a listener on [::] sees it
+        ("::ffff:127.0.0.1", ""),
+        ("127.0.0.1", ""),
+        ("127.0.0.9", "127.0.0.9"),
+        ("::1", ""),
+    ],
+)
+def test_who_comes_is_told_apart_by_his_address_or_its_network(address: str, host: str) -> None:
+    assert host_of(Address(address, 1)) == host

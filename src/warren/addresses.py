@@ -20,6 +20,8 @@ from warren.errors import ProtocolError, expect, refuse
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+#: Where connections come from that somebody makes to any loopback address.
+_THIS_MACHINE = frozenset(map(ipaddress.ip_address, ("127.0.0.1", "::1")))
 _NAME, _IPV4, _IPV6 = 1, 4, 6
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 _NUMERIC_LABEL = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\Z")
@@ -33,6 +35,19 @@ def lasting_part(ip: IPAddress) -> IPAddress:
 def unmapped(ip: IPAddress) -> IPAddress:
     """Return the IPv4 address that `ip` is in IPv6 clothes, as a dual-stack socket shows it."""
     return ip if ip.version == 4 else ip.ipv4_mapped or ip
+
+
+def host_of(remote: "Address") -> str:
+    """Return by what those who come from somewhere are told apart, of IPv6 the /64.
+
+    It is "" for whoever comes from 127.0.0.1 or ::1. That is this machine, or a forwarder before
+    us which speaks for everybody, so nobody is told apart there. Other loopback addresses are
+    addresses like any: somebody has chosen them.
+    """
+    if remote.ip is None:
+        return ""
+    ip = unmapped(remote.ip)
+    return "" if ip in _THIS_MACHINE else str(lasting_part(ip))
 
 
 def parse_ip(text: str) -> IPAddress | None:

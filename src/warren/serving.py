@@ -5,7 +5,7 @@ knows nothing of state folders, publishing or who listens.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,13 @@ from warren.network.byte_streams import Listener
 from warren.network.datagram_sockets import UdpSocket
 from warren.network.directory_http import Handler, serve
 from warren.network.link import RelayKeys
+from warren.network.link_door import LinkDoor, LinkLimits
 from warren.network.throttle import Throttle, ThrottledUdpSocket
 from warren.peer import Peer
 from warren.protocol.ciphers import make_aead, nonce_maker
 from warren.roles.archive import Archive
 from warren.roles.create_limits import CreateLimits
+from warren.roles.known_places import KnownPlaces
 from warren.roles.last_hop import LastHop, ServeDirectory, refuse_datagrams
 from warren.roles.mirror import Mirror
 from warren.roles.relay import Relay
@@ -57,7 +59,8 @@ class Serving:
         resolver: "Resolver | None" = None,
         own: "OwnAddresses | None" = None,
     ) -> None:
-        self._tcp_exit = _make_exit(exits, limits, address, peer, resolver, own)
+        places = KnownPlaces(peer.archive)
+        self._tcp_exit = _make_exit(exits, limits, address, peer, places, resolver, own)
         self._udp_exit = _make_udp_exit(self._tcp_exit, exits, limits, throttle)
         self._relay = Relay(
             peer.turn,
@@ -76,6 +79,10 @@ class Serving:
         self._throttle = throttle
         self._peer = peer
         self._listener = listener
+        self._door = LinkDoor(
+            LinkLimits(limits.links_per_address, limits.connects_per_second, limits.connect_burst),
+            places.knows,
+        )
         peer.answer_with(self._relay)
         if self._tcp_exit is not None:
             from warren.roles.exit_room import ExitRoom
@@ -89,7 +96,7 @@ class Serving:
             self._peer.turn.nursery.start_soon(self._tcp_exit.watch)
         if self._udp_exit is not None:
             self._peer.turn.nursery.start_soon(self._udp_exit.watch)
-        await self._peer.links.serve(self._listener)
+        await self._peer.links.serve(self._listener, self._door)
 
     async def wait_until_usable(self) -> None:
         """Wait until there is a consensus."""
@@ -169,6 +176,7 @@ def _make_exit(
     bounds: RelayLimits,
     address: Address,
     peer: Peer,
+    places: KnownPlaces,
     resolver: "Resolver | None",
     own: "OwnAddresses | None",
 ) -> "Exit | None":
@@ -186,7 +194,6 @@ def _make_exit(
     own = own or OwnAddresses()
     if address.ip is not None:
         own.add(address.ip)
-    places = _Places(archive)
     return Exit(
         peer.network.for_exit(),
         policy,
@@ -239,22 +246,3 @@ def _make_last_hop(peer: Peer, tcp_exit: "Exit | None", udp_exit: "UdpExit | Non
         return LastHop(directory)
     serve_datagrams = udp_exit.serve if udp_exit is not None else refuse_datagrams
     return LastHop(directory, tcp_exit.serve, serve_datagrams, tcp_exit.resolve)
-
-
-class _Places:
-    """Give the addresses of all relays and authorities, read once per consensus (EXT-9)."""
-
-    def __init__(self, archive: Archive) -> None:
-        self._archive = archive
-        self._consensuses: tuple[Any, ...] | None = None
-        self._places: frozenset[Address] = frozenset()
-
-    def __call__(self) -> Set[Address]:
-        """Return the addresses as of now."""
-        usable = self._archive.usable
-        if usable is not self._consensuses and usable != self._consensuses:
-            self._consensuses = usable
-            relays = (entry.hop for consensus in usable for entry in consensus.relays)
-            authorities = (each.hop for each in self._archive.network.authorities)
-            self._places = frozenset(hop.address for hop in (*relays, *authorities))
-        return self._places

@@ -31,8 +31,9 @@ from warren.network.link import (
     Link,
     OnCreate,
 )
+from warren.network.link_door import LinkDoor, LinkLimits
 from warren.network.links import IDLE_SECONDS
-from warren.network.strangers import MOST_HANDSHAKES, MOST_SILENCED
+from warren.network.strangers import MOST_HANDSHAKES, MOST_HANDSHAKES_EACH, MOST_SILENCED
 from warren.network.unready import MOST_UNREADY
 from warren.protocol.cells import Command, encode_ready, make_cell
 from warren.protocol.link import CreateRequested
@@ -534,6 +535,102 @@ async def test_those_who_keep_back_their_ready_do_not_shut_others_out(
     assert len(pair.relay.links._unready) <= MOST_UNREADY
     assert not slow.is_closed
     assert not ready.is_closed
+
+
+async def test_of_one_address_few_say_nothing_and_its_oldest_goes(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    """DOS-2: of IPv6 a house has as many as an address, and others lose nothing by it."""
+    other = await pair.knock(host="2001:db8:1:3::1")
+    crowd = list[MemoryStream]()
+    for number in range(1, MOST_HANDSHAKES_EACH + 4):
+        crowd.append(await pair.knock(host=f"2001:db8:1:2::{number:x}"))
+        await wait_all_tasks_blocked()
+
+    closed = [stream.peer is None or stream.peer.is_closed for stream in crowd]
+    assert closed == [True] * 3 + [False] * MOST_HANDSHAKES_EACH
+    assert other.peer is not None
+    assert not other.peer.is_closed
+
+
+@dataclass
+class Guarded:
+    """Hold a relay with a door of few links, beside a pair."""
+
+    pair: Pair
+    door: LinkDoor
+
+    async def link(self, host: str = STRANGER, identity: Identity | None = None) -> HandLink:
+        """Return a link to the relay from `host`, as a relay that says no READY if `identity`."""
+        network, relay = self.pair.net.memory.at(host), self.pair.relay
+        if identity is None:
+            return await HandLink.dial(network, relay)
+        return await HandLink.dial(network, relay, credentials_of(identity), is_ready=False)
+
+
+@pytest.fixture
+async def guarded(pair: Pair) -> Guarded:
+    """Return the pair, whose relay is served at a door."""
+    relay, door = pair.relay, LinkDoor(LinkLimits(3, connects_per_second=1, connect_burst=6))
+    relay.listener.close()
+    await wait_all_tasks_blocked()
+    relay.listener = relay.network.listen(relay.hop.address)
+    relay.nursery.start_soon(relay.links.serve, relay.listener, door)
+    await wait_all_tasks_blocked()
+    return Guarded(pair, door)
+
+
+async def test_an_address_has_so_many_links_and_others_are_refused_at_once(
+    guarded: Guarded, autojump_clock: MockClock
+) -> None:  # DOS-2
+    links = [await guarded.link() for _ in range(3)]
+
+    with pytest.raises(LinkError):
+        await guarded.link()
+    await guarded.pair.dial()
+
+    relay = guarded.pair.relay
+    assert trio.current_time() == 0
+    assert not any(link.is_closed for link in links)
+    assert relay.links.statistics()["turned_away"] == 1
+    assert relay.links.accepted == 4
+
+
+async def test_a_link_that_is_gone_makes_room_for_another(
+    guarded: Guarded, autojump_clock: MockClock
+) -> None:
+    links = [await guarded.link() for _ in range(3)]
+    links[0].stream.close()
+    await wait_all_tasks_blocked()
+
+    another = await guarded.link()
+
+    assert not another.is_closed
+
+
+async def test_who_comes_too_fast_has_to_wait(guarded: Guarded, autojump_clock: MockClock) -> None:
+    for _ in range(6):
+        (await guarded.link()).stream.close()
+        await wait_all_tasks_blocked()
+    with pytest.raises(LinkError):
+        await guarded.link()
+
+    await trio.sleep(1)
+
+    assert not (await guarded.link()).is_closed
+
+
+async def test_links_of_listed_relays_are_not_counted_wherever_they_come_from(
+    guarded: Guarded, autojump_clock: MockClock
+) -> None:  # DOS-2
+    listed = Identity(b"L" * 32)
+    guarded.pair.relay.settings.is_relay = lambda peer_id: peer_id == listed.peer_id
+
+    links = [await guarded.link(identity=listed) for _ in range(3)]
+    links += [await guarded.link() for _ in range(3)]
+
+    assert not any(link.is_closed for link in links)
+    assert sum(guarded.door._open.values()) == 3
 
 
 # ---- while it lives

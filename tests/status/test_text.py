@@ -281,6 +281,14 @@ def test_the_reasons_of_refusals_are_told_in_words_the_most_frequent_first() -> 
     ) in text
 
 
+def test_connections_of_addresses_that_want_too_many_are_told() -> None:
+    links = {"open": 3, "accepted": 300, "refused": 2, "turned_away": 12_345}
+
+    assert "Links       3 open; so far 300 accepted, 2 refused, 12,345 too many\n" in page(
+        changed("relay", links=links)
+    )
+
+
 def test_an_average_is_told_once_it_means_something() -> None:
     long = changed("exit", running_seconds=3600, cells={"forward": 900, "backward": 900 * 99})
 

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import trio
 
+from tests.support.dialling_from import From, connected
 from tests.support.journeys import (
     MIB,
     check_logs,
@@ -35,11 +36,9 @@ from warren.directory.network_file import parse_network_file
 from warren.errors import CircuitError, ExitError, LinkError
 from warren.identity import Hop, PeerId
 from warren.lab.origin import digest
-from warren.network.byte_streams import ByteStream, Listener, Network
 from warren.network.circuits import Circuit, build_circuit
 from warren.network.link import LinkSettings
 from warren.network.links import Links
-from warren.network.sockets import SocketStream
 from warren.network.streams import CircuitStream
 from warren.network.turn import Turn
 
@@ -59,7 +58,7 @@ MOST_GROWTH = 24 * MIB
 #: And what two thousand links with circuits leave until Python looks for cycles among them.
 GARBAGE = 64 * MIB
 STORMING, HONEST, BUSY = "127.99.0.1", "127.98.0.1", "127.97.0.1"
-#: So many circuits at once are nobody's, so these come from a hundred addresses (DOS-3).
+#: So many links and circuits are nobody's, so they come from a hundred addresses (DOS-2, DOS-3).
 STORMING_TOO = "127.99.1.{}"
 SOCKS5 = b"\x05\x01\x00\x05\x01\x00\x03"
 
@@ -116,30 +115,6 @@ def siege(origin: Origin, lab_options: list[str]) -> Iterator[Siege]:
         with running_lab(*options, prefix=limited) as lab:
             yield Siege(lab, origin, sink)
             check_logs(Path(lab.ready["dir"]), NAME)
-
-
-class From(Network):
-    """Be the network as somebody at `host` has it, who dials only."""
-
-    def __init__(self, host: str) -> None:
-        self._host = host
-
-    async def dial(self, address: Address) -> ByteStream:
-        try:
-            return SocketStream(await connected(self._host, address))
-        except OSError as error:
-            raise LinkError(str(error)) from error
-
-    def listen(self, address: Address) -> Listener:
-        raise NotImplementedError
-
-
-async def connected(host: str, address: Address) -> socket.socket:
-    """Return a connection from `host` to `address`."""
-    with trio.socket.socket() as sock:
-        await sock.bind((host, 0))
-        await sock.connect((address.host, address.port))
-        return socket.socket(fileno=sock.detach())
 
 
 @asynccontextmanager
@@ -212,15 +187,15 @@ async def storm_of(words: bytes, address: Address) -> AsyncIterator[None]:
     limiter = trio.CapacityLimiter(200)
     with contextlib.ExitStack() as opened:
 
-        async def knock() -> None:
+        async def knock(host: str) -> None:
             async with limiter:
                 with contextlib.suppress(OSError):  # turned away, or it had to make room already
-                    opened.enter_context(await connected(STORMING, address)).send(words)
+                    opened.enter_context(await connected(host, address)).send(words)
 
         with trio.fail_after(PATIENCE_SECONDS):
             async with trio.open_nursery() as nursery:
-                for _ in range(STORM):
-                    nursery.start_soon(knock)
+                for number in range(STORM):
+                    nursery.start_soon(knock, STORMING_TOO.format(number % 100))
         yield
 
 

@@ -49,8 +49,11 @@ def _check_described(key: str, text: str) -> None:
 
 
 class RelayLimits(Section, frozen=True):
-    """Bound what clients can ask of a relay (DOS-3, DOS-4, DOS-7, EXT-10, EXT-11, EXT-15)."""
+    """Bound what clients can ask of a relay (DOS-2 to DOS-4, DOS-7, EXT-10, EXT-11, EXT-15)."""
 
+    links_per_address: Positive = 256
+    connects_per_second: Positive = 10
+    connect_burst: Positive = 256
     creates_per_second: Positive = 10
     create_burst: Positive = 500
     circuits_per_address: Positive = 1024

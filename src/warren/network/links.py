@@ -6,6 +6,7 @@ they have shown that they know how; a link is registered once its peer has prove
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 
 import structlog
 import trio
@@ -24,6 +25,7 @@ from warren.network.link import (
     OnReady,
     ignore,
 )
+from warren.network.link_door import LinkDoor
 from warren.network.strangers import Strangers
 from warren.network.turn import Turn
 from warren.network.unready import Unready
@@ -44,6 +46,18 @@ class _Dial:
         self.is_interrupted = False
         self.done = trio.Event()
         self.failure: LinkError | None = None
+
+
+class _Visit:
+    """Own that a connection is counted at a door, until it ends or is no client's."""
+
+    def __init__(self, door: LinkDoor, host: str) -> None:
+        self._door, self._host = door, host
+
+    def end(self) -> None:
+        """Count it no more; twice is fine."""
+        host, self._host = self._host, ""
+        self._door.leave(host)
 
 
 class Links:
@@ -69,6 +83,7 @@ class Links:
         self._dialling: dict[tuple[PeerId, bool], _Dial] = {}
         self._strangers = Strangers(settings)
         self._unready = Unready()
+        self._door: LinkDoor | None = None
         self.accepted = self.dialled = 0
         self._gone_received = self._gone_sent = 0  # cells of links that are no more
 
@@ -238,23 +253,42 @@ class Links:
 
     # ---- answering
 
-    async def serve(self, listener: Listener) -> None:
-        """Answer those who dial `listener`, until it is closed."""
-        await listener.serve(self._accept, self.turn.nursery)
+    async def serve(self, listener: Listener, door: LinkDoor | None = None) -> None:
+        """Answer those who dial `listener`, until it is closed.
 
-    async def _accept(self, stream: ByteStream) -> None:
+        `door` says who may come; all may where it is not given.
+        """
+        self._door = door
+        accept = self._accept if door is None else partial(self._accept_at, door)
+        await listener.serve(accept, self.turn.nursery)
+
+    async def _accept_at(self, door: LinkDoor, stream: ByteStream) -> None:
+        host = door.admit(stream.remote, trio.current_time())
+        if host is None:
+            stream.reset()  # a clean end would leave the system something to remember
+            return
+        visit = _Visit(door, host)
+        try:
+            await self._accept(stream, visit)
+        finally:
+            visit.end()
+
+    async def _accept(self, stream: ByteStream, visit: _Visit | None = None) -> None:
         try:
             known = await self._strangers.meet(stream)
             if known is None:
                 stream.close()
                 return
             secrets, rest = known
+            peer_id = secrets.peer_id
+            if visit is not None and peer_id is not None and self.settings.is_relay(peer_id):
+                visit.end()
             link = self._make(
                 stream,
                 secrets,
                 rest,
                 is_initiator=False,
-                anonymous=secrets.peer_id is None,
+                anonymous=peer_id is None,
                 on_ready=self._arrive,
             )
             self._unready.enter(link)
@@ -349,6 +383,7 @@ class Links:
             "accepted": self.accepted,
             "dialled": self.dialled,
             "refused": self._strangers.refused,
+            "turned_away": self._door.turned_away if self._door is not None else 0,
             "circuits": sum(len(link.protocol.legs) for link in links),
             "cells_received": sum(link.protocol.cells_received for link in links),
             "cells_sent": sum(link.protocol.cells_sent for link in links),

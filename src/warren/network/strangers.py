@@ -11,6 +11,7 @@ from itertools import islice
 import structlog
 import trio
 
+from warren.addresses import host_of
 from warren.errors import ProtocolError
 from warren.network.byte_streams import ByteStream
 from warren.network.evictions import oldest_of_the_busiest
@@ -20,19 +21,23 @@ from warren.protocol.handshake import LinkSecrets, accept_link
 logger = structlog.get_logger()
 
 MOST_HANDSHAKES = 64
+#: Of one address: an honest one is over as soon as its first packet is here, so few are many.
+MOST_HANDSHAKES_EACH = 16
 MOST_SILENCED = 256
 
 
 class _Crowd:
-    """Own the connections that have proved nothing yet: at most `most`, each in a scope.
+    """Own the connections that have proved nothing yet, each in a scope.
 
-    One more than that makes room for itself: the oldest goes, of whichever host has most of them,
-    so that one host cannot shut all others out (DOS-2).
+    There are at most `most`, and of one host `most_each` where that is given. One more makes room
+    for itself: the oldest goes, of its own host or of whichever has most of them, so that one host
+    cannot shut all others out (DOS-2).
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, most_each: int | None = None) -> None:
+        self._most, self._most_each = most, most_each
         self._streams: dict[trio.CancelScope, ByteStream] = {}  # oldest first
+        self._hosts: dict[trio.CancelScope, str] = {}  # the same
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -40,15 +45,19 @@ class _Crowd:
     @contextmanager
     def enter(self, stream: ByteStream) -> Iterator[trio.CancelScope]:
         """Count `stream` while inside; to make room it is closed, and the scope cancelled."""
-        if len(self._streams) >= self._most:
-            hosts = {scope: each.remote.host for scope, each in self._streams.items()}
-            self._turn_out(oldest_of_the_busiest(hosts))
+        host = host_of(stream.remote)
+        own = [scope for scope, each in self._hosts.items() if each == host]
+        if host and self._most_each is not None and len(own) >= self._most_each:
+            self._turn_out(own[0])
+        elif len(self._streams) >= self._most:
+            self._turn_out(oldest_of_the_busiest(self._hosts))
         with trio.CancelScope() as scope:
-            self._streams[scope] = stream
+            self._streams[scope], self._hosts[scope] = stream, host
             try:
                 yield scope
             finally:
                 self._streams.pop(scope, None)
+                self._hosts.pop(scope, None)
 
     def turn_out_oldest(self, count: int) -> int:
         """Close up to `count`; return how many."""
@@ -59,6 +68,7 @@ class _Crowd:
 
     def _turn_out(self, scope: trio.CancelScope) -> None:
         scope.cancel()
+        del self._hosts[scope]
         self._streams.pop(scope).close()  # now, and not when its task gets to it
 
 
@@ -71,7 +81,7 @@ class Strangers:
     def __init__(self, settings: LinkSettings) -> None:
         self.refused = 0
         self._settings = settings
-        self._handshaking = _Crowd(MOST_HANDSHAKES)
+        self._handshaking = _Crowd(MOST_HANDSHAKES, MOST_HANDSHAKES_EACH)
         self._silenced = _Crowd(MOST_SILENCED)
 
     async def meet(self, stream: ByteStream) -> tuple[LinkSecrets, bytes] | None:

@@ -4,6 +4,7 @@ So they are few, as those before them are (``network.strangers``), and for secon
 to fifteen ``links`` closes them (DOS-7).
 """
 
+from warren.addresses import host_of
 from warren.errors import LinkError
 from warren.network.evictions import oldest_of_the_busiest
 from warren.network.link import Link
@@ -31,7 +32,7 @@ class Unready:
             oldest = oldest_of_the_busiest(self._links)
             self.leave(oldest)
             oldest.close(LinkError("it made room for another link: there was no READY yet"))
-        self._links[link] = link.remote.host
+        self._links[link] = host_of(link.remote)
 
     def leave(self, link: Link) -> None:
         """Count `link` no more: its READY is here, or it is gone."""

@@ -14,10 +14,12 @@ from warren.identity import Hop, SystemKeys
 from warren.key_files import KeyFiles, check_keys_exist
 from warren.network import reserve
 from warren.network.link import RelayKeys
+from warren.network.link_door import LinkDoor
 from warren.network.listening import SocketListener
 from warren.node.process import answering, holding_state, listen
 from warren.peer import running_peer
 from warren.roles.authority import BODY_LIMITS, Authority
+from warren.roles.known_places import KnownPlaces
 from warren.roles.last_hop import LastHop
 from warren.roles.relay import Relay
 from warren.service import Announcer
@@ -77,7 +79,8 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
 
             async with answering("authority", folder.path, statistics):
                 await peer.turn.nursery.start(authority.run)
-                peer.turn.nursery.start_soon(peer.links.serve, listener)
+                door = LinkDoor(is_known=KnownPlaces(peer.archive).knows)
+                peer.turn.nursery.start_soon(peer.links.serve, listener, door)
                 announcer.listening([listener.local], keys.identity.peer_id)
                 await peer.archive.wait_for_consensus()
                 announcer.usable()

@@ -9,15 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
-from warren.addresses import Address, lasting_part, unmapped
+from warren.addresses import Address, host_of
 from warren.identity import PeerId
-from warren.roles.bucket import Bucket
+from warren.network.bucket import Buckets
 
 #: What one listed relay may ask for, on behalf of all whose circuits it extends.
 RELAY_CREATES_PER_SECOND = 100
 RELAY_CREATE_BURST = 1000
-#: Of so many at most it is remembered what they asked for lately.
-_MOST_BUCKETS = 4096
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,8 @@ class CreateDoor:
     def __init__(self, limits: CreateLimits, is_relay: Callable[[PeerId], bool]) -> None:
         self._limits = limits
         self._is_relay = is_relay
-        self._buckets: dict[Hashable, Bucket] = {}
+        self._clients = Buckets(limits.creates_per_second, limits.create_burst)
+        self._relays = Buckets(RELAY_CREATES_PER_SECOND, RELAY_CREATE_BURST)
         self._open: Counter[Hashable] = Counter()
         self.circuits = 0
 
@@ -53,13 +52,13 @@ class CreateDoor:
             return None
         if peer_id is not None and self._is_relay(peer_id):
             asker: Hashable = peer_id
-            if not self._bucket(asker, RELAY_CREATES_PER_SECOND, RELAY_CREATE_BURST, now):
+            if not self._relays.take(asker, now):
                 return None
         else:
             asker = host_of(remote)
             if asker and (
                 self._open[asker] >= limits.circuits_per_address
-                or not self._bucket(asker, limits.creates_per_second, limits.create_burst, now)
+                or not self._clients.take(asker, now)
             ):
                 return None
         self._open[asker] += 1
@@ -72,25 +71,3 @@ class CreateDoor:
         self._open[asker] -= 1
         if not self._open[asker]:
             del self._open[asker]
-
-    def _bucket(self, asker: Hashable, rate: float, burst: float, now: float) -> bool:
-        bucket = self._buckets.get(asker)
-        if bucket is None:
-            if len(self._buckets) >= _MOST_BUCKETS:
-                self._forget_some(now)
-            bucket = self._buckets[asker] = Bucket(rate, burst, now)
-        return bucket.take(now)
-
-    def _forget_some(self, now: float) -> None:
-        """Forget who has asked for nothing lately; if that is nobody, who came first."""
-        self._buckets = {who: each for who, each in self._buckets.items() if not each.is_full(now)}
-        while len(self._buckets) >= _MOST_BUCKETS:
-            del self._buckets[next(iter(self._buckets))]
-
-
-def host_of(remote: Address) -> str:
-    """Return by what a client is told from others; nothing for one on this machine."""
-    if remote.ip is None:
-        return ""
-    ip = unmapped(remote.ip)
-    return "" if ip.is_loopback else str(lasting_part(ip))

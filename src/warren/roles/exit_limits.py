@@ -11,9 +11,9 @@ from weakref import WeakKeyDictionary
 import trio
 
 from warren.errors import EndReason, ExitError
+from warren.network.bucket import Bucket
 from warren.network.streams import CircuitStream
 from warren.protocol.relay_circuit import RelayCircuit
-from warren.roles.bucket import Bucket
 from warren.roles.idleness import IdleLimits
 
 

@@ -115,6 +115,7 @@ def links_row(links: Told) -> Row:
             f"{links.count('accepted'):,} accepted" if links.count("accepted") else "",
             f"{links.count('dialled'):,} made" if links.count("dialled") else "",
             f"{links.count('refused'):,} refused" if links.count("refused") else "",
+            f"{links.count('turned_away'):,} too many" if links.count("turned_away") else "",
         )
     )
     now = f"{links.count('open'):,} open" if links.count("open") or since else ""
