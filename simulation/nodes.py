@@ -27,12 +27,15 @@ from warren.identity import Hop, Identity, PeerId, Suite
 from warren.key_files import KeyFiles
 from warren.network.interruptions import Clocks
 from warren.network.link import RelayKeys
+from warren.network.link_door import LinkDoor
 from warren.network.names import Answer, Resolver
 from warren.network.own_addresses import OwnAddresses
 from warren.peer import Peer, World, running_peer
 from warren.roles.authority import BODY_LIMITS, Authority
 from warren.roles.client import Client
+from warren.roles.directory_door import DirectoryDoor
 from warren.roles.guard_keeper import GuardKeeper
+from warren.roles.known_places import KnownPlaces
 from warren.roles.last_hop import LastHop
 from warren.roles.mirror import Directory
 from warren.roles.proxy import Proxy
@@ -142,13 +145,16 @@ class AuthorityNode(Node):
                 check,
                 now=self.wall_clock,
             )
-            answer = answer_directory(authority.handle, BODY_LIMITS, authority.large_bodies)
+            answer = answer_directory(
+                DirectoryDoor(self.file), authority.handle, BODY_LIMITS, authority.large_bodies
+            )
             peer.answer_with(
                 Relay(peer.turn, peer.settings, LastHop(answer), find_hops=lambda _: ())
             )
             listener = world.network.listen(Address(self.address, LINK_PORT))
             await peer.turn.nursery.start(authority.run)
-            peer.turn.nursery.start_soon(peer.links.serve, listener)
+            door = LinkDoor(is_known=KnownPlaces(peer.archive).knows)
+            peer.turn.nursery.start_soon(peer.links.serve, listener, door)
             yield peer
 
 

@@ -8,6 +8,7 @@
     ├── ExitError         the far end refused or lost a stream; ``reason`` says why
     │   └── NotFound      a name has no address, or an address no name
     ├── DirectoryError    no usable consensus or document
+    │   ├── TooSoon       a directory asks to wait; ``seconds`` says how long
     │   ├── NoConsensus   none is held that can be used now
     │   └── NoPathError   no relays of the consensus make the path that was asked for
     │       └── GuardsRest    but for guards that have just failed
@@ -95,6 +96,14 @@ class NotFound(ExitError):
 
 class DirectoryError(WarrenError):
     """Tell that a directory document is unusable, or that there is none."""
+
+
+class TooSoon(DirectoryError):
+    """Tell that a directory was asked too often, and answers again in so many ``seconds``."""
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
 
 
 class NoConsensus(DirectoryError):

@@ -26,9 +26,11 @@ from warren.peer import Peer
 from warren.protocol.ciphers import make_aead, nonce_maker
 from warren.roles.archive import Archive
 from warren.roles.create_limits import CreateLimits
+from warren.roles.directory_door import DirectoryDoor
 from warren.roles.known_places import KnownPlaces
 from warren.roles.last_hop import LastHop, ServeDirectory, refuse_datagrams
 from warren.roles.mirror import Mirror
+from warren.roles.passing_circuit import PassingCircuit
 from warren.roles.relay import Relay
 
 if TYPE_CHECKING:
@@ -62,10 +64,13 @@ class Serving:
         places = KnownPlaces(peer.archive)
         self._tcp_exit = _make_exit(exits, limits, address, peer, places, resolver, own)
         self._udp_exit = _make_udp_exit(self._tcp_exit, exits, limits, throttle)
+        self._mirror = Mirror(peer.archive)
+        self._directory_door = DirectoryDoor(peer.archive.network)
+        directory = answer_directory(self._directory_door, self._mirror.handle)
         self._relay = Relay(
             peer.turn,
             peer.settings,
-            _make_last_hop(peer, self._tcp_exit, self._udp_exit),
+            _make_last_hop(directory, self._tcp_exit, self._udp_exit),
             find_hops=partial(_find_hops, peer.archive),
             is_relay=peer.archive.knows,
             limits=CreateLimits(
@@ -114,6 +119,10 @@ class Serving:
             "bandwidth": self._throttle.statistics() if self._throttle is not None else None,
             "exit": self._tcp_exit.statistics() if self._tcp_exit is not None else None,
             "udp": self._udp_exit.statistics() if self._udp_exit is not None else None,
+            "mirror": {
+                **self._mirror.statistics(),
+                "turned_away": self._directory_door.requests_turned_away,
+            },
             "sockets": reserve.here().statistics(),
             **self._relay.statistics(),
         }
@@ -134,14 +143,19 @@ def relay_keys(identity: KeyFiles, onion: KeyFiles, *, is_known: bool = False) -
 
 
 def answer_directory(
+    door: DirectoryDoor,
     handler: Handler,
     body_limits: Mapping[str, int] | None = None,
     large_bodies: trio.CapacityLimiter | None = None,
 ) -> ServeDirectory:
-    """Return what serves a directory stream with `handler`; see ``directory_http.serve``."""
+    """Return what serves a directory stream with `handler`; see ``directory_http.serve``.
 
-    async def answer(stream: Any) -> None:
-        await serve(stream, handler, body_limits=body_limits, large_bodies=large_bodies)
+    `door` says who may ask.
+    """
+
+    async def answer(circuit: PassingCircuit, stream: Any) -> None:
+        guarded = door.for_circuit(circuit, handler)
+        await serve(stream, guarded, body_limits=body_limits, large_bodies=large_bodies)
 
     return answer
 
@@ -239,9 +253,10 @@ def _make_udp_exit(
     return UdpExit(tcp_exit, policy, open_socket=open_socket, limits=limits)
 
 
-def _make_last_hop(peer: Peer, tcp_exit: "Exit | None", udp_exit: "UdpExit | None") -> LastHop:
+def _make_last_hop(
+    directory: ServeDirectory, tcp_exit: "Exit | None", udp_exit: "UdpExit | None"
+) -> LastHop:
     """Return what serves that which ends at this relay."""
-    directory = answer_directory(Mirror(peer.archive).handle)
     if tcp_exit is None:
         return LastHop(directory)
     serve_datagrams = udp_exit.serve if udp_exit is not None else refuse_datagrams

@@ -4,9 +4,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import MemoryReceiveStream, MemorySendStream, MockClock, memory_stream_pair
 
-from warren.errors import DirectoryError, ProtocolError
+from warren.errors import DirectoryError, ProtocolError, TooSoon
 from warren.network.directory_http import (
     MOST_REQUESTS,
+    MOST_RETRY,
     REQUEST_SECONDS,
     Response,
     request,
@@ -28,6 +29,8 @@ class Service:
     async def handle(self, method: str, path: str, body: bytes) -> Response:
         self.asked.append((method, path, body))
         match path:
+            case "/often":
+                raise TooSoon("too often: wait 12 s", 11.2)
             case "/large":
                 return Response(200, LARGE)
             case "/malformed":
@@ -89,6 +92,41 @@ async def test_what_a_handler_raises_becomes_a_status(
     with pytest.raises(DirectoryError, match=message):
         await request(stream, "GET", path, limit=10)
     assert await request(stream, "GET", "/consensus", limit=0) == b""
+
+
+async def test_who_asks_too_often_is_told_how_long_to_wait(nursery: trio.Nursery) -> None:
+    """DIR-17: with a status that says so, and the stream may be used again."""
+    stream = connected(nursery)
+
+    with pytest.raises(TooSoon, match="answered 429: 'too often: wait 12 s'") as told:
+        await request(stream, "GET", "/often", limit=10)
+    answer = await answer_to(nursery, b"GET /often HTTP/1.1\r\nhost: x\r\n\r\n")
+
+    assert told.value.seconds == 12
+    assert answer.startswith(b"HTTP/1.1 429 ")
+    assert b"\r\nretry-after: 12\r\n" in answer
+    assert await request(stream, "GET", "/consensus", limit=0) == b""
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        (b"retry-after: 7\r\n", 7),
+        (b"retry-after: 0\r\n", 1),
+        (b"", 1),
+        (b"retry-after: -5\r\n", 1),
+        (b"retry-after: Wed, 21 Oct 2026 07:28:00 GMT\r\n", 1),
+        (b"retry-after: 99999999999999999999\r\n", MOST_RETRY),
+    ],
+)
+async def test_nobody_is_made_to_wait_for_ever(said: bytes, seconds: int) -> None:
+    ours, theirs = memory_stream_pair()
+    await theirs.send_all(b"HTTP/1.1 429 \r\ncontent-length: 0\r\n" + said + b"\r\n")
+
+    with pytest.raises(TooSoon) as told:
+        await request(ours, "GET", "/consensus", limit=0)
+
+    assert told.value.seconds == seconds
 
 
 async def test_ten_requests_are_answered_on_a_stream(nursery: trio.Nursery) -> None:  # DIR-17

@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from tests.support.client_network import PATIENT, ClientNetwork, client_network
 from tests.support.memory_network import MemoryStream, receive
+from tests.support.small_network import to_each_circuit
 from tests.support.wayward import BACKWARD, FORWARD, Wayward, swallow
 from warren.addresses import Address
 from warren.network.circuits import Circuit
@@ -50,7 +51,7 @@ def let_directories_wait(network: ClientNetwork) -> None:
         await stream.receive_some()
 
     for peer in network.net.relays:
-        peer.relay._last_hop._serve_directory = serve
+        peer.relay._last_hop._serve_directory = to_each_circuit(serve)
 
 
 async def until(is_so: Callable[[], bool]) -> None:
@@ -132,7 +133,7 @@ async def test_what_was_sent_behind_a_question_that_the_far_end_ended_is_asked_a
         stream.reset()
 
     for peer in network.net.relays:
-        peer.relay._last_hop._serve_directory = serve
+        peer.relay._last_hop._serve_directory = to_each_circuit(serve)
     stream, circuit = await open_stream(network, network.net.echo())
     middle = Wayward(network.relay(circuit.hops[1].peer_id))
     before = circuit.cells_sent

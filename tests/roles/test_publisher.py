@@ -12,12 +12,13 @@ from tests.support.directories import NETWORK, descriptor_of
 from tests.support.full_disk import FullDisk
 from tests.support.small_network import wall_clock
 from warren.directory.descriptor import Descriptor, read_descriptor
-from warren.directory.parameters import DAY
-from warren.errors import DirectoryError
+from warren.directory.parameters import DAY, HOUR
+from warren.errors import DirectoryError, TooSoon
 from warren.identity import Hop, Suite, SystemKeys
 from warren.key_files import KeyFiles
 from warren.network.link import RelayKeys
 from warren.roles.archive import Archive
+from warren.roles.mirror import Fetch
 from warren.roles.publisher import LIFETIME_SECONDS, Publisher
 from warren.storage import DataFolder
 
@@ -51,6 +52,21 @@ class Judge(Authorities):
             raise DirectoryError("409: publish a new one")
         self.has_taken.set()
         return b""
+
+
+class Busy(Judge):
+    """Stand for all authorities: twice they say how long to wait, and they mean it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked_at: list[float] = []
+
+    async def fetch(self, hop: Hop, method: str, path: str, body: bytes, *, limit: int) -> bytes:
+        if hop.peer_id == NETWORK.authority_ids[0]:
+            self.asked_at.append(trio.current_time())
+            if len(self.asked_at) <= 2:
+                raise TooSoon("429: too many descriptors from one address: wait 300 s", 300)
+        return await super().fetch(hop, method, path, body, limit=limit)
 
 
 def describe(keys: RelayKeys, now: int, count: int) -> Descriptor:
@@ -140,6 +156,25 @@ async def test_a_clock_that_was_set_right_is_followed_by_a_new_descriptor(
     assert publisher.uploads > 0
 
 
+async def test_an_authority_that_asks_to_wait_is_asked_again_when_it_said(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:  # DIR-17
+    folder, busy = DataFolder(tmp_path), Busy()
+    upkeep = Upkeep(folder)
+    publisher = upkeep.publisher(busy.fetch)
+
+    with trio.move_on_after(HOUR):
+        await publisher.run()
+
+    first, second, third = busy.asked_at
+    assert first == 0
+    assert 300 <= second - first <= 301
+    assert 300 <= third - second <= 301
+    assert publisher.uploads == len(NETWORK.authorities)
+    assert publisher.failures == 0
+    assert "wait 300 s" in publisher.last_error
+
+
 @dataclass
 class Upkeep:
     """Hold a relay's keys while hours pass, and its files."""
@@ -155,16 +190,19 @@ class Upkeep:
     def now(self) -> float:
         return wall_clock() + self.error
 
-    async def publish_for(self, seconds: float) -> None:
-        publisher = Publisher(
+    def publisher(self, fetch: Fetch) -> Publisher:
+        return Publisher(
             self.keys,
             self.files,
             Archive(NETWORK, self.folder, self.now),
-            Authorities().fetch,
+            fetch,
             describe,
             now=self.now,
             rng=Random(1),
         )
+
+    async def publish_for(self, seconds: float) -> None:
+        publisher = self.publisher(Authorities().fetch)
         with trio.move_on_after(seconds):
             await publisher.run()
 

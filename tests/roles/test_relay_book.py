@@ -15,7 +15,7 @@ from warren.directory.descriptor import DescriptorReader
 from warren.directory.network_file import NetworkFile
 from warren.directory.relays import Flag
 from warren.directory.votes import Opinion
-from warren.errors import DirectoryError, ProtocolError
+from warren.errors import DirectoryError, ProtocolError, TooSoon
 from warren.identity import PeerId
 from warren.roles.relay_book import KnownRelay, RelayBook
 
@@ -104,8 +104,9 @@ def test_a_second_one_within_ten_minutes_is_refused() -> None:  # DIR-17
     newer = document_of(1, counter=1)
 
     for seconds in (0, 1, 599):
-        with pytest.raises(DirectoryError, match="too soon"):
+        with pytest.raises(TooSoon, match="too soon") as told:
             book.upload(newer, NOW + seconds)
+        assert told.value.seconds == 600 - seconds
 
     assert book.upload(newer, NOW + 600)
 

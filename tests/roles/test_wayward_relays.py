@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from tests.support.clients import ClientScene, client_scene
 from tests.support.memory_network import Line, receive
-from tests.support.small_network import RelayPeer, pattern
+from tests.support.small_network import RelayPeer, pattern, to_each_circuit
 from tests.support.wayward import BACKWARD, FORWARD, Wayward
 from warren.network.streams import CircuitStream
 from warren.protocol.messages import Extend, ExtendStatus
@@ -144,7 +144,7 @@ async def test_what_the_client_asks_of_a_directory_meanwhile_is_neither_held_nor
     async with client_scene(tmp_path) as scene:
         application = await scene.browse(scene.net.echo())
         _, middle, leaving = scene.path
-        leaving.relay._last_hop._serve_directory = wait_for_a_request
+        leaving.relay._last_hop._serve_directory = to_each_circuit(wait_for_a_request)
         question = scene.slot.circuit.open_directory()  # type: ignore[attr-defined]
         await question.wait_connected()
 

@@ -289,6 +289,15 @@ def test_connections_of_addresses_that_want_too_many_are_told() -> None:
     )
 
 
+def test_what_an_authority_was_asked_too_often_is_told() -> None:
+    asked = changed("authority", requests_turned_away=1200, descriptors_turned_away=1)
+
+    text = " ".join(page(asked).split())
+    said = "Refused 1,200 requests of addresses that sent too many, 1 descriptor among them Links"
+    assert said in text
+    assert "Refused" not in page(changed("authority", requests_turned_away=0))
+
+
 def test_an_average_is_told_once_it_means_something() -> None:
     long = changed("exit", running_seconds=3600, cells={"forward": 900, "backward": 900 * 99})
 

@@ -46,6 +46,19 @@ TARGET_HOST = "5.6.0.1"
 ORIGIN_HOST = "5.5.0.1"
 
 
+#: Serves a stream, whatever circuit it came over.
+ServeStream = Callable[[CircuitStream], Awaitable[None]]
+
+
+def to_each_circuit(serve: ServeStream) -> ServeDirectory:
+    """Return what serves the directory's streams of every circuit with `serve`."""
+
+    async def serve_directory(_: PassingCircuit, stream: CircuitStream) -> None:
+        await serve(stream)
+
+    return serve_directory
+
+
 class SeededKeys(SystemKeys):
     """Be a ``KeySource`` whose own keys repeat; ciphertexts do not, which changes no length."""
 
@@ -132,7 +145,7 @@ class SmallNetwork:
         serve_exit: ServeExit | None = None,
         serve_datagrams: ServeDatagrams = refuse_datagrams,
         serve_names: ServeNames = refuse_names,
-        serve_directory: ServeDirectory | None = None,
+        serve_directory: ServeStream | None = None,
         on_create: Callable[[Relay], OnCreate] | None = None,
         suite: Suite = Suite.AESGCM,
     ) -> RelayPeer:
@@ -149,7 +162,7 @@ class SmallNetwork:
             turn,
             settings,
             LastHop(
-                serve_directory or _serve_nothing,
+                to_each_circuit(serve_directory or _serve_nothing),
                 serve_exit or in_a_task(OpenExit(network)),
                 serve_datagrams,
                 serve_names,

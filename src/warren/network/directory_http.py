@@ -7,6 +7,7 @@ are bytes that somebody has ready in memory. Which paths there are is decided by
 """
 
 import contextlib
+import math
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import h11
 import structlog
 import trio
 
-from warren.errors import DirectoryError, ProtocolError, WarrenError, expect
+from warren.errors import DirectoryError, ProtocolError, TooSoon, WarrenError, expect
 
 logger = structlog.get_logger()
 
@@ -24,6 +25,9 @@ MOST_REQUESTS = 10
 #: For one request to arrive whole, and for one answer to be taken.
 REQUEST_SECONDS = 60.0
 RESPONSE_SECONDS = 600.0
+TOO_MANY = 429
+#: No directory can make anybody wait longer, in seconds.
+MOST_RETRY = 3600
 _HEAD_LIMIT = 4096
 _REASON_LIMIT = 1024
 _CHUNK = 64 * 1024
@@ -46,13 +50,15 @@ class DirectoryStream(Protocol):
 
 @dataclass(frozen=True)
 class Response:
-    """Answer a request: an HTTP status and a body."""
+    """Answer a request: an HTTP status and a body, and when to ask again, in seconds."""
 
     status: int = 200
     body: bytes = b""
+    retry_after: int | None = None
 
 
-#: Called with method, path and body. It may raise ProtocolError (400) or DirectoryError (409).
+#: Called with method, path and body. It may raise ProtocolError (400), TooSoon (429) or
+#: DirectoryError (409).
 Handler = Callable[[str, str, bytes], Awaitable[Response]]
 
 
@@ -62,7 +68,8 @@ async def request(
     """Send a request and return the body of its answer; further requests may follow.
 
     Waits as long as the other side does: the caller sets a deadline, and closes `stream`.
-    Raises DirectoryError when the answer is not 200 or the stream breaks, and ProtocolError for
+    Raises DirectoryError when the answer is not 200 or the stream breaks, TooSoon where it says
+    when to ask again, and ProtocolError for
     something else than HTTP or a body of more than `limit` bytes; the stream is of no use then.
     """
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_LIMIT)
@@ -82,7 +89,10 @@ async def request(
         raise DirectoryError(f"the directory stream broke: {error}") from error
     if answer.status_code != 200:
         reason = content[:64].decode("ascii", "replace")
-        raise DirectoryError(f"{method} {path} was answered {answer.status_code}: {reason!r}")
+        told = f"{method} {path} was answered {answer.status_code}: {reason!r}"
+        if answer.status_code == TOO_MANY:
+            raise TooSoon(told, _retry_seconds(answer.headers))
+        raise DirectoryError(told)
     return content
 
 
@@ -143,6 +153,8 @@ class _Conversation:
                 response = await _answer(self._handler, *asked)
         is_last |= deadline.cancelled_caught
         headers = [("content-length", str(len(response.body)))]
+        if response.retry_after is not None:
+            headers.append(("retry-after", str(response.retry_after)))
         if is_last:
             headers.append(("connection", "close"))
         head = h11.Response(status_code=response.status, headers=headers)
@@ -174,6 +186,8 @@ async def _answer(handler: Handler, method: str, path: str, body: bytes) -> Resp
         return await handler(method, path, body)
     except ProtocolError as error:
         return Response(400, _reason(error))
+    except TooSoon as error:
+        return Response(TOO_MANY, _reason(error), retry_after=max(1, math.ceil(error.seconds)))
     except WarrenError as error:
         return Response(409, _reason(error))
     except Exception:  # DOS-1: a bug in one answer must not end the node
@@ -222,6 +236,14 @@ def _content_length(headers: Iterable[tuple[bytes, bytes]], limit: int) -> int:
     length = int(digits)
     expect(length <= limit, f"a body of {length} bytes, expected at most {limit}")
     return length
+
+
+def _retry_seconds(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """Return how long the other side asks to wait, at least a second; a date is not understood."""
+    digits = dict(headers).get(b"retry-after", b"")
+    if not digits.isdigit():
+        return 1
+    return min(max(1, int(digits[:10])), MOST_RETRY)
 
 
 async def _send(

@@ -8,6 +8,7 @@ nobody is counted, nor is a link whose peer has shown that it is a listed relay 
 becomes of those let in is for ``strangers``, ``unready`` and ``evictions``.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class LinkDoor:
         self._is_known = is_known
         self._connects = Buckets(self._limits.connects_per_second, self._limits.connect_burst)
         self._open: Counter[str] = Counter()
-        self._report: Bucket | None = None
+        self._words = Bucket(1 / REPORT_SECONDS, 1, -math.inf)
         self.turned_away = 0
 
     def admit(self, remote: Address, now: float) -> str | None:
@@ -76,9 +77,7 @@ class LinkDoor:
 
     def _turn_away(self, now: float) -> None:
         self.turned_away += 1
-        if self._report is None:
-            self._report = Bucket(1 / REPORT_SECONDS, 1, now)
-        if self._report.take(now):
+        if self._words.take(now):
             logger.warning(
                 "connections of an address that has or wants too many are refused: if nobody "
                 "attacks, raise links_per_address or connects_per_second in [relay.limits]",

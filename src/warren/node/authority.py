@@ -19,6 +19,7 @@ from warren.network.listening import SocketListener
 from warren.node.process import answering, holding_state, listen
 from warren.peer import running_peer
 from warren.roles.authority import BODY_LIMITS, Authority
+from warren.roles.directory_door import DirectoryDoor
 from warren.roles.known_places import KnownPlaces
 from warren.roles.last_hop import LastHop
 from warren.roles.relay import Relay
@@ -60,7 +61,10 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
                 now=time.time,
                 country_of=countries.find,
             )
-            answer = answer_directory(authority.handle, BODY_LIMITS, authority.large_bodies)
+            directory_door = DirectoryDoor(network)
+            answer = answer_directory(
+                directory_door, authority.handle, BODY_LIMITS, authority.large_bodies
+            )
             peer.answer_with(
                 Relay(peer.turn, peer.settings, LastHop(answer), find_hops=lambda _: ())
             )
@@ -74,6 +78,8 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
                     "address": str(listener.local),
                     "links": peer.links.statistics(),
                     "sockets": reserve.here().statistics(),
+                    "requests_turned_away": directory_door.requests_turned_away,
+                    "descriptors_turned_away": directory_door.uploads_turned_away,
                     **authority.statistics(),
                 }
 

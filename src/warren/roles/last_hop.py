@@ -24,7 +24,7 @@ logger = structlog.get_logger()
 #: Where the directory is. Our own address of the link might be one inside our own network.
 _HERE = Connected(Address("0.0.0.0", 0))
 
-ServeDirectory = Callable[[CircuitStream], Awaitable[None]]
+ServeDirectory = Callable[[PassingCircuit, CircuitStream], Awaitable[None]]
 #: What is left to do for a stream, as a task.
 Rest = Callable[[], Awaitable[None]]
 ServeExit = Callable[[PassingCircuit, CircuitStream, Begin], Rest | None]
@@ -97,7 +97,7 @@ class LastHop:
         """Serve a stream, with a task for what of it has to wait."""
         if begin is None:
             stream.protocol.accept(_HERE)
-            circuit.start(self._finish, stream, partial(self._serve_directory, stream))
+            circuit.start(self._finish, stream, partial(self._serve_directory, circuit, stream))
             return
         if circuit.machine.depth == 0:
             circuit.start(self._turn_away, circuit, stream)

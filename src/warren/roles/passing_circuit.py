@@ -13,10 +13,11 @@ logger = structlog.get_logger()
 class PassingCircuit:
     """Own one circuit through this relay; `act` is called with it when its machine has news.
 
-    `asker` is who is counted for it (``create_limits``).
+    `asker` is who is counted for it (``create_limits``); ``directory_requests`` are those that came
+    over it (``directory_door``).
     """
 
-    __slots__ = ("_act", "asker", "in_turn", "machine", "previous_link")
+    __slots__ = ("_act", "asker", "directory_requests", "in_turn", "machine", "previous_link")
 
     def __init__(
         self,
@@ -29,6 +30,7 @@ class PassingCircuit:
         self.asker = asker
         self.previous_link = link
         self.in_turn = False
+        self.directory_requests = 0
         self._act = act
         machine.wake = lambda: link.turn.add(self)
 

@@ -14,7 +14,7 @@ import trio
 from warren.directory.consensus import Consensus
 from warren.directory.descriptor import Descriptor, sign_descriptor
 from warren.directory.parameters import DAY
-from warren.errors import WarrenError
+from warren.errors import TooSoon, WarrenError
 from warren.identity import Hop, KeyPair
 from warren.key_files import KeyFiles, Rotating, RotatingKeys
 from warren.network.link import RelayKeys
@@ -103,12 +103,15 @@ class Publisher:
         return sign_descriptor(descriptor, self._keys.identity, network_id)
 
     async def _upload(self, hop: Hop, document: bytes) -> None:
-        """Bring the descriptor to one authority, however often it takes."""
+        """Bring the descriptor to one authority, however often it takes, when it wants it."""
         backoff = Backoff(self._rng, first=0.25, most=60.0)
         while True:
+            wait = 0.0
             try:
                 with trio.fail_after(UPLOAD_SECONDS):
                     await self._fetch(hop, "POST", "/descriptor", document, limit=1024)
+            except TooSoon as error:
+                self.last_error, wait = str(error), error.seconds
             except (WarrenError, trio.TooSlowError) as error:
                 self.failures += 1
                 self.last_error = str(error) or "too slow"
@@ -119,7 +122,7 @@ class Publisher:
             else:
                 self.uploads += 1
                 return
-            await trio.sleep(backoff.next_wait())
+            await trio.sleep(wait + backoff.next_wait())
 
     async def _change_keys(self) -> None:
         while True:

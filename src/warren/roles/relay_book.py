@@ -24,7 +24,7 @@ from warren.directory.network_file import NetworkFile
 from warren.directory.parameters import DAY, Parameters
 from warren.directory.relays import Flag
 from warren.directory.votes import MOST_RELAYS, Opinion
-from warren.errors import DirectoryError
+from warren.errors import DirectoryError, TooSoon
 from warren.identity import Hop, PeerId
 
 #: So many failures in a row are more than chance.
@@ -79,8 +79,9 @@ class RelayBook:
     def upload(self, document: bytes, now: float) -> bool:
         """Take a descriptor from a relay; tell whether it is news.
 
-        Raises ProtocolError when it is malformed, DirectoryError when it comes too soon
-        (DIR-17), is not newer than the one held (DIR-6), too old, or from where no relay can be.
+        Raises ProtocolError when it is malformed, TooSoon when it comes too soon (DIR-17), and
+        DirectoryError when it is not newer than the one held (DIR-6), too old, or from where no
+        relay can be.
         """
         held = self._held_for(document)
         if held is not None and held.document == document:
@@ -88,7 +89,7 @@ class RelayBook:
         if held is not None and held.uploaded_at is not None:
             wait = held.uploaded_at + self._parameters.descriptor_upload_seconds - now
             if 0 < wait <= self._parameters.descriptor_upload_seconds:
-                raise DirectoryError(f"too soon after the last descriptor: wait {wait:.0f} s")
+                raise TooSoon(f"too soon after the last descriptor: wait {wait:.0f} s", wait)
         self._take(document, now).uploaded_at = now
         return True
 

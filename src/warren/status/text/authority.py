@@ -25,6 +25,7 @@ def authority_page(told: Told, now: float) -> Page:
             *network_rows(told, now),
             Row("Last vote", _last_vote(told, now)),
             Row("Made", [_made(told)]),
+            Row("Refused", [_refused(told)]),
             links_row(told.part("links")),
             process_row(told),
         ],
@@ -70,6 +71,17 @@ def _last_vote(told: Told, now: float) -> list[str]:
         f"{when}: {last.count('votes'):,}{of} voted, {last.count('signatures'):,}{of} signed",
         f"without a vote from {missing}" if missing else "",
     ]
+
+
+def _refused(told: Told) -> str:
+    """Return how often somebody was told to wait, because his address asked for too much."""
+    requests, descriptors = (
+        told.count(f"{what}_turned_away") for what in ("requests", "descriptors")
+    )
+    if not requests:
+        return ""
+    brought = f", {amount(descriptors, 'descriptor{s}')} among them" if descriptors else ""
+    return f"{amount(requests, 'request{s}')} of addresses that sent too many{brought}"
 
 
 def _made(told: Told) -> str:
