@@ -259,21 +259,23 @@ class Links:
         `door` says who may come; all may where it is not given.
         """
         self._door = door
-        accept = self._accept if door is None else partial(self._accept_at, door)
-        await listener.serve(accept, self.turn.nursery)
+        await listener.serve(partial(self._accept, door), self.turn.nursery)
 
-    async def _accept_at(self, door: LinkDoor, stream: ByteStream) -> None:
+    async def _accept(self, door: LinkDoor | None, stream: ByteStream) -> None:
+        if door is None:
+            await self._answer(stream)
+            return
         host = door.admit(stream.remote, trio.current_time())
         if host is None:
             stream.reset()  # a clean end would leave the system something to remember
             return
         visit = _Visit(door, host)
         try:
-            await self._accept(stream, visit)
+            await self._answer(stream, visit)
         finally:
             visit.end()
 
-    async def _accept(self, stream: ByteStream, visit: _Visit | None = None) -> None:
+    async def _answer(self, stream: ByteStream, visit: _Visit | None = None) -> None:
         try:
             known = await self._strangers.meet(stream)
             if known is None:
