@@ -3,6 +3,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +23,15 @@ from tests.support.directories import (
     quarrelsome_votes,
     vote_of,
 )
+from warren.addresses import Address
 from warren.directory.consensus import NO_DIGEST, Consensus, Flag, RelayEntry, read_content
-from warren.directory.descriptor import DescriptorReader
+from warren.directory.descriptor import DESCRIPTOR_LIMIT, DescriptorReader
+from warren.directory.documents import Kind, read_envelope
 from warren.directory.network_file import NetworkFile
 from warren.directory.parameters import Parameters
+from warren.directory.path import choose_path
 from warren.directory.tally import count_votes
-from warren.directory.votes import Opinion, Vote
+from warren.directory.votes import LISTED, Opinion, Vote
 from warren.errors import DirectoryError
 from warren.identity import PeerId
 
@@ -117,6 +121,147 @@ def test_stale_and_future_descriptors_do_not_count() -> None:
     )
 
     assert listed(consensus) == {peer(3)}
+
+
+# ---- who of a crowd is in
+
+REAL = network_of(testing=False)
+
+
+def crowd_of(*numbers: int, host: str = "9.9.9.9", **changes: Any) -> list[Opinion]:
+    """Return opinions of relays that are all at `host`, in a network that is no test."""
+    document_changes = {"address": Address(host, 9001), **changes.pop("document", {})}
+    return [
+        opinion_of(n, REAL, descriptor=document_of(n, REAL, **document_changes), **changes)
+        for n in numbers
+    ]
+
+
+def spread_out(*numbers: int) -> list[Opinion]:
+    return [opinion_of(n, REAL) for n in numbers]
+
+
+def test_two_relays_of_one_address_are_in_and_all_of_a_test() -> None:  # DIR-11
+    crowd = crowd_of(1, 2, 3, 4)
+
+    assert len(listed(agreed(crowd, REAL))) == 2
+    at_one_place = [
+        opinion_of(n, descriptor=document_of(n, address=Address("9.9.9.9", n))) for n in range(1, 5)
+    ]
+    assert len(listed(agreed(at_one_place))) == 4
+
+
+def test_those_that_were_listed_before_keep_their_places() -> None:
+    newcomers = crowd_of(*range(1, 9), document={"bandwidth": 900_000}, flags=frozenset({"stable"}))
+    known = crowd_of(9, 10, document={"bandwidth": 10}, flags=frozenset({LISTED}))
+
+    consensus = agreed([*newcomers, *known], REAL)
+
+    assert listed(consensus) == {peer(9), peer(10)}
+    assert all("listed" not in relay.flags for relay in consensus.relays)
+    assert b"listed" not in count_votes(
+        [vote_of(n, known, REAL) for n in range(3)],
+        REAL,
+        DescriptorReader(REAL.network_id).read,
+    )
+
+
+def test_one_authority_cannot_give_places_away() -> None:
+    known, others = crowd_of(1, 2, flags=frozenset({LISTED})), crowd_of(3, 4)
+    liar = [*crowd_of(1, 2), *crowd_of(3, 4, flags=frozenset({LISTED}))]
+
+    votes = [vote_of(n, [*known, *others], REAL) for n in range(2)]
+
+    assert listed(count([*votes, vote_of(2, liar, REAL)], REAL)) == {peer(1), peer(2)}
+
+
+def test_who_is_behind_a_gateway_takes_nobodys_place() -> None:
+    """Nobody has reached it at the address that it gives."""
+    behind = crowd_of(1, 2, 3, document={"gateways": (peer(8),)}, flags=frozenset({LISTED}))
+
+    consensus = agreed([*behind, *crowd_of(4), *spread_out(8)], REAL)
+
+    assert peer(4) in listed(consensus)
+    assert len(listed(consensus)) == 3
+
+
+def test_a_crowd_in_one_network_is_listed_within_the_limits() -> None:  # T73
+    crowd = [
+        opinion
+        for n in range(1, 501)
+        for opinion in crowd_of(
+            n, host=f"9.9.9.{n // 2 + 1}", document={"bandwidth": 1000 * 100_000}
+        )
+    ]
+    honest = [each for n in range(1001, 1031) for each in crowd_of(n, host=f"20.{n % 250}.0.5")]
+
+    consensus = agreed([*crowd, *honest], REAL)
+
+    sybils = [relay for relay in consensus.relays if relay.hop.address.host.startswith("9.9.")]
+    total = sum(relay.weight for relay in consensus.relays)
+    assert len(sybils) == 8
+    assert max(Counter(relay.hop.address.host for relay in sybils).values()) <= 2
+    assert sum(relay.weight for relay in sybils) <= 0.15 * total + len(consensus.relays)
+    assert {relay.weight for relay in consensus.relays if relay not in sybils} == {
+        101_001 + n for n in range(30)
+    }
+    rng = random.Random(1)
+    drawn_middles = (
+        choose_path(consensus, [peer(1002)], None, exit_id=peer(1001), rng=rng)[1]
+        for _ in range(4000)
+    )
+    middles = Counter(middle.hop.address.host for middle in drawn_middles)
+    drawn = sum(n for host, n in middles.items() if host.startswith("9.9."))
+    assert 0.10 < drawn / middles.total() < 0.18
+
+
+def test_a_relay_that_says_it_gives_everything_is_listed_with_its_share() -> None:  # DIR-12
+    boastful = opinion_of(1, descriptor=document_of(1, bandwidth=1 << 40), measured=1 << 40)
+
+    consensus = agreed([boastful, *(opinion_of(n) for n in range(2, 10))])
+
+    total = sum(relay.weight for relay in consensus.relays)
+    assert entry(consensus, 1).weight == pytest.approx(total / 4, rel=1e-4)
+
+
+def peer_of(opinion: Opinion) -> PeerId:
+    envelope = read_envelope(opinion.descriptor, Kind.DESCRIPTOR, DESCRIPTOR_LIMIT)
+    return next(iter(envelope.signatures))
+
+
+near_opinions = st.lists(
+    st.builds(
+        lambda n, host, flags, bandwidth: crowd_of(
+            n, host=host, flags=flags, document={"bandwidth": bandwidth}
+        )[0],
+        st.integers(1, 30),
+        st.sampled_from([f"9.9.{n % 2}.{n}" for n in range(8)]),
+        st.frozensets(st.sampled_from(["stable", LISTED])),
+        st.sampled_from([1000, 10**6, 10**9]),
+    ),
+    max_size=25,
+    unique_by=peer_of,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(near_opinions, min_size=3, max_size=3), st.randoms(use_true_random=False))
+def test_who_of_a_crowd_stays_follows_from_the_votes_in_any_order(
+    all_opinions: list[list[Opinion]], rng: random.Random
+) -> None:  # DIR-10, DIR-11
+    previous = b"p" * 32
+    votes = [
+        vote_of(n, opinions, REAL, previous_digest=previous)
+        for n, opinions in enumerate(all_opinions)
+    ]
+    read = DescriptorReader(REAL.network_id).read
+    expected = count_votes(votes, REAL, read)
+
+    rng.shuffle(votes)
+
+    assert count_votes(votes, REAL, read) == expected
+    hosts = Counter(relay.hop.address.host for relay in read_content(expected).relays)
+    assert max(hosts.values(), default=0) <= 2
 
 
 # ---- what is said of it

@@ -21,6 +21,7 @@ from tests.support.directories import (
     vote_document,
     vote_of,
 )
+from warren.addresses import Address
 from warren.directory.consensus import Consensus, Flag, read_consensus
 from warren.directory.descriptor import Descriptor, descriptor_lifetime
 from warren.directory.network_file import NetworkFile
@@ -477,6 +478,30 @@ async def test_a_second_descriptor_must_wait(
     await city.upload(1)
 
     assert city.authorities[0].statistics()["descriptors"] == 2
+
+
+async def test_five_hundred_relays_in_one_network_get_the_places_of_one_and_keep_nobody_out(
+    nursery: trio.Nursery, tmp_path: Path, autojump_clock: MockClock
+) -> None:  # T73, DIR-11
+    city = City(nursery, tmp_path, network_of(parameters=LAB, testing=False))
+    await founded(city)
+    crowd = [
+        document_of(n, city.network, address=Address(f"9.9.9.{n % 250}", 9001), bandwidth=10**9)
+        for n in range(1001, 1501)
+    ]
+    for document in crowd:
+        for authority in city.authorities.values():
+            await authority.handle("POST", "/descriptor", document)
+    await trio.sleep(2 * LAB.consensus_interval_seconds)
+    first = city.listed(0)
+
+    await city.upload(4)
+    await trio.sleep(2 * LAB.consensus_interval_seconds)
+
+    assert len(first) == 3 + 8
+    assert peers(1, 2, 3) < first
+    assert city.listed(0) == city.listed(1) == city.listed(2) == first | peers(4)
+    assert city.authorities[0].statistics()["relays_running"] == 504
 
 
 async def test_after_a_restart_nothing_else_is_signed_for_the_same_time(

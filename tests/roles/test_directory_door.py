@@ -149,6 +149,7 @@ async def test_authorities_and_forwarders_here_may_ask_as_often_as_they_like(
     host: str, desk: Desk, autojump_clock: MockClock
 ) -> None:
     assert await desk.ask(host, 3 * REQUEST_BURST) == 0
+    assert await desk.bring(host, 60) == 0  # as many relays as a large lab has
 
 
 async def test_an_address_may_bring_ten_descriptors_in_the_time_between_two_of_one_relay(

@@ -1,16 +1,30 @@
 """Whether the network lists a relay: what its operator is told, when, and how often."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import pytest
 import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from tests.support.directories import NETWORK, NOW, consensus_document, descriptor_of, identity
+from tests.support.directories import (
+    NETWORK,
+    NOW,
+    consensus_document,
+    descriptor_of,
+    entry_of,
+    identity,
+    network_of,
+    signed,
+)
 from warren.addresses import Address
+from warren.directory.consensus import NO_DIGEST, write_content
+from warren.directory.network_file import NetworkFile
+from warren.directory.relays import RelayEntry
 from warren.roles.archive import Archive
 from warren.roles.listing_watch import (
+    CROWDED,
     ELSEWHERE,
     LOOK_SECONDS,
     NOT_LISTED,
@@ -42,8 +56,11 @@ class Outside:
 class Relay:
     """Own a watch for relay 1 and the archive it looks at."""
 
-    def __init__(self, outside: Outside, address: Address = ADDRESS) -> None:
-        self.archive = Archive(NETWORK, None, lambda: NOW + self.consensuses * INTERVAL)
+    def __init__(
+        self, outside: Outside, address: Address = ADDRESS, network: NetworkFile = NETWORK
+    ) -> None:
+        self.network = network
+        self.archive = Archive(network, None, lambda: NOW + self.consensuses * INTERVAL)
         self.consensuses = 0
         self.watch = ListingWatch(
             self.archive, identity(1).peer_id, address, outside, outside.count_links
@@ -54,6 +71,20 @@ class Relay:
         self.consensuses += 1
         valid_after = NOW + self.consensuses * INTERVAL
         self.archive.offer(consensus_document(relays, valid_after=valid_after))
+
+    def hear_of(self, relays: Sequence[RelayEntry]) -> None:
+        """Take the next consensus, with just these entries."""
+        self.consensuses += 1
+        valid_after = NOW + self.consensuses * INTERVAL
+        content = write_content(
+            valid_after=valid_after,
+            fresh_until=valid_after + INTERVAL,
+            valid_until=valid_after + 3 * INTERVAL,
+            previous_digest=NO_DIGEST,
+            parameters=self.network.parameters.to_mapping(),
+            relays=relays,
+        )
+        self.archive.offer(signed(content, network=self.network))
 
     async def watch_for(self, seconds: float) -> list[str]:
         """Let it watch for so long; return what it said."""
@@ -111,6 +142,22 @@ async def test_a_relay_that_is_left_out_again_is_told_so(autojump_clock: MockClo
     relay.hear(2, 3)
 
     assert await relay.watch_for(1) == [NOT_LISTED]
+
+
+async def test_a_relay_for_which_its_network_has_no_place_is_told_so(
+    autojump_clock: MockClock,
+) -> None:  # DIR-11
+    crowded = network_of(testing=False)
+    neighbour = descriptor_of(2).hop.address
+    relay = Relay(Outside(uploads=3, links=5), Address(neighbour.host, 9440), crowded)
+    others = [replace(entry_of(n), hop=replace(entry_of(n).hop, address=neighbour)) for n in (2, 3)]
+    relay.hear_of(others)
+    relay.hear_of(others)
+
+    said = await relay.watch_for(PATIENCE_SECONDS + LOOK_SECONDS)
+
+    assert said == [CROWDED.format(f"2 relays at {neighbour.host}")]
+    assert relay.watch.statistics() == {"listed": False, "trouble": said[0]}
 
 
 async def test_a_copy_of_a_relay_is_told_that_there_is_another(autojump_clock: MockClock) -> None:

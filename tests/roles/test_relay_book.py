@@ -14,7 +14,7 @@ from warren.addresses import Address
 from warren.directory.descriptor import DescriptorReader
 from warren.directory.network_file import NetworkFile
 from warren.directory.relays import Flag
-from warren.directory.votes import Opinion
+from warren.directory.votes import LISTED, Opinion
 from warren.errors import DirectoryError, ProtocolError, TooSoon
 from warren.identity import PeerId
 from warren.roles.relay_book import KnownRelay, RelayBook
@@ -351,6 +351,16 @@ def test_opinions_are_in_order_and_have_countries_and_flags() -> None:
     assert found[peer(2)].flags == {Flag.MIRROR}
     assert found[peer(3)].flags == set()
     assert [found[peer(n)].country for n in (1, 2)] == ["de", "??"]
+
+
+def test_those_that_the_newest_consensus_lists_are_said_to_be() -> None:  # DIR-11
+    book = book_of()
+    for number in (1, 2):
+        book.upload(document_of(number), NOW)
+
+    found = book.opinions(NOW, lambda ip: "??", {peer(2)}.__contains__)
+
+    assert {each.descriptor for each in found if LISTED in each.flags} == {document_of(2)}
 
 
 def test_the_longer_half_of_those_up_is_stable() -> None:

@@ -43,8 +43,8 @@ def be_of_a_later_release(versions: tuple[int, ...]) -> None:
         **to_mapping(self), LATER_PARAMETER: 7
     }  # fmt: skip
 
-    def have_opinion(self: RelayBook, *arguments: object) -> object:
-        opinion = opinion_of(self, *arguments)  # type: ignore[arg-type]
+    def have_opinion(self: RelayBook, *arguments: object, **options: object) -> object:
+        opinion = opinion_of(self, *arguments, **options)  # type: ignore[arg-type]
         return replace(opinion, flags=opinion.flags | {LATER_FLAG})
 
     RelayBook._opinion = have_opinion  # type: ignore[assignment, method-assign]

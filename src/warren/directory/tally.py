@@ -1,25 +1,31 @@
 """Count votes into the one consensus they make, whoever counts and in whatever order (DIR-10).
 
-A relay is in when more than half of the votes found it running. Its newest descriptor among
-those votes holds, flags and country go by majority, measured bandwidth and every parameter by
-the lower median. Nothing here looks at a clock, at our own opinions, or at the order of a set.
+A relay is in when more than half of the votes found it running, unless too many share its address
+or network (``crowds``): those that were listed before go first. Its newest descriptor among those
+votes holds, flags and country go by majority, measured bandwidth and every parameter by the lower
+median, and no weight is too large a part of all (``weight_caps``). Nothing here looks at a clock,
+at our own opinions, or at the order of a set.
 """
 
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import TypeVar, cast
 
+from warren.addresses import IPAddress
 from warren.directory.consensus import NO_DIGEST, write_content
+from warren.directory.crowds import Block, without_crowds
 from warren.directory.descriptor import Descriptor, check_published
 from warren.directory.documents import content_hash
 from warren.directory.network_file import NetworkFile
 from warren.directory.parameters import Parameters, read_parameters
 from warren.directory.relays import UNKNOWN_COUNTRY, Flag, RelayEntry
-from warren.directory.votes import MOST_RELAYS, Opinion, Vote
+from warren.directory.votes import LISTED, MOST_RELAYS, Opinion, Vote
+from warren.directory.weight_caps import capped
 from warren.errors import DirectoryError, ProtocolError
-from warren.identity import PeerId
+from warren.identity import Hop, PeerId
 
 T = TypeVar("T")
 
@@ -29,6 +35,8 @@ ReadDescriptor = Callable[[bytes], Descriptor]
 VALID_INTERVALS = 3
 #: What all exit policies together may take; relays with rarer ones are then listed as no exits.
 _MOST_POLICY_BYTES = 2 * 1024 * 1024
+#: The networks whose relays together have a bounded weight.
+_LARGE_BLOCK = Block(16, 32)
 
 
 def count_votes(votes: Iterable[Vote], network: NetworkFile, read: ReadDescriptor) -> bytes:
@@ -49,7 +57,7 @@ def count_votes(votes: Iterable[Vote], network: NetworkFile, read: ReadDescripto
     valid_after = cast_votes[0].valid_after
     named = _median_parameters(cast_votes)
     parameters = read_parameters(named)
-    relays = _count_relays(cast_votes, parameters, read)
+    relays = _count_relays(cast_votes, parameters, read, testing=network.testing)
     previous = _most_named(vote.previous_digest for vote in cast_votes)
     if previous == NO_DIGEST and len(relays) < parameters.founding_relays:
         raise DirectoryError(
@@ -93,14 +101,18 @@ class _Candidate:
 
 
 def _count_relays(
-    votes: Sequence[Vote], parameters: Parameters, read: ReadDescriptor
+    votes: Sequence[Vote], parameters: Parameters, read: ReadDescriptor, *, testing: bool
 ) -> list[RelayEntry]:
-    candidates = _candidates(votes, parameters, read)
-    entries = [_entry_of(candidate, parameters) for candidate in candidates.values()]
+    """Return the relays that are in; those of a network for tests may all be at one address."""
+    candidates = list(_candidates(votes, parameters, read).values())
+    if not testing:
+        candidates = _without_crowds(candidates, parameters)
+    entries = [_entry_of(candidate, parameters) for candidate in candidates]
     entries = sorted(entries, key=lambda entry: (-entry.weight, entry.peer_id))[:MOST_RELAYS]
     entries = _with_listed_gateways(entries)
     entries = _with_mutual_families(entries)
     entries = _with_affordable_policies(entries)
+    entries = _with_capped_weights(entries, by_block=not testing)
     return _with_guards(entries)
 
 
@@ -148,17 +160,53 @@ def _is_current(descriptor: Descriptor, valid_after: int, parameters: Parameters
     return True
 
 
+def _without_crowds(candidates: Sequence[_Candidate], parameters: Parameters) -> list[_Candidate]:
+    """Leave out those for whom their address or network has no place (DIR-11)."""
+    by_rank = sorted(candidates, key=lambda each: _rank_of(each, parameters))
+    addresses = [_ip_of(each.descriptor.hop) for each in by_rank]
+    return list(compress(by_rank, without_crowds(addresses)))
+
+
+def _rank_of(candidate: _Candidate, parameters: Parameters) -> tuple[object, ...]:
+    """Return by what candidates for one place are put in order; the lowest has it.
+
+    First are those that were reached themselves, at this address: behind a gateway anybody may say
+    any. Then those that were listed before, so that nobody is pushed aside by newcomers.
+    """
+    descriptor, opinions = candidate.descriptor, candidate.opinions
+    names = Counter(flag for opinion in opinions for flag in opinion.flags)
+    return (
+        bool(descriptor.gateways),
+        -names[LISTED],
+        -names[Flag.STABLE.value],
+        -len(opinions),
+        -_weight_of(candidate, parameters),
+        descriptor.peer_id,
+    )
+
+
+def _ip_of(hop: Hop) -> IPAddress:
+    ip = hop.address.ip
+    assert ip is not None, "a descriptor has no name for an address"
+    return ip
+
+
+def _weight_of(candidate: _Candidate, parameters: Parameters) -> int:
+    """Return what a relay says that it gives, as far as it is trusted (DIR-12)."""
+    measured = [each.measured for each in candidate.opinions if each.measured is not None]
+    trusted = statistics.median_low(measured) if measured else parameters.unmeasured_bandwidth
+    return min(candidate.descriptor.bandwidth, trusted)
+
+
 def _entry_of(candidate: _Candidate, parameters: Parameters) -> RelayEntry:
     descriptor, opinions = candidate.descriptor, candidate.opinions
     names = Counter(flag for opinion in opinions for flag in opinion.flags)
-    flags = {name for name, count in names.items() if 2 * count > len(opinions)}
-    measured = [opinion.measured for opinion in opinions if opinion.measured is not None]
-    trusted = statistics.median_low(measured) if measured else parameters.unmeasured_bandwidth
+    flags = {name for name, count in names.items() if 2 * count > len(opinions)} - {LISTED}
     return RelayEntry(
         hop=descriptor.hop,
         # Names of a later version stay in: all authorities must write the same bytes.
         flags=cast(frozenset[Flag], frozenset(flags | {Flag.RUNNING.value})),
-        weight=min(descriptor.bandwidth, trusted),  # DIR-12
+        weight=_weight_of(candidate, parameters),
         country=_majority((o.country for o in opinions), len(opinions), UNKNOWN_COUNTRY),
         family=descriptor.family,
         policy=descriptor.policy,
@@ -221,6 +269,17 @@ def _with_affordable_policies(entries: Sequence[RelayEntry]) -> list[RelayEntry]
         if entry.udp_policy not in affordable
         else entry
         for entry in entries
+    ]
+
+
+def _with_capped_weights(entries: Sequence[RelayEntry], *, by_block: bool) -> list[RelayEntry]:
+    """Cut down weights that are too large a part of all (DIR-11, DIR-12)."""
+    weights = [entry.weight for entry in entries]
+    blocks = [_LARGE_BLOCK.block_of(_ip_of(entry.hop)) for entry in entries] if by_block else None
+    cut = capped(weights, blocks)
+    return [
+        entry if entry.weight == weight else replace(entry, weight=weight)
+        for entry, weight in zip(entries, cut, strict=True)
     ]
 
 

@@ -32,6 +32,9 @@ VOTE_LIMIT = 16 * 1024 * 1024
 MOST_FLAGS = 16
 MOST_PARAMETERS = 128
 DIGEST_LENGTH = 32
+#: Said of a relay that stands in the newest consensus the authority knows: it was there before
+#: others who want its place (DIR-11). It is never in a consensus itself.
+LISTED = "listed"
 _MOST_ITEMS = 32 * MOST_RELAYS
 
 

@@ -29,7 +29,7 @@ from warren.directory.schedule import Period, next_period
 from warren.directory.signatures import SIGNATURE_SIZE, read_signatures, sign_consensus
 from warren.directory.votes import VOTE_LIMIT, Vote, read_vote, sign_vote
 from warren.errors import ConfigError, DirectoryError, ProtocolError, WarrenError
-from warren.identity import Identity
+from warren.identity import Identity, PeerId
 from warren.network.directory_http import Response
 from warren.roles.archive import Archive
 from warren.roles.background import Background
@@ -186,9 +186,13 @@ class Authority:
             valid_after=valid_after,
             parameters=self.network.parameters.to_mapping(),
             previous_digest=newest.digest if newest else NO_DIGEST,
-            opinions=self._book.opinions(now, self._country_of),
+            opinions=self._book.opinions(now, self._country_of, self._is_listed),
         )
         return sign_vote(vote, self._identity, self.network.network_id)
+
+    def _is_listed(self, peer_id: PeerId) -> bool:
+        newest = self._archive.newest
+        return newest is not None and newest.get(peer_id) is not None
 
     def _fetch_votes(self, ballot: Ballot, background: Background) -> None:
         """Ask for the votes not here: an authority that is down for us may not be for others."""

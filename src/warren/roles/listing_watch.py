@@ -15,6 +15,7 @@ import trio
 
 from warren.addresses import Address
 from warren.directory.consensus import Consensus
+from warren.directory.crowds import crowd_around
 from warren.identity import PeerId
 from warren.roles.archive import Archive
 
@@ -35,6 +36,10 @@ NOT_REACHED = (
 ELSEWHERE = (
     "the network lists this relay at another address: another process has a copy of its identity, "
     "and needs one of its own"
+)
+CROWDED = (
+    "the network does not list this relay, because it lists {} already, and no more are listed of "
+    "one address or network: move this one to another network"
 )
 NOT_LISTED = "the network does not list this relay: more than half of the authorities must reach it"
 
@@ -57,13 +62,14 @@ class Signs:
     is_elsewhere: bool  # listed, but not here
     was_listed: bool
     consensuses: int  # that came after an authority had taken the descriptor
+    crowd: str | None = None  # which others leave no place for it
 
     def trouble(self) -> str | None:
         """Return what keeps this relay from being of use, as far as one can tell; or None."""
         if self.is_listed:
             return None
         if self.was_listed:
-            return ELSEWHERE if self.is_elsewhere else NOT_LISTED
+            return self._reason()
         if self.seconds < PATIENCE_SECONDS:
             return None
         if not self.is_taken:
@@ -72,7 +78,12 @@ class Signs:
             return NOT_REACHED
         if self.consensuses < _CONSENSUSES_TO_BE_LISTED:
             return None
-        return ELSEWHERE if self.is_elsewhere else NOT_LISTED
+        return self._reason()
+
+    def _reason(self) -> str:
+        if self.is_elsewhere:
+            return ELSEWHERE
+        return NOT_LISTED if self.crowd is None else CROWDED.format(self.crowd)
 
 
 class ListingWatch:
@@ -105,6 +116,14 @@ class ListingWatch:
         entry = newest.get(self._own_id) if newest is not None else None
         return entry.hop.address if entry is not None else None
 
+    def _crowd(self) -> str | None:
+        """Return which relays have the places at this address or in its network (DIR-11)."""
+        newest, ip = self._archive.newest, self._address.ip
+        if newest is None or ip is None or self._archive.network.testing:
+            return None
+        others = (entry.hop.address.ip for entry in newest.relays if entry.peer_id != self._own_id)
+        return crowd_around(ip, [other for other in others if other is not None])
+
     async def run(self) -> None:
         """Look every few seconds whether something is wrong; until cancelled."""
         while True:
@@ -132,6 +151,7 @@ class ListingWatch:
             is_elsewhere=place is not None and not is_listed,
             was_listed=self._was_listed,
             consensuses=self._consensuses,
+            crowd=None if is_listed else self._crowd(),
         )
         self._was_listed |= is_listed
         self._trouble = signs.trouble()

@@ -23,7 +23,7 @@ from warren.directory.exit_policy import denied_reason
 from warren.directory.network_file import NetworkFile
 from warren.directory.parameters import DAY, Parameters
 from warren.directory.relays import Flag
-from warren.directory.votes import MOST_RELAYS, Opinion
+from warren.directory.votes import LISTED, MOST_RELAYS, Opinion
 from warren.errors import DirectoryError, TooSoon
 from warren.identity import Hop, PeerId
 
@@ -38,6 +38,10 @@ _RETRY_SHARE = 1 / 30
 _REACHED_SHARE = 3 / 4
 
 CountryOf = Callable[[IPAddress], str]
+
+
+def _nobody(_: PeerId) -> bool:
+    return False
 
 
 @dataclass
@@ -142,13 +146,18 @@ class RelayBook:
             if (never and now - relay.first_seen > patience) or not self._is_current(relay, now):
                 del self._relays[peer_id]
 
-    def opinions(self, now: float, country_of: CountryOf) -> tuple[Opinion, ...]:
-        """Return this authority's opinion of every relay, ascending by peer id."""
+    def opinions(
+        self, now: float, country_of: CountryOf, is_listed: Callable[[PeerId], bool] = _nobody
+    ) -> tuple[Opinion, ...]:
+        """Return this authority's opinion of every relay, ascending by peer id.
+
+        `is_listed` tells whether the newest consensus that it knows has a relay.
+        """
         up = [now - r.reached_since for r in self._relays.values() if r.reached_since is not None]
         stable = min(statistics.median_low(up), STABLE_SECONDS) if up else 0.0
         return tuple(
-            self._opinion(relay, now, stable, country_of)
-            for _, relay in sorted(self._relays.items())
+            self._opinion(relay, now, stable, country_of, is_listed=is_listed(relay_id))
+            for relay_id, relay in sorted(self._relays.items())
         )
 
     def statistics(self) -> dict[str, int]:
@@ -199,22 +208,30 @@ class RelayBook:
         return True
 
     def _opinion(
-        self, relay: KnownRelay, now: float, stable_seconds: float, country_of: CountryOf
+        self,
+        relay: KnownRelay,
+        now: float,
+        stable_seconds: float,
+        country_of: CountryOf,
+        *,
+        is_listed: bool = False,
     ) -> Opinion:
         descriptor = relay.descriptor
-        flags = set()
+        flags = set[str]()
         if relay.reached_since is not None and now - relay.reached_since >= stable_seconds:
-            flags.add(Flag.STABLE)
+            flags.add(Flag.STABLE.value)
         if descriptor.is_exit:
-            flags.add(Flag.EXIT)
+            flags.add(Flag.EXIT.value)
         if not descriptor.gateways:
-            flags.add(Flag.MIRROR)
+            flags.add(Flag.MIRROR.value)
+        if is_listed:
+            flags.add(LISTED)
         ip = descriptor.address.ip
         assert ip is not None
         return Opinion(
             descriptor=relay.document,
             running=relay.is_running,
-            flags=frozenset(flag.value for flag in flags),
+            flags=frozenset(flags),
             measured=None,
             country=country_of(ip),
         )
