@@ -31,9 +31,16 @@ _WARREN = str(Path(sys.executable).with_name("warren"))
 _READY_SECONDS = 60.0
 _POLL_SECONDS = 0.02
 _WEIGHT = 1_000_000
-#: An exit that one process measures must let it have what a thousand clients would.
+#: A relay that one process measures must let it have what a thousand clients would.
 _LIMITS = dict.fromkeys(
-    ("circuits", "streams_per_address", "begins_per_second", "begin_burst"), 1 << 20
+    (
+        "circuits",
+        "relay_create_burst",
+        "streams_per_address",
+        "begins_per_second",
+        "begin_burst",
+    ),
+    1 << 20,
 )
 
 

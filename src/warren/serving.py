@@ -78,6 +78,8 @@ class Serving:
                 limits.create_burst,
                 limits.circuits_per_address,
                 limits.circuits,
+                limits.relay_creates_per_second,
+                limits.relay_create_burst,
             ),
             extends_per_client=limits.pending_extends_per_client,
         )

@@ -7,8 +7,6 @@ from warren.addresses import Address
 from warren.identity import PeerId
 from warren.network.bucket import MOST_BUCKETS
 from warren.roles.create_limits import (
-    RELAY_CREATE_BURST,
-    RELAY_CREATES_PER_SECOND,
     CreateDoor,
     CreateLimits,
 )
@@ -62,8 +60,8 @@ def test_who_names_himself_and_is_not_listed_is_a_client(door: CreateDoor) -> No
 def test_a_listed_relay_may_ask_for_more_wherever_it_is(door: CreateDoor) -> None:
     ask(door, 100, 0.0)
 
-    assert ask(door, 10_000, 0.0, peer_id=LISTED) == RELAY_CREATE_BURST
-    assert ask(door, 10_000, 1.0, NEIGHBOUR, LISTED) == RELAY_CREATES_PER_SECOND
+    assert ask(door, 10_000, 0.0, peer_id=LISTED) == CreateLimits().relay_create_burst
+    assert ask(door, 10_000, 1.0, NEIGHBOUR, LISTED) == CreateLimits().relay_creates_per_second
 
 
 def test_a_client_has_so_many_circuits_and_one_more_when_one_is_gone(door: CreateDoor) -> None:

@@ -58,6 +58,8 @@ class RelayLimits(Section, frozen=True):
     create_burst: Positive = 500
     circuits_per_address: Positive = 1024
     circuits: Positive = 20_000
+    relay_creates_per_second: Positive = 100
+    relay_create_burst: Positive = 1000
     streams_per_circuit: Annotated[int, msgspec.Meta(ge=1, le=512)] = 512
     begins_per_second: Positive = 2000
     begin_burst: Positive = 4000

@@ -13,19 +13,20 @@ from warren.addresses import Address, host_of
 from warren.identity import PeerId
 from warren.network.bucket import Buckets
 
-#: What one listed relay may ask for, on behalf of all whose circuits it extends.
-RELAY_CREATES_PER_SECOND = 100
-RELAY_CREATE_BURST = 1000
-
 
 @dataclass(frozen=True)
 class CreateLimits:
-    """Bound what one client address may ask for, and how many ``circuits`` there may be in all."""
+    """Bound what one client address may ask for, and how many ``circuits`` there may be in all.
+
+    A listed relay asks on behalf of all whose circuits it extends.
+    """
 
     creates_per_second: int = 10
     create_burst: int = 500
     circuits_per_address: int = 1024
     circuits: int = 20_000
+    relay_creates_per_second: int = 100
+    relay_create_burst: int = 1000
 
 
 class CreateDoor:
@@ -38,7 +39,7 @@ class CreateDoor:
         self._limits = limits
         self._is_relay = is_relay
         self._clients = Buckets(limits.creates_per_second, limits.create_burst)
-        self._relays = Buckets(RELAY_CREATES_PER_SECOND, RELAY_CREATE_BURST)
+        self._relays = Buckets(limits.relay_creates_per_second, limits.relay_create_burst)
         self._open: Counter[Hashable] = Counter()
         self.circuits = 0
 
