@@ -17,7 +17,24 @@ F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S")
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+class FolderType(click.Path):
+    """Read a path of a folder, which need not be there, but must be named.
+
+    ``--state "$STATE"`` would else mean the folder one happens to be in, where STATE is not set.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("found empty text '', expected a path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FOLDER = FolderType()
 
 
 class AddressType(click.ParamType[Address]):
