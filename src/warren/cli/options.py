@@ -1,6 +1,7 @@
 """What the commands have in common: addresses, options, and a file that options override."""
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +17,21 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S")
 
-EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+class FileType(click.Path):
+    """Read a path of a file that is there; click calls one that is out of reach missing."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            Path(os.fsdecode(value)).stat()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self.fail(f"cannot reach {os.fsdecode(value)!r}: {error.strerror}", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class FolderType(click.Path):
@@ -34,6 +49,7 @@ class FolderType(click.Path):
         return super().convert(value, param, ctx)
 
 
+EXISTING_FILE = FileType()
 FOLDER = FolderType()
 
 

@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -155,17 +156,28 @@ def ask(path: Path, request: str = "statistics") -> dict[str, Any]:
 
     Raises ConfigError when nobody answers.
     """
+    deadline = time.monotonic() + PATIENCE_SECONDS
     try:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(PATIENCE_SECONDS)
             sock.connect(os.fsencode(path))
             sock.sendall(request.encode() + b"\n")
-            reply = bytearray()
-            while chunk := sock.recv(65536):
-                reply += chunk
+            reply = _read_all(sock, deadline)
     except OSError as error:
         raise _silent(path, error) from error
-    return _read_reply(path, bytes(reply))
+    return _read_reply(path, reply)
+
+
+def _read_all(sock: socket.socket, deadline: float) -> bytes:
+    """Read up to the end; raise TimeoutError at `deadline`, ConfigError for what never ends."""
+    reply = bytearray()
+    while len(reply) <= REPLY_LIMIT:
+        sock.settimeout(max(deadline - time.monotonic(), 0.001))
+        chunk = sock.recv(65536)
+        if not chunk:
+            return bytes(reply)
+        reply += chunk
+    raise ConfigError(f"{sock.getpeername()} goes on answering: is it another program?")
 
 
 async def ask_soon(path: Path, request: str = "statistics") -> dict[str, Any]:
@@ -220,7 +232,8 @@ def _why_silent(path: Path, error: BaseException) -> str:
     if isinstance(error, PermissionError):
         return "it belongs to another user. Ask as that one"
     if isinstance(error, (TimeoutError, trio.TooSlowError)):
-        return f"it took the question and said nothing for {PATIENCE_SECONDS} s. It may be stopped"
+        seconds = PATIENCE_SECONDS
+        return f"it took the question and gave no answer within {seconds} s. It may be stopped"
     if isinstance(error, (ConnectionError, trio.BrokenResourceError)):
         return "it broke off the conversation. It may end just now, or be another program"
     return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
