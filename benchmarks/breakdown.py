@@ -53,6 +53,8 @@ RULES = (
     ("warren/network/sockets.py", "_broken", CALLER),
     ("warren/network/byte_streams.py", "", SOCKETS),
     ("warren/network/sockets.py", "", SOCKETS),
+    ("warren/network/listening.py", "", SOCKETS),
+    ("warren/network/dialling.py", "", SOCKETS),
     ("warren/network/readiness.py", "Readiness.serve", IDLE),  # whose own part is to wait
     ("warren/network/readiness.py", "Readiness._register", WAITS),
     ("warren/network/readiness.py", "Readiness._unregister", WAITS),

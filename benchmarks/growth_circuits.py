@@ -17,9 +17,9 @@ from benchmarks.growth_relays import RealRelay, RealRelays
 from benchmarks.processes import ProcessError
 from warren.identity import Hop
 from warren.network.circuits import Circuit, build_circuit
+from warren.network.dialling import SocketNetwork
 from warren.network.link import LinkSettings
 from warren.network.links import Links
-from warren.network.sockets import SocketNetwork
 from warren.network.turn import Turn
 from warren.service import LogStyle, set_up_logging
 

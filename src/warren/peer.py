@@ -17,6 +17,7 @@ from warren.directory.network_file import NetworkFile
 from warren.identity import Hop, KeySource, SystemKeys
 from warren.network import reserve
 from warren.network.byte_streams import Network
+from warren.network.dialling import SocketNetwork
 from warren.network.fetch import fetch
 from warren.network.interruptions import (
     LOOK_SECONDS,
@@ -28,7 +29,6 @@ from warren.network.interruptions import (
 from warren.network.link import LinkSettings, RelayKeys
 from warren.network.links import Links
 from warren.network.own_addresses import address_towards
-from warren.network.sockets import SocketNetwork
 from warren.network.turn import Turn
 from warren.protocol.credit import CreditBudget
 from warren.roles.archive import Archive

@@ -64,7 +64,7 @@ def test_text_that_is_not_of_this_format_is_refused() -> None:
         ),
         (f"{READ};EndLayers.open_run (warren/protocol/onion.py:170)", breakdown.LAYERS),
         ("SocketStream.send_now (warren/network/sockets.py:174)", breakdown.SEND),
-        ("SocketNetwork.dial (warren/network/sockets.py:298)", breakdown.SOCKETS),
+        ("SocketNetwork.dial (warren/network/dialling.py:95)", breakdown.SOCKETS),
         ("Task.step (trio/_core/_run.py:1)", breakdown.LOOP),
         ("EpollIOManager._epoll_wait (trio/_core/_io_epoll.py:300)", breakdown.WAITS),
         ("EpollIOManager.get_events (trio/_core/_io_epoll.py:243)", IDLE),

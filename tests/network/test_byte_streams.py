@@ -19,7 +19,8 @@ from tests.support.memory_network import (
 from warren.addresses import Address
 from warren.errors import LinkError, ProtocolError
 from warren.network.byte_streams import ByteStream, Network
-from warren.network.sockets import SocketNetwork, SocketStream
+from warren.network.dialling import SocketNetwork
+from warren.network.sockets import SocketStream
 from warren.protocol.exchange import Exchange, Receive, ReceiveUntil, Send
 
 

@@ -1,6 +1,8 @@
 """Links: who may have one, who shares one, and when one is over."""
 
 import contextlib
+import gc
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from random import Random
@@ -876,3 +878,35 @@ async def test_what_went_over_links_that_are_gone_is_still_counted(
     assert 0 not in moved.values()
     assert before["cells_in_all"] == after["cells_in_all"] == moved
     assert (after["open"], after["cells_received"]) == (0, 0)
+
+
+def _alive() -> Counter[str]:
+    """Count what links and circuits are made of, by kind."""
+    parts = ("warren.protocol.", "warren.network.link", "warren.network.circuits", "warren.roles.")
+    kinds = (type(each) for each in gc.get_objects())
+    return Counter(kind.__name__ for kind in kinds if kind.__module__.startswith(parts))
+
+
+async def test_links_and_circuits_that_are_gone_leave_nothing_to_the_collector(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    async def come_and_go() -> None:
+        link = await pair.dial()
+        await build_circuit(link, [pair.relay.hop, pair.other.hop])
+        link.close()
+        await trio.sleep(60)
+
+    for _ in range(2):  # the last ones are still in somebody's hands
+        await come_and_go()
+    gc.collect()
+    gc.disable()
+    try:
+        await come_and_go()
+        before = _alive()
+        for _ in range(5):
+            await come_and_go()
+        after = _alive()
+    finally:
+        gc.enable()
+
+    assert after - before == Counter()

@@ -19,6 +19,8 @@ from warren.errors import LinkError
 from warren.network import reserve
 from warren.network.byte_streams import ByteStream
 from warren.network.datagram_sockets import UdpSocket
+from warren.network.dialling import SocketNetwork
+from warren.network.listening import SocketListener, listening_socket
 from warren.network.readiness import Act
 from warren.network.reserve import (
     LEAST_RESERVED,
@@ -28,7 +30,6 @@ from warren.network.reserve import (
     Reserve,
     Share,
 )
-from warren.network.sockets import SocketListener, SocketNetwork, listening_socket
 
 HERE = Address("127.0.0.1", 0)
 

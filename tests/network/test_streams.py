@@ -22,7 +22,7 @@ from tests.support.small_network import (
 from warren.addresses import Address
 from warren.errors import EndReason, ExitError, LinkError
 from warren.network.circuits import Circuit
-from warren.network.sockets import SocketNetwork
+from warren.network.dialling import SocketNetwork
 from warren.network.splice import splice
 from warren.network.streams import LINGER_SECONDS, CircuitStream
 from warren.protocol.stream import MOST_UNACKNOWLEDGED

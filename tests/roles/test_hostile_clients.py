@@ -13,7 +13,7 @@ import trio.testing
 
 from warren.addresses import Address
 from warren.errors import CircuitError
-from warren.network.sockets import SocketNetwork
+from warren.network.dialling import SocketNetwork
 from warren.network.streams import CircuitStream
 from warren.protocol.messages import ANY_FAMILY, BeginFlags
 from warren.protocol.resolution import Resolved

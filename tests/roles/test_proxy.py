@@ -20,8 +20,9 @@ from warren.errors import (
     NotFound,
 )
 from warren.network.byte_streams import Accept, ByteStream, Listener
+from warren.network.dialling import SocketNetwork
+from warren.network.listening import SocketListener, listening_socket
 from warren.network.reserve import Reserve
-from warren.network.sockets import SocketListener, SocketNetwork, listening_socket
 from warren.network.streams import CircuitStream
 from warren.protocol.choice import ANYTHING
 from warren.protocol.front import BY_REASON, Authentication, Credentials, Isolation

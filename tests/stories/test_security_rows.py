@@ -36,9 +36,9 @@ from warren.errors import EndReason, ExitError
 from warren.identity import PeerId
 from warren.lab.origin import digest
 from warren.network.circuits import Circuit, build_circuit
+from warren.network.dialling import SocketNetwork
 from warren.network.link import LinkSettings
 from warren.network.links import Links
-from warren.network.sockets import SocketNetwork
 from warren.network.turn import Turn
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]

@@ -18,7 +18,7 @@ from warren.errors import DirectoryError
 from warren.identity import Hop, KeyPair, Suite, SystemKeys
 from warren.network import reserve
 from warren.network.link import RelayKeys
-from warren.network.sockets import SocketListener, listening_socket
+from warren.network.listening import SocketListener, listening_socket
 from warren.peer import Peer, running_peer
 from warren.service import Announcer
 from warren.serving import Serving

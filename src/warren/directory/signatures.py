@@ -87,7 +87,7 @@ def combine(content: bytes, signatures: Iterable[DetachedSignature], network: Ne
     fitting = {s.authority: s.signature for s in signatures if s.hashed == hashed}
     if len(fitting) < network.threshold:
         raise DirectoryError(
-            f"{len(fitting)} authorities signed the same consensus, "
-            f"expected at least {network.threshold}"
+            f"{len(fitting)} of {len(network.authority_ids)} authorities signed the same "
+            f"consensus, expected at least {network.threshold}"
         )
     return Envelope(Kind.CONSENSUS, fitting, content).encode()

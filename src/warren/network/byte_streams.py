@@ -3,7 +3,7 @@
 A ``ByteStream`` is a reliable byte stream whose bytes move without waiting. Who waits for them
 has the choice: a task, in an opening exchange, or a callback, on the hot path, which then reads,
 works and writes in one synchronous step. Everything above takes a ``Network``; real life has the
-one of ``network.sockets``, a simulated one may give memory streams.
+one of ``network.dialling``, a simulated one may give memory streams.
 """
 
 from abc import ABC, abstractmethod

@@ -190,6 +190,8 @@ class Link:
     def close(self, error: LinkError | ProtocolError | None = None) -> None:
         """Close the link; its circuits are told at once."""
         if not self.is_closed:
+            if error is not None:  # where it was raised has this link, which would never be let go
+                error.__traceback__ = error.__cause__ = error.__context__ = None
             self.error = error
             self._gone()
 

@@ -280,23 +280,32 @@ class Links:
             now = trio.current_time()
             is_urgent = now - due > WATCH_SECONDS
             if is_urgent:  # this process stood still: hear what has come meanwhile, then judge
-                for link in self:
-                    link.pardon()
-                continue
-            for link in self:
-                protocol = link.protocol
-                if protocol.legs:
-                    link.last_used = now
-                if protocol.ready is None:
-                    if now - link.last_heard > HANDSHAKE_SECONDS:
-                        link.close(LinkError("no READY in time"))
-                elif not protocol.legs and (
-                    now - link.last_used > IDLE_SECONDS or self._is_superseded(link)
-                ):
-                    link.close()
-                else:
-                    is_urgent |= link.check()
-            self.turn.run()
+                self._pardon()
+            else:
+                is_urgent = self._look(now)
+                self.turn.run()
+
+    def _pardon(self) -> None:
+        for link in self:
+            link.pardon()
+
+    def _look(self, now: float) -> bool:
+        """Look at every link once; return whether the next look should come soon."""
+        is_urgent = False
+        for link in self:
+            protocol = link.protocol
+            if protocol.legs:
+                link.last_used = now
+            if protocol.ready is None:
+                if now - link.last_heard > HANDSHAKE_SECONDS:
+                    link.close(LinkError("no READY in time"))
+            elif not protocol.legs and (
+                now - link.last_used > IDLE_SECONDS or self._is_superseded(link)
+            ):
+                link.close()
+            else:
+                is_urgent |= link.check()
+        return is_urgent
 
     def _is_superseded(self, link: Link) -> bool:
         """Tell whether new circuits go over a newer link than this one, which is empty (LNK-6)."""

@@ -15,10 +15,11 @@ from warren.addresses import Address
 from warren.network import readiness
 from warren.network.byte_streams import Buffer
 from warren.network.datagram_sockets import UdpSocket
+from warren.network.dialling import SocketNetwork
 from warren.network.readiness import Act
 from warren.network.reserve import Share
 from warren.network.send_queue import LEAST_QUEUE, MOST_QUEUE, QUEUE_SECONDS
-from warren.network.sockets import SocketNetwork, SocketStream
+from warren.network.sockets import SocketStream
 from warren.protocol.cells import CELL_LENGTH
 from warren.protocol.records import RECORD_EXTRA
 

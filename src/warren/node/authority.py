@@ -14,7 +14,7 @@ from warren.identity import Hop, SystemKeys
 from warren.key_files import KeyFiles, check_keys_exist
 from warren.network import reserve
 from warren.network.link import RelayKeys
-from warren.network.sockets import SocketListener
+from warren.network.listening import SocketListener
 from warren.node.process import answering, holding_state, listen
 from warren.peer import running_peer
 from warren.roles.authority import BODY_LIMITS, Authority

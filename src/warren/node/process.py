@@ -13,7 +13,7 @@ from warren.addresses import Address
 from warren.config.file import Config, Role, state_directory
 from warren.errors import ConfigError, LinkError
 from warren.network.interruptions import read_clocks
-from warren.network.sockets import listening_socket
+from warren.network.listening import listening_socket
 from warren.status.control import Statistics, serve_control
 from warren.status.running import known_as_running
 from warren.storage import DataFolder

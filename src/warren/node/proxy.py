@@ -14,7 +14,7 @@ from warren.identity import SystemKeys
 from warren.network import reserve
 from warren.network.interruptions import Interruption
 from warren.network.keys_ahead import KeysAhead
-from warren.network.sockets import SocketListener
+from warren.network.listening import SocketListener
 from warren.node.own_relays import keep_finding
 from warren.node.process import answering, holding_state, listen
 from warren.peer import World, running_peer

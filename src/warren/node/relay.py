@@ -23,7 +23,7 @@ from warren.errors import ConfigError
 from warren.identity import SystemKeys
 from warren.key_files import KeyFiles
 from warren.network.link import RelayKeys
-from warren.network.sockets import SocketListener
+from warren.network.listening import SocketListener
 from warren.network.throttle import Throttle, throttled_network
 from warren.node.process import answering, holding_state, listen
 from warren.peer import World, running_peer

@@ -106,7 +106,10 @@ class CircuitMachine:
     def tell(self, event: Event) -> None:
         """Leave `event` to the owner."""
         self.events.append(event)
-        self.wake()
+        wake = self.wake
+        if isinstance(event, Closed):
+            self.wake = _nothing  # the last news: whoever owns the circuit is let go
+        wake()
 
     def loses_streams(self) -> bool:
         """Tell whether what was wrong leaves nothing to go on with: an end broke the rules.

@@ -167,10 +167,12 @@ class LinkProtocol:
         self._grants.clear()
         self.events.clear()
         for leg in tuple(self.legs.values()):
+            user = leg.user
             leg.close()
             self._forget(leg)
-            if leg.user is not None:
-                leg.user.leg_lost(leg)
+            if user is not None:
+                user.leg_lost(leg)
+        self.wake = _nothing
 
     def _send_control(self, number: int, command: Command, body: bytes = b"") -> None:
         self._control.append((number, command, body))
@@ -184,6 +186,7 @@ class LinkProtocol:
 
     def _forget(self, leg: Leg) -> None:
         if self.legs.pop(leg.number, None) is not None:
+            leg.user = None
             leg.window.close()
             self._numbers.forget(leg.number)
 

@@ -129,6 +129,7 @@ class Multiplexer:
         self.opened.clear()
         self.associated.clear()
         self.outbox.clear()
+        self.on_question = self.on_resumed = None
 
     def detach(self) -> list[StreamProtocol]:
         """Give up every stream: return those that can go on over another circuit, lose the rest.

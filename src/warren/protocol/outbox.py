@@ -32,6 +32,10 @@ _CREDIT_ROOM = MESSAGE_HEADER_LENGTH + STREAM_CREDIT_LENGTH
 Sender = StreamProtocol | Association
 
 
+def _nothing(*_: object) -> None:
+    return
+
+
 class Outbox:
     """Own the queues of what is to be sent, and whose turn it is.
 
@@ -70,6 +74,7 @@ class Outbox:
         self._credits.clear()
         self._fresh.clear()
         self._busy.clear()
+        self._on_send = self._on_ended = _nothing
 
     def _queue(self, sender: Sender) -> bool:
         found = False

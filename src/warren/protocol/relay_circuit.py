@@ -114,6 +114,7 @@ class RelayCircuit(CircuitMachine):
         data = encode_extended(ExtendStatus.OK, message)
         run = end.seal_alone(Command.RELAY, encode_message(Message.EXTENDED, 0, data))
         self._cells_passed_back = end.cells_sealed
+        end.streams.lose_all(EndReason.DESTROY)  # it has none, and lets go of this circuit
         self._end = self.previous.source = self.secrets = None
         self.next = leg
         leg.user = self

@@ -14,7 +14,7 @@ import trio
 
 from warren.addresses import Address
 from warren.network.byte_streams import ByteStream
-from warren.network.sockets import SocketListener
+from warren.network.listening import SocketListener
 from warren.run.sockets import SocketMaker
 
 MOST_DOORS = 2048

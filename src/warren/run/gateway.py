@@ -19,7 +19,7 @@ import trio
 from warren.addresses import Address
 from warren.errors import LinkError, ProtocolError
 from warren.network.byte_streams import ByteStream
-from warren.network.sockets import SocketNetwork
+from warren.network.dialling import SocketNetwork
 from warren.run.calls import Calls
 from warren.run.doors import Doors
 from warren.run.names import OWN_4, OWN_6, SyntheticNames, is_synthetic
