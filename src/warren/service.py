@@ -1,8 +1,8 @@
 """The life of a process: how it logs, starts, says that it is ready, and ends.
 
-Every role runs inside ``run_process``. The first SIGINT or SIGTERM cancels it, after what it may
-have to do before that (``Announcer.before_end``); a second one ends it at once. A process can be
-told to live only while a pipe is open (``--while-open``), so that it never outlives whoever
+Every role runs inside ``run_process``. The first SIGINT, SIGTERM or SIGHUP cancels it, after what
+it may have to do before that (``Announcer.before_end``); a second one ends it at once. A process
+can be told to live only while a pipe is open (``--while-open``), so that it never outlives whoever
 started it, however that one died, and to write down when it is ready and at which addresses
 (``--ready-fd``).
 """
@@ -139,17 +139,21 @@ async def _end_in_good_order(
 
 @contextlib.contextmanager
 def _noting_signals(told: trio.Event) -> Iterator[None]:
-    """Set `told` at the first SIGINT or SIGTERM; end the process at the second."""
+    """Set `told` at the first signal to end; end the process at the second.
+
+    When a terminal is closed SIGHUP comes from the shell and from the kernel, so it is not counted.
+    """
     token = trio.lowlevel.current_trio_token()
     seen: list[int] = []
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if seen:
-            os._exit(128 + number)
-        seen.append(number)
+        if number != signal.SIGHUP:
+            if seen:
+                os._exit(128 + number)
+            seen.append(number)
         token.run_sync_soon(told.set)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in outset.endings()}
     try:
         yield
     finally:
