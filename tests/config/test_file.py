@@ -125,6 +125,8 @@ def test_what_the_examples_comment_out_is_valid_too(name: str) -> None:
         ),
         ('[proxy]\nallow_clients = ["home"]', "found 'home', expected an address or a range such"),
         ('[proxy]\nallow_targets = ["127.0.0.1:0"]', "expected one exact port"),
+        ('[proxy]\nlisten = ["127.0.0.1:9", "127.0.0.1:9"]', "127.0.0.1:9 is listened at twice"),
+        ('[[proxy.listener]]\nlisten = "127.0.0.1:1080"', "127.0.0.1:1080 is listened at twice"),
         ('[proxy]\nuser = "me"', "proxy: user and password belong together"),
         ('[proxy]\nuser = "a+b"\npassword = "x"', "user is 'a+b', expected a name"),
         ('[proxy]\nuser = "me"\npassword = ""', "password is empty or too long"),

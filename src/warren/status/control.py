@@ -98,12 +98,23 @@ def _bound_socket(folder: Path) -> Iterator[tuple[socket.socket, Path]]:
 
 def _private_folder() -> Path:
     """Make a folder for one socket, of mode 0700, at a place with a short path."""
-    for parent in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):  # noqa: S108
+    for parent in (os.environ.get("XDG_RUNTIME_DIR"), temporary_folder(), "/tmp"):  # noqa: S108
         # mkdtemp adds eight characters, and makes a folder that nobody else can enter or guess.
         if parent and len(os.fsencode(f"{parent}/warren-12345678/{SOCKET}")) <= LONGEST_PATH:
             with contextlib.suppress(OSError):
                 return Path(tempfile.mkdtemp(prefix="warren-", dir=parent))
     raise ConfigError("found no place for the control socket: set XDG_RUNTIME_DIR to a short path")
+
+
+def temporary_folder() -> Path:
+    """Return the folder for temporary files, also where nothing can be written: the disk is full.
+
+    ``tempfile`` tries to write, and a process is to start all the same.
+    """
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError:
+        return Path(os.environ.get("TMPDIR") or "/tmp")  # noqa: S108
 
 
 def _discard(folder: Path) -> None:
