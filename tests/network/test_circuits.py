@@ -16,7 +16,7 @@ from warren.network.circuits import Circuit
 from warren.network.link import Link, OnCreate
 from warren.protocol.link import CreateRequested
 from warren.protocol.multiplexer import MOST_STREAMS
-from warren.roles.circuit_builder import BUILD_SECONDS
+from warren.roles.build_times import BUILD_SECONDS
 from warren.roles.relay import Relay
 
 TARGET = Address("5.6.0.1", 80)

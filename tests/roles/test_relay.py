@@ -20,7 +20,7 @@ from warren.network.streams import CircuitStream
 from warren.protocol.cells import Command, make_cell
 from warren.protocol.link import CreateRequested
 from warren.protocol.messages import Begin
-from warren.roles.circuit_builder import BUILD_SECONDS
+from warren.roles.build_times import BUILD_SECONDS
 from warren.roles.create_limits import CreateLimits
 from warren.roles.last_hop import Rest, refuse_streams
 from warren.roles.passing_circuit import PassingCircuit

@@ -13,7 +13,7 @@ from tests.support.small_network import RelayPeer, pattern
 from tests.support.wayward import BACKWARD, FORWARD, Wayward
 from warren.network.streams import CircuitStream
 from warren.protocol.messages import Extend, ExtendStatus
-from warren.roles.circuit_builder import BUILD_SECONDS
+from warren.roles.build_times import BUILD_SECONDS
 from warren.roles.passing_circuit import PassingCircuit
 from warren.roles.resumer import MOST_REFUSALS
 

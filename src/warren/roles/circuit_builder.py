@@ -5,7 +5,6 @@ how often its exit could not. While this machine has no network nothing counts a
 that stand are ``circuit_keeper``'s.
 """
 
-from collections import deque
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from random import Random
@@ -21,6 +20,7 @@ from warren.network.circuits import Circuit, build_circuit, extend_circuit
 from warren.network.link import Link
 from warren.network.links import Links
 from warren.protocol.choice import ANYTHING
+from warren.roles.build_times import BUILD_SECONDS, BuildTimes
 from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.guard_links import GuardLinks
 from warren.roles.mirror import Directory
@@ -29,8 +29,11 @@ from warren.roles.sessions import Sessions
 
 logger = structlog.get_logger()
 
-BUILD_SECONDS = 15.0
 MOST_BUILDS = 8
+#: Circuits that are being built at the same time (PATH-5): a guard asks for no more at once.
+MOST_BUILDING = 32
+#: A guard that is suspected is given up when circuits have been stuck in it for so long.
+STUCK_SECONDS = 8.0
 #: Before another try while this machine has no network.
 OUTAGE_SECONDS = 1.0
 
@@ -42,6 +45,14 @@ class Built:
     circuit: Circuit
     path: tuple[RelayEntry, ...]
     hops: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Suspicion:
+    """Hold since when circuits get stuck on a link, and whom all of them could blame but it."""
+
+    since: float
+    suspects: frozenset[PeerId]
 
 
 class CircuitBuilder:
@@ -72,9 +83,10 @@ class CircuitBuilder:
         self._rng = rng
         self._is_offline = is_offline
         self._interrupted = trio.Event()
-        #: Who may have kept back what the last circuit on a link waited for, unless one was built.
-        self._stuck: dict[Link, set[PeerId]] = {}
-        self._seconds: deque[float] = deque(maxlen=64)
+        #: Of links whose last circuits got stuck.
+        self._stuck: dict[Link, _Suspicion] = {}
+        self._times = BuildTimes()
+        self._turns = trio.CapacityLimiter(MOST_BUILDING)
         self.built = self.failed = 0
 
     async def build(
@@ -123,7 +135,6 @@ class CircuitBuilder:
         path = self._paths.choose(consensus, target, wish, hops=hops, never=avoid)
         try:
             circuit = await self.build_path(path)
-            self._seconds.append(trio.current_time() - circuit.created_at)
         except CircuitError as error:
             if error.hop and error.is_its_fault:
                 self._paths.avoid(path[error.hop].peer_id)
@@ -137,44 +148,67 @@ class CircuitBuilder:
     ) -> Circuit:
         """Build a circuit over `path`, or extend `stub`, which lacks the last relay of it.
 
-        Waits 15 s at most. Raises LinkError when there is no link to the guard, CircuitError
-        otherwise; its ``hop`` is None when there was no answer in time.
+        Waits for its turn, then 15 s at most, and once there is a link no longer than circuits
+        usually take. Raises LinkError when there is no link to the guard, CircuitError otherwise;
+        its ``hop`` is None when there was no answer in time.
         """
+        async with self._turns:
+            return await self._build_path(path, stub)
+
+    async def _build_path(self, path: tuple[RelayEntry, ...], stub: Circuit | None) -> Circuit:
         begun = [] if stub is None else [stub]
+        patience = self._times.patience(len(path))
         try:
             with trio.fail_after(BUILD_SECONDS):
                 if stub is not None:
-                    await extend_circuit(stub, path[-1].hop)
+                    with trio.fail_after(patience):
+                        await extend_circuit(stub, path[-1].hop)
                 else:
                     link = await self.link_to(path[0])
                     hops = [entry.hop for entry in path]
-                    await build_circuit(link, hops, on_started=begun.append)
+                    with trio.fail_after(patience):
+                        await build_circuit(link, hops, on_started=begun.append)
         except trio.TooSlowError:
             if begun:
-                self._got_stuck(begun[0], path)
+                self._gave_up(begun[0], path)
             raise CircuitError("the circuit took too long to build") from None
         (circuit,) = begun
+        if stub is None:
+            self._times.note(len(path), trio.current_time() - circuit.created_at)
         if any(entry.peer_id in self._paths.own for entry in path):
             circuit.close()
             raise CircuitError("one of the relays turned out to be this user's own")  # P2P-2
         self._stuck.pop(circuit.link, None)
         return circuit
 
-    def _got_stuck(self, circuit: Circuit, path: tuple[RelayEntry, ...]) -> None:
-        """Note who may have kept an answer back; where it can only be the guard, give that up.
+    def _gave_up(self, circuit: Circuit, path: tuple[RelayEntry, ...]) -> None:
+        """Note that a circuit took too long, and who may have kept an answer back.
 
-        It is the guard if two circuits, one after the other, have no other relay to blame.
+        Most likely it is who was asked for the next hop: a host that is switched off says nothing.
         """
-        link = circuit.link
-        suspects = {relay.peer_id for relay in path[1 : circuit.machine.hops + 1]}
+        since = trio.current_time() - self._times.patience(len(path))
+        self._times.gave_up(len(path))
+        asked = circuit.machine.hops
+        if asked and not self._is_offline():
+            self._paths.avoid(path[asked].peer_id)
+        suspects = frozenset(relay.peer_id for relay in path[1 : asked + 1])
+        self._suspect(circuit.link, since, suspects)
+
+    def _suspect(self, link: Link, since: float, suspects: frozenset[PeerId]) -> None:
+        """Note whom a circuit got stuck in, since when; give the guard up where it can only be it.
+
+        It is the guard if circuits, one after the other, have no other relay to blame.
+        """
         before = self._stuck.get(link)
-        if before is not None and before.isdisjoint(suspects) and not link.is_closed:
-            del self._stuck[link]
-            link.give_up("it answers PINGs, and circuits get stuck in it")
-            link.turn.run()
-            return
-        self._stuck = {each: who for each, who in self._stuck.items() if not each.is_closed}
-        self._stuck[link] = suspects
+        self._stuck = {each: why for each, why in self._stuck.items() if not each.is_closed}
+        if before is not None and before.suspects.isdisjoint(suspects):
+            since, suspects = before.since, frozenset()
+            if trio.current_time() - since >= STUCK_SECONDS and not link.is_closed:
+                del self._stuck[link]
+                link.give_up("it answers PINGs, and circuits get stuck in it")
+                link.turn.run()
+                return
+        self._stuck[link] = _Suspicion(since, suspects)
 
     async def link_to(self, guard: RelayEntry) -> Link:
         """Return the link to the guard, as ``GuardLinks.get`` does; its silence will be noticed."""
@@ -196,6 +230,7 @@ class CircuitBuilder:
         """Blame nobody for what failed so far, and let those who ``pause`` go on at once."""
         self._paths.forgive()
         self._guards.interrupted()
+        self._times.forget()
         self._interrupted.set()
         self._interrupted = trio.Event()
 
@@ -209,5 +244,5 @@ class CircuitBuilder:
         return {
             "built": self.built,
             "failed": self.failed,
-            "build_seconds": [round(seconds, 6) for seconds in self._seconds],
+            "build_seconds": [round(seconds, 6) for seconds in self._times.last],
         }
