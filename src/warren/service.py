@@ -29,6 +29,7 @@ from warren.addresses import Address
 from warren.errors import ConfigError, WarrenError
 from warren.identity import PeerId
 from warren.network.readiness import LoopClock
+from warren.repetitions import Repetitions
 
 log = structlog.get_logger()
 
@@ -249,7 +250,11 @@ def collect_garbage_rarely() -> None:
 
 
 def set_up_logging(style: LogStyle) -> None:
-    """Log to standard error, as plain lines or as JSON; libraries are heard from warning on."""
+    """Log to standard error, as plain lines or as JSON; libraries are heard from warning on.
+
+    The same bug is told once a minute (DOS-9).
+    """
+    repetitions = Repetitions()
     shared: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -262,7 +267,7 @@ def set_up_logging(style: LogStyle) -> None:
     if output is not None:
         output.notice = partial(_notice, [*shared, renderer])
     structlog.configure(
-        processors=[*shared, renderer],
+        processors=[repetitions, *shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(style.level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
@@ -273,6 +278,7 @@ def set_up_logging(style: LogStyle) -> None:
         foreign_pre_chain=shared,
     )
     handler.setFormatter(formatter)
+    handler.addFilter(repetitions.filter)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
 
 
