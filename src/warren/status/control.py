@@ -88,7 +88,7 @@ def _bound_socket(folder: Path) -> Iterator[tuple[socket.socket, Path]]:
                     sock.bind(os.fsencode(path))
                 finally:
                     os.umask(before)
-                sock.listen(16)
+                sock.listen(1024)  # whoever comes while it is full is refused, not kept waiting
             except OSError as error:
                 raise ConfigError(f"cannot make the control socket {path}: {error}") from error
             yield sock, path
