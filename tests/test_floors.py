@@ -14,7 +14,8 @@ GROUND = {"errors", "config_errors", "addresses", "identity", "storage", "key_fi
 PURE = {"protocol", "directory"}
 DOORS = {
     "__init__", "__main__", "cli", "config", "country_files", "founding", "lab", "listing",
-    "node", "outset", "peer", "programs", "run", "service", "serving", "status", "workers",
+    "node", "outset", "peer", "programs", "repetitions", "run", "service", "serving",
+    "status", "workers",
 }  # fmt: skip
 FLOORS = {
     **dict.fromkeys(GROUND, 0),

@@ -108,7 +108,7 @@ def test_a_process_says_where_it_listens(run: Any) -> None:
     }
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_in_good_order(run: Any, number: int) -> None:  # T87
     process = run(FOREVER)
 
@@ -141,6 +141,33 @@ def test_what_comes_before_the_end_is_done_first(run: Any) -> None:
 
     assert (code, errors.splitlines()[-1]) == (0, "going to end")
     assert time.monotonic() - begun >= 0.5
+
+
+def test_a_terminal_that_is_closed_says_so_more_than_once(run: Any) -> None:
+    """The shell does, and then the kernel: neither is in a hurry."""
+    process = run(PATIENT.format(seconds=0.5))
+
+    process.process.send_signal(signal.SIGTERM)
+    for _ in range(2):
+        process.process.send_signal(signal.SIGHUP)
+        time.sleep(0.1)
+    code, errors = process.end()
+
+    assert (code, errors.splitlines()[-1]) == (0, "going to end")
+
+
+def test_a_hangup_that_is_ignored_stays_so() -> None:
+    """As ``nohup`` makes it."""
+    ignore = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    hang_up = "os.kill(os.getpid(), 1); await trio.sleep(0.2); sys.stderr.write('still here')"
+    program = ignore + PROGRAM.format(body=hang_up)
+
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "", ""], capture_output=True, timeout=30, check=False
+    )
+
+    assert ended.returncode == 0
+    assert ended.stderr.endswith(b"still here")
 
 
 def test_a_second_signal_cuts_that_short(run: Any) -> None:  # T87
@@ -356,7 +383,7 @@ def test_no_socket_gets_the_number_of_a_standard_file() -> None:
     assert announced["addresses"] == [f"127.0.0.1:{null}"] * 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("moment", ["click", "warren.cli.roles", "warren.config", "trio"])
 def test_a_signal_before_the_service_is_there_ends_it_quietly(number: int, moment: str) -> None:
     program = f"""

@@ -7,6 +7,7 @@ is, what stands there, what is expected, and which key was meant by one that doe
 import datetime as dt
 import difflib
 import re
+import sys
 import tomllib
 import types
 import typing
@@ -17,6 +18,9 @@ import msgspec
 from warren.errors import ConfigError
 
 _MOST_SHOWN = 60
+#: The keys whose values are for nobody who reads an error, which may stand in a log.
+_SECRETS = frozenset({"password"})
+_SECRET = re.compile("|".join(_SECRETS), re.IGNORECASE)
 _WHERE = re.compile(r"(?P<what>.*) - at `\$(?P<path>.*)`\Z", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`\Z")
 _MISSING = re.compile(r"Object missing required field `(.*)`\Z")
@@ -41,13 +45,22 @@ def read_toml(text: str) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError("too many brackets within brackets, expected TOML") from None
     except tomllib.TOMLDecodeError as error:
+        if text.lstrip().startswith("{"):  # it may hold a key, so nothing of it is shown
+            raise ConfigError(
+                "the file is JSON, as the files of a state folder are, expected TOML"
+            ) from None
         raise ConfigError(_explain_toml(str(error), text.rstrip().splitlines())) from error
+    except ValueError:  # Python reads no longer ones, for the time it would take
+        most = sys.get_int_max_str_digits()
+        raise ConfigError(f"a number of more than {most} digits, expected a smaller one") from None
 
 
 def _explain_toml(message: str, lines: list[str]) -> str:
     match = _PLACE.match(message)
     number = int(match["line"]) if match else len(lines)
     line = lines[number - 1].strip() if number <= len(lines) else ""
+    if secret := _SECRET.search(line):
+        line = f"{line[: secret.end()]}..."
     for begin, what in _TWICE.items():
         if message.startswith(begin):
             return f"line {number} is {shown(line)}, and {what} is there already: keep one of them"
@@ -98,6 +111,8 @@ def _found(data: Any, keys: list[str]) -> str:
         return "a section"
     if isinstance(data, dt.date | dt.time):
         return "a date or time"
+    if not _SECRETS.isdisjoint(keys):
+        return "something else"
     if isinstance(data, bool):
         return "true" if data else "false"
     return shown(data)

@@ -35,13 +35,23 @@ def begin(command: str | None) -> None:
 
 
 def end_quietly_when_told() -> None:
-    """End with code 0 at SIGINT and SIGTERM, until ``service`` takes over: nothing is begun yet."""
+    """End with code 0 when told to, until ``service`` takes over: nothing is begun yet."""
 
     def end(_number: int, _frame: FrameType | None) -> None:
         os._exit(0)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in endings():
         signal.signal(number, end)
+
+
+def endings() -> tuple[signal.Signals, ...]:
+    """Return the signals that tell a service to end.
+
+    SIGHUP, when its terminal is closed, is one of them unless it is ignored: by ``nohup``.
+    """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return signal.SIGINT, signal.SIGTERM
+    return signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
 def end_by_interrupts() -> None:

@@ -1,8 +1,8 @@
 """The life of a process: how it logs, starts, says that it is ready, and ends.
 
-Every role runs inside ``run_process``. The first SIGINT or SIGTERM cancels it, after what it may
-have to do before that (``Announcer.before_end``); a second one ends it at once. A process can be
-told to live only while a pipe is open (``--while-open``), so that it never outlives whoever
+Every role runs inside ``run_process``. The first SIGINT, SIGTERM or SIGHUP cancels it, after what
+it may have to do before that (``Announcer.before_end``); a second one ends it at once. A process
+can be told to live only while a pipe is open (``--while-open``), so that it never outlives whoever
 started it, however that one died, and to write down when it is ready and at which addresses
 (``--ready-fd``).
 """
@@ -29,6 +29,7 @@ from warren.addresses import Address
 from warren.errors import ConfigError, WarrenError
 from warren.identity import PeerId
 from warren.network.readiness import LoopClock
+from warren.repetitions import Repetitions
 
 log = structlog.get_logger()
 
@@ -139,17 +140,21 @@ async def _end_in_good_order(
 
 @contextlib.contextmanager
 def _noting_signals(told: trio.Event) -> Iterator[None]:
-    """Set `told` at the first SIGINT or SIGTERM; end the process at the second."""
+    """Set `told` at the first signal to end; end the process at the second.
+
+    When a terminal is closed SIGHUP comes from the shell and from the kernel, so it is not counted.
+    """
     token = trio.lowlevel.current_trio_token()
     seen: list[int] = []
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if seen:
-            os._exit(128 + number)
-        seen.append(number)
+        if number != signal.SIGHUP:
+            if seen:
+                os._exit(128 + number)
+            seen.append(number)
         token.run_sync_soon(told.set)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in outset.endings()}
     try:
         yield
     finally:
@@ -245,7 +250,11 @@ def collect_garbage_rarely() -> None:
 
 
 def set_up_logging(style: LogStyle) -> None:
-    """Log to standard error, as plain lines or as JSON; libraries are heard from warning on."""
+    """Log to standard error, as plain lines or as JSON; libraries are heard from warning on.
+
+    The same bug is told once a minute (DOS-9).
+    """
+    repetitions = Repetitions()
     shared: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -258,7 +267,7 @@ def set_up_logging(style: LogStyle) -> None:
     if output is not None:
         output.notice = partial(_notice, [*shared, renderer])
     structlog.configure(
-        processors=[*shared, renderer],
+        processors=[repetitions, *shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(style.level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
@@ -269,6 +278,7 @@ def set_up_logging(style: LogStyle) -> None:
         foreign_pre_chain=shared,
     )
     handler.setFormatter(formatter)
+    handler.addFilter(repetitions.filter)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
 
 

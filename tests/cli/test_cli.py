@@ -135,6 +135,26 @@ def test_a_wrong_option_is_refused_with_what_is_expected() -> None:
     assert run("lab", "--relays", "many").exit_code == 2
 
 
+def test_a_file_that_is_out_of_reach_is_not_called_missing() -> None:
+    assert "cannot reach" in run("proxy", "--network", "a" * 300).output
+    assert "does not exist" in run("proxy", "--network", "nowhere.toml").output
+
+
+@pytest.mark.parametrize(
+    "command", [["keys", "--state"], ["status", "--state"], ["lab", "--dir"], ["relay", "--state"]]
+)
+def test_a_folder_without_a_name_is_not_the_one_that_somebody_is_in(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    done = run(*command, "")
+
+    assert done.exit_code == 2
+    assert "found empty text '', expected a path" in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

@@ -99,6 +99,8 @@ def test_what_the_examples_comment_out_is_valid_too(name: str) -> None:
         ("[log]\n[proxy]\n[log]", "line 3 is '[log]', and this section is there already"),
         ('[proxy]\nlisten = ["a",', "The file ends there: a quote or bracket may be left"),
         ("network = " + "[" * 5000, "too many brackets within brackets"),
+        ("network = " + "1" * 5000, "a number of more than 4300 digits"),
+        (' {"seed":"123"}', "is JSON, as the files of a state folder are, expected TOML"),
         ("[proxy]\nhops = 1" + "0" * 30, "expected a whole number from 2 to 5"),
         (
             "[proxy]\nconnections = 0",
@@ -123,6 +125,8 @@ def test_what_the_examples_comment_out_is_valid_too(name: str) -> None:
         ),
         ('[proxy]\nallow_clients = ["home"]', "found 'home', expected an address or a range such"),
         ('[proxy]\nallow_targets = ["127.0.0.1:0"]', "expected one exact port"),
+        ('[proxy]\nlisten = ["127.0.0.1:9", "127.0.0.1:9"]', "127.0.0.1:9 is listened at twice"),
+        ('[[proxy.listener]]\nlisten = "127.0.0.1:1080"', "127.0.0.1:1080 is listened at twice"),
         ('[proxy]\nuser = "me"', "proxy: user and password belong together"),
         ('[proxy]\nuser = "a+b"\npassword = "x"', "user is 'a+b', expected a name"),
         ('[proxy]\nuser = "me"\npassword = ""', "password is empty or too long"),
@@ -189,6 +193,25 @@ def test_a_mistake_is_named_with_file_key_and_what_is_expected(text: str, compla
 
     assert str(error.value).startswith("peer.toml")
     assert complaint in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('{"schema":1,"seed":"wahr0"}', "is JSON"),
+        ('[proxy]\nuser = "me"\npassword = wahr0', "line 3 is not TOML: found 'password...'"),
+        ('[proxy]\npassword = "a"\npassword = "wahr0"', "line 3 is 'password...', and this key"),
+        ("[proxy]\npassword = wahr0\nuser", "line 2 is not TOML: found 'password...'"),
+        ('[proxy]\npassword = ["wahr0"]', "proxy.password is something else, expected text"),
+        ('[[proxy.listener]]\npassword = {a = "wahr0"}', "password is a section"),
+    ],
+)
+def test_no_mistake_tells_a_secret(text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+
+    assert complaint in str(caught.value)
+    assert "wahr0" not in str(caught.value)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "192.0.2.1"])

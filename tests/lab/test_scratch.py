@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from warren.errors import ConfigError
 from warren.lab.scratch import lab_folder, remove_dead
 
 HOLD = """
@@ -110,3 +111,13 @@ def test_a_folder_that_was_named_is_kept(tmp: Path) -> None:
         (path / "log").write_text("")
 
     assert (tmp / "mine" / "log").exists()
+
+
+def test_where_there_is_no_room_for_one_it_is_said(
+    tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp / "nowhere"))
+
+    complaint = "cannot make a temporary folder: No such file"
+    with pytest.raises(ConfigError, match=complaint), lab_folder(None):
+        pass

@@ -193,6 +193,22 @@ async def test_only_who_is_killed_resets_what_it_had_begun(*, is_killed: bool) -
     far.close()
 
 
+async def test_a_side_that_lives_and_does_not_read_is_not_taken_for_gone() -> None:  # T84
+    near, far = await World(SocketNetwork(), Address("127.0.0.1", 0)).pair()
+    near.keep_alive(1)
+    waiting = fill(near)
+
+    await trio.sleep(4)
+    chunk, read = bytearray(1 << 20), 0
+    while read < waiting:
+        await far.wait_readable()
+        read += far.receive_into(chunk) or 0
+
+    assert near.send_now(b"x") == 1
+    near.close()
+    far.close()
+
+
 async def test_closing_with_bytes_unread_is_a_reset(pair: Pair) -> None:
     near, far = pair
     far.send_now(b"not read")

@@ -246,6 +246,20 @@ def test_the_profile_is_private_and_gone_when_the_browser_is_closed(
     assert list(scratch.iterdir()) == []
 
 
+def test_where_there_is_no_room_for_a_profile_it_is_said(proxy: Listener, tmp_path: Path) -> None:
+    path = program(tmp_path, "chromium", "Chromium 156")
+    line = f'ulimit -f 0; exec "$0" -m warren browser --proxy {proxy.address} --browser {path}'
+
+    done = subprocess.run(
+        ["/bin/sh", "-c", line, sys.executable],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("warren: cannot make a folder for the browser's profile: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_closes_the_browser_and_all_it_started(
     proxy: Listener, tmp_path: Path, number: signal.Signals

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warren.errors import ProtocolError
-from warren.protocol.http_chunks import ChunkFraming
+from warren.protocol.http_chunks import ChunkedBody
 from warren.protocol.http_head import HEAD_LIMIT
 
 BODY = b"5;x=y\r\nhello\r\n6\r\n world\r\n0\r\nX-Trailer: 1\r\n\r\n"
@@ -32,11 +32,9 @@ WRONG = {
 }
 
 
-def check(*parts: bytes) -> ChunkFraming:
-    framing = ChunkFraming()
-    for part in parts:
-        framing.check(part)
-    return framing
+def read(*parts: bytes) -> tuple[ChunkedBody, bytes]:
+    body = ChunkedBody()
+    return body, b"".join(body.take(part) for part in parts)
 
 
 def split(words: bytes, cuts: list[int]) -> list[bytes]:
@@ -46,8 +44,11 @@ def split(words: bytes, cuts: list[int]) -> list[bytes]:
 
 @given(st.lists(st.integers(0, 60)), st.binary())
 def test_a_body_is_whole_at_its_last_byte_however_it_is_cut(cuts: list[int], behind: bytes) -> None:
-    assert check(*split(BODY + behind, cuts)).is_whole
-    assert not check(*split(BODY[:-1], cuts)).is_whole
+    body, content = read(*split(BODY + behind, cuts))
+
+    assert body.is_whole
+    assert content == b"hello world"
+    assert not read(*split(BODY[:-1], cuts))[0].is_whole
 
 
 @given(st.lists(st.binary(min_size=1, max_size=20), max_size=20), st.lists(st.integers(0, 400)))
@@ -56,8 +57,19 @@ def test_chunks_of_any_number_and_size_are_read_however_they_are_cut(
 ) -> None:
     words = b"".join(b"%X\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
 
-    assert check(*split(words, cuts)).is_whole
-    assert not check(*split(words[:-1], cuts)).is_whole
+    body, content = read(*split(words, cuts))
+
+    assert body.is_whole
+    assert content == b"".join(chunks)
+    assert not read(*split(words[:-1], cuts))[0].is_whole
+
+
+def test_what_is_there_of_a_chunk_is_not_waited_with() -> None:
+    body = ChunkedBody()
+
+    assert [body.take(part) for part in (b"5\r\nhe", b"ll", b"o", b"\r\n")] == [
+        b"he", b"ll", b"o", b"",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("words", WRONG.values(), ids=WRONG.keys())
@@ -66,12 +78,12 @@ def test_the_first_wrong_byte_is_refused_however_it_is_cut(
     words: bytes, before: bytes, cuts: list[int]
 ) -> None:
     words = before + words
-    framing = check(*split(words[:-1], cuts))
+    body, _ = read(*split(words[:-1], cuts))
 
     with pytest.raises(ProtocolError):
-        framing.check(words[-1:])
+        body.take(words[-1:])
     with pytest.raises(ProtocolError):
-        check(*split(words + b"\r\n0\r\n\r\n", cuts))
+        read(*split(words + b"\r\n0\r\n\r\n", cuts))
 
 
 @pytest.mark.parametrize("start", [b"5;", b"0\r\nX: ", b"0\r\nX: y\r\nZ: "])
@@ -79,12 +91,12 @@ def test_neither_extensions_nor_trailers_may_go_on_forever(start: bytes) -> None
     endless = [b"y" * 64] * (HEAD_LIMIT // 64)
 
     with pytest.raises(ProtocolError, match="longer than 16384 bytes"):
-        check(start, *endless)
+        read(start, *endless)
 
 
 def test_what_is_wrong_is_said_without_the_words_of_the_program() -> None:
     with pytest.raises(ProtocolError) as caught:
-        check(b"5;secret\n")
+        read(b"5;secret\n")
 
     assert str(caught.value) == (
         "a line of the chunked body ends in a bare line feed; it must end in CR LF"
@@ -94,7 +106,7 @@ def test_what_is_wrong_is_said_without_the_words_of_the_program() -> None:
 @given(st.lists(st.binary(max_size=40)))
 def test_garbage_raises_protocol_error_and_nothing_else(parts: list[bytes]) -> None:
     try:
-        framing = check(*parts)
+        body, _ = read(*parts)
     except ProtocolError:
         return
-    assert not framing.is_whole or b"0\r\n" in b"".join(parts)
+    assert not body.is_whole or b"0\r\n" in b"".join(parts)

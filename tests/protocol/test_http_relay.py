@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.support.paper import Side
 from warren.errors import ProtocolError
 from warren.protocol.http_proxy import HttpRequest, accept
-from warren.protocol.http_relay import HttpRelay
+from warren.protocol.http_relay import MOST_EARLY_ANSWERS, HttpRelay
 
 
 def relay_for(
@@ -260,6 +260,24 @@ def test_early_answers_come_through_before_the_last_one() -> None:
     assert not relay.has_answered
     assert relay.take_request(b"a") == b"a"
     assert relay.take_response(b"HTTP/1.1 204 Done\r\n\r\n").startswith(b"HTTP/1.1 204 Done\r\n")
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_early_answers_come_to_an_end(version: str) -> None:  # T84
+    relay = relay_for(version=version)
+    early = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+    answered(relay, early * MOST_EARLY_ANSWERS)
+
+    with pytest.raises(ProtocolError, match="without an end"):
+        relay.take_response(early)
+
+
+def test_chunks_of_a_byte_each_take_no_step_each() -> None:  # T84
+    relay = relay_for()
+    answered(relay, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    pieces = 65536 // 6
+
+    assert relay.take_response(b"1\r\nx\r\n" * pieces) == b"%x\r\n%b\r\n" % (pieces, b"x" * pieces)
 
 
 def test_an_old_client_gets_no_early_answers() -> None:

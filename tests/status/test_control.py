@@ -1,8 +1,12 @@
 """The control socket answers its own user, in one line, wherever the state folder is."""
 
+import contextlib
 import os
 import socket
 import stat
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ import pytest
 import trio
 
 from warren.errors import ConfigError
+from warren.status import control
 from warren.status.control import (
     LONGEST_PATH,
     Statistics,
@@ -150,3 +155,40 @@ async def test_without_a_process_the_answer_says_what_to_do(tmp_path: Path) -> N
         ask(find_socket(tmp_path))
     with pytest.raises(ConfigError, match="no running process answers"):
         await ask_soon(find_socket(tmp_path))
+
+
+def drip(sock: socket.socket) -> None:
+    while True:
+        sock.sendall(b"x")
+        time.sleep(0.02)
+
+
+def flood(sock: socket.socket) -> None:
+    while True:
+        sock.sendall(bytes(65536))
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"), [(drip, "gave no answer within"), (flood, "goes on answering")]
+)
+def test_an_answer_without_an_end_is_not_waited_for(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Callable[[socket.socket], None],
+    complaint: str,
+) -> None:
+    monkeypatch.setattr(control, "PATIENCE_SECONDS", 0.5 if answer is drip else 60)
+    monkeypatch.setattr(control, "REPLY_LIMIT", 1024 * 1024)
+
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError), listener.accept()[0] as sock:
+            answer(sock)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "control.sock"))
+        listener.listen()
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        with pytest.raises(ConfigError, match=complaint):
+            ask(tmp_path / "control.sock")
+    thread.join()

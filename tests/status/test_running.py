@@ -208,3 +208,21 @@ def test_a_process_that_does_not_answer_is_told_in_words(
     assert done.returncode == 2
     assert said in done.stderr
     assert "Errno" not in done.stderr
+
+
+def test_where_no_temporary_file_can_be_written_a_process_goes_on_without(tmp_path: Path) -> None:
+    """As on a full disk, for the user of a service, who has no folder in /run."""
+    (tmp_path / "state").mkdir()
+    program = (
+        "import sys; from pathlib import Path; from warren.status.running import *\n"
+        "with known_as_running('relay', Path(sys.argv[1])): print(find_running())"
+    )
+    script = 'ulimit -f 0; exec "$0" -c "$1" "$2"'
+    environment = {**os.environ, "XDG_RUNTIME_DIR": "", "TMPDIR": str(tmp_path / "nowhere")}
+
+    done = subprocess.run(
+        ["/bin/sh", "-c", script, sys.executable, program, str(tmp_path / "state")],
+        env=environment, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, "")

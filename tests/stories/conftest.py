@@ -13,13 +13,14 @@ import pytest
 from tests.support.browsers import Canary, canary
 from tests.support.daemons import Daemon, running_daemons
 from tests.support.handmade import HandmadeNetwork, running_handmade_network
+from tests.support.hostile_site import HOSTILE_NAME, HostileSite, running_hostile_site
 from tests.support.journeys import check_logs
 from tests.support.labs import RunningLab, running_lab
 from tests.support.recipes import Kitchen
 from tests.support.web_origin import NAME, Origin, running_origin
 
 #: What the applications of the stories ask for is no business of any log.
-SECRETS = (NAME, "inside.origin.example", "peer.example")
+SECRETS = (NAME, HOSTILE_NAME, "inside.origin.example", "peer.example")
 
 
 @pytest.hookimpl(trylast=True)
@@ -49,14 +50,21 @@ def daemons() -> Iterator[dict[str, Daemon]]:
 
 
 @pytest.fixture(scope="session")
-def lab_options(origin: Origin, daemons: dict[str, Daemon]) -> list[str]:
-    """Return the options for a lab whose exits reach the origin, by its name.
+def hostile() -> Iterator[HostileSite]:
+    with running_hostile_site() as site:
+        yield site
+
+
+@pytest.fixture(scope="session")
+def lab_options(origin: Origin, daemons: dict[str, Daemon], hostile: HostileSite) -> list[str]:
+    """Return the options for a lab whose exits reach the origin and its like, by their names.
 
     One exit is in Germany, one in France, and of one nobody knows.
     """
-    allowed = (*origin.addresses, *(daemon.address for daemon in daemons.values()))
+    others = (daemon.address for daemon in daemons.values())
+    allowed = (*origin.addresses, *others, *hostile.addresses)
     targets = [word for each in allowed for word in ("--allow-target", str(each))]
-    names = [f"{NAME}=127.0.0.1", "inside.origin.example=10.0.0.1"]
+    names = [f"{NAME}=127.0.0.1", f"{HOSTILE_NAME}=127.0.0.1", "inside.origin.example=10.0.0.1"]
     countries = ["exit1=de", "exit2=fr"]
     return [
         *targets,

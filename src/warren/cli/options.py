@@ -1,6 +1,7 @@
 """What the commands have in common: addresses, options, and a file that options override."""
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,8 +17,40 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S")
 
-EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
+
+class FileType(click.Path):
+    """Read a path of a file that is there; click calls one that is out of reach missing."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            Path(os.fsdecode(value)).stat()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self.fail(f"cannot reach {os.fsdecode(value)!r}: {error.strerror}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class FolderType(click.Path):
+    """Read a path of a folder, which need not be there, but must be named.
+
+    ``--state "$STATE"`` would else mean the folder one happens to be in, where STATE is not set.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("found empty text '', expected a path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+EXISTING_FILE = FileType()
+FOLDER = FolderType()
 
 
 class AddressType(click.ParamType[Address]):

@@ -137,6 +137,10 @@ class ProxyConfig(ListenerConfig, frozen=True, kw_only=True):
                 )
         for extra in self.listener:
             _check_reachable(extra.listen, extra, self.allow_clients)
+        places = [address for address, _ in self.listeners if address.port]
+        for address in places:
+            if places.count(address) > 1:
+                raise ValueError(f"{address} is listened at twice: name it once, in one section")
         check_targets(self.allow_targets)
 
     @property

@@ -24,11 +24,16 @@ PREFIX = "warren-lab-"
 def lab_folder(given: Path | None) -> Iterator[Path]:
     """Give the folder of the lab; a temporary one is removed at the end.
 
-    Raises ConfigError when the one that was given is not empty, or cannot be used.
+    Raises ConfigError when the one that was given is not empty, or there is none to be used.
     """
     if given is None:
         remove_dead()
-        path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        try:
+            path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot make a temporary folder: {error.strerror}. Name another one with --dir"
+            ) from error
         try:
             with DataFolder(path).held():
                 yield path

@@ -131,7 +131,10 @@ class ByteStream(ABC):
         return 0
 
     def keep_alive(self, seconds: int) -> None:
-        """Notice within about `seconds` that the other side is gone without a word."""
+        """Notice within about `seconds` that the other side is gone, while nothing is to be sent.
+
+        One that does not read what waits for it may be slow, and is not taken for gone.
+        """
         return
 
     def reset_if_killed(self) -> None:

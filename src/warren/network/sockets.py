@@ -29,10 +29,10 @@ _MOST_PARTS = 512  # below Linux's IOV_MAX of 1024
 _SIOCOUTQNSD = 0x894B  # linux/sockios.h: the bytes that were never sent, not even once
 #: With the first, the end of the last descriptor is a reset: also where the system closes it.
 _NO_LINGER, _LINGER = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
-#: What ``keep_alive`` sets; a system that lacks one does without it.
+#: What ``keep_alive`` sets; a system that lacks one does without it. TCP_USER_TIMEOUT is not among
+#: them: Linux gives up with it on who answers, and only does not read (decision 41).
 _KEEP_ALIVE: tuple[int | None, ...] = tuple(
-    getattr(socket, name, None)
-    for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+    getattr(socket, name, None) for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
 )
 
 
@@ -98,7 +98,7 @@ class SocketStream(ByteStream):
         if sock.fileno() < 0:
             return
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        values = (seconds, max(1, seconds // 4), 4, seconds * 1000)
+        values = (max(1, seconds // 2), max(1, seconds // 8), 4)
         for option, value in zip(_KEEP_ALIVE, values, strict=True):
             if option is not None:
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -145,7 +145,13 @@ def check_proxy(proxy: Address) -> None:
 @contextlib.contextmanager
 def _passing_profile() -> Iterator[Path]:
     """Make a folder that only this user can read, and remove it with all that is in it."""
-    profile = Path(tempfile.mkdtemp(prefix="warren-browser-"))
+    try:
+        profile = Path(tempfile.mkdtemp(prefix="warren-browser-"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make a folder for the browser's profile: {error.strerror}. Let TMPDIR be one "
+            "that can be written"
+        ) from error
     try:
         yield profile
     finally:

@@ -1,9 +1,9 @@
 """A plain HTTP request on its way to the target, and the answer on its way back.
 
 Nothing is passed through: each message is read by one h11 connection and written anew by another,
-so both sides agree where it ends, whatever the sender meant (FE-5). Chunks are checked before h11
-reads them: it would wait for ever for the rest of some that are broken. Bytes go in, bytes come
-out; one object carries one request, and the connections on both sides are closed after it.
+so both sides agree where it ends, whatever the sender meant (FE-5). Only what is in chunks is read
+by ``http_chunks``. Bytes go in, bytes come out; one object carries one request, and the connections
+on both sides are closed after it.
 
     client  --take_request-->  h11 server | h11 client  -->  target
     client  <--  h11 server | h11 client  <--take_response--  target
@@ -13,12 +13,15 @@ import h11
 
 from warren.addresses import Address
 from warren.errors import ProtocolError, expect
-from warren.protocol.http_chunks import ChunkFraming
+from warren.protocol.http_chunks import ChunkedBody
 from warren.protocol.http_head import HEAD_LIMIT, Headers, tokens_of, values_of
 from warren.protocol.http_proxy import HttpRequest
 
 #: Bytes an answer's head may have: sites send more than clients do.
 RESPONSE_HEAD_LIMIT = 64 * 1024
+#: Answers 1xx before the one that counts: a site could go on with them for ever, and each costs as
+#: much as a whole head. The 102 of a slow one come every 20 s or so.
+MOST_EARLY_ANSWERS = 256
 
 _BEGINNING = b"HTTP/"
 _HOP_BY_HOP = frozenset(
@@ -55,22 +58,25 @@ class HttpRelay:
         lines += [b"%s: %s" % header for header in request.headers]
         self._client.receive_data(b"\r\n".join(lines) + b"\r\n\r\n")
         is_chunked = values_of(request.headers, b"transfer-encoding")
-        self._upward = ChunkFraming() if is_chunked else None
-        self._downward: ChunkFraming | None = None
+        self._upward = ChunkedBody() if is_chunked else None
+        self._downward: ChunkedBody | None = None
         self._beginning = b""  # of the answer
+        self._early_answers = 0
         self.has_answered = False
         self.is_finished = False
 
     @property
     def is_request_whole(self) -> bool:
         """Tell whether the client has sent all of its request."""
+        if self._upward is not None:
+            return self._upward.is_whole
         return self._client.their_state not in (h11.IDLE, h11.SEND_BODY, h11.ERROR)
 
     def take_request(self, data: bytes) -> bytes:
         """Take bytes from the client, return those for the target."""
-        if data:
-            if self._upward is not None:
-                self._upward.check(data)
+        if self._upward is not None and self.is_request_whole:
+            return b""  # what is behind it is nobody's
+        if data and self._upward is None:
             self._client.receive_data(data)
         output = bytearray()
         while isinstance(event := _next_event(self._client), _REQUEST_EVENTS):
@@ -79,6 +85,8 @@ class HttpRelay:
             elif isinstance(event, h11.EndOfMessage):
                 event = h11.EndOfMessage()  # without trailers: they were meant for us
             output += _send(self._target, event)
+        if self._upward is not None:
+            output += _send_content(self._target, self._upward, data)
         return bytes(output)
 
     def take_response(self, data: bytes) -> bytes:
@@ -87,12 +95,19 @@ class HttpRelay:
         What follows a response that has ended is dropped: nobody asked for it. Raises
         ProtocolError as well when the end comes before the response has ended.
         """
+        if self.is_finished:
+            return b""
         if len(self._beginning) < len(_BEGINNING):
             # What speaks another protocol may wait for us to say more, and h11 for an empty line.
             self._beginning = (self._beginning + data)[: len(_BEGINNING)]
             expect(_BEGINNING.startswith(self._beginning), "an answer that is no HTTP")
-        if self._downward is not None:
-            self._downward.check(data)
+        if self._downward is None:
+            return self._take_events(data)
+        expect(bool(data), "a chunked answer that was cut short")
+        return self._take_chunks(self._downward, data)
+
+    def _take_events(self, data: bytes) -> bytes:
+        """Take bytes of an answer that has no chunks so far, return those for the client."""
         self._target.receive_data(data)
         output = bytearray()
         while not self.is_finished:
@@ -100,6 +115,8 @@ class HttpRelay:
             if not isinstance(event, _RESPONSE_EVENTS):
                 break
             if isinstance(event, h11.InformationalResponse):
+                self._early_answers += 1
+                expect(self._early_answers <= MOST_EARLY_ANSWERS, "early answers without an end")
                 if self._request.version == b"1.0":
                     continue  # HTTP/1.0 has none
                 headers = _end_to_end(tuple(event.headers.raw_items()))
@@ -113,7 +130,16 @@ class HttpRelay:
                 event = h11.EndOfMessage()
                 self.is_finished = True
             output += _send(self._client, event)
+            if self._downward is not None:
+                output += self._take_chunks(self._downward, self._target.trailing_data[0])
+                break
         return bytes(output)
+
+    def _take_chunks(self, body: ChunkedBody, data: bytes) -> bytes:
+        """Take bytes of the answer's chunks, return those for the client."""
+        output = _send_content(self._client, body, data)
+        self.is_finished = body.is_whole
+        return output
 
     def _request_to_send(self) -> h11.Request:
         # No Via: it would tell every site that this is Warren (conventions D0).
@@ -130,8 +156,7 @@ class HttpRelay:
         expect(response.status_code != 407, "an answer 407 from a target that is no proxy")
         received = tuple(response.headers.raw_items())
         if self._has_chunks(response, received):
-            self._downward = ChunkFraming()
-            self._downward.check(self._target.trailing_data[0])
+            self._downward = ChunkedBody()
         headers = _end_to_end(received)
         if response.status_code != 204:  # it has no body, whatever it says
             headers += _framing(received)
@@ -157,6 +182,16 @@ def _send(writer: h11.Connection, event: h11.Event) -> bytes:
         return writer.send(event) or b""
     except h11.LocalProtocolError:
         raise ProtocolError("a message does not fit the one it answers") from None
+
+
+def _send_content(writer: h11.Connection, body: ChunkedBody, data: bytes) -> bytes:
+    """Return what `writer` makes of the content that is in `data`, and of its end."""
+    output = b""
+    if content := body.take(data):
+        output = _send(writer, h11.Data(content))
+    if body.is_whole:
+        output += _send(writer, h11.EndOfMessage())
+    return output
 
 
 def _end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:

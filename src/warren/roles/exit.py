@@ -35,7 +35,7 @@ from warren.roles.idleness import LOOK_SECONDS, IdleWatch
 from warren.roles.last_hop import Rest
 from warren.roles.passing_circuit import PassingCircuit
 
-#: After so long without an answer from a target's machine it counts as gone (EXT-10).
+#: After so long without an answer from a quiet target's machine it counts as gone (EXT-10).
 SILENCE_SECONDS = 60
 
 #: The bits of a BEGIN's flags, as numbers: the enumeration is slow to say.

@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def _bound_socket(folder: Path) -> Iterator[tuple[socket.socket, Path]]:
                     sock.bind(os.fsencode(path))
                 finally:
                     os.umask(before)
-                sock.listen(16)
+                sock.listen(1024)  # whoever comes while it is full is refused, not kept waiting
             except OSError as error:
                 raise ConfigError(f"cannot make the control socket {path}: {error}") from error
             yield sock, path
@@ -97,12 +98,23 @@ def _bound_socket(folder: Path) -> Iterator[tuple[socket.socket, Path]]:
 
 def _private_folder() -> Path:
     """Make a folder for one socket, of mode 0700, at a place with a short path."""
-    for parent in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):  # noqa: S108
+    for parent in (os.environ.get("XDG_RUNTIME_DIR"), temporary_folder(), "/tmp"):  # noqa: S108
         # mkdtemp adds eight characters, and makes a folder that nobody else can enter or guess.
         if parent and len(os.fsencode(f"{parent}/warren-12345678/{SOCKET}")) <= LONGEST_PATH:
             with contextlib.suppress(OSError):
                 return Path(tempfile.mkdtemp(prefix="warren-", dir=parent))
     raise ConfigError("found no place for the control socket: set XDG_RUNTIME_DIR to a short path")
+
+
+def temporary_folder() -> Path:
+    """Return the folder for temporary files, also where nothing can be written: the disk is full.
+
+    ``tempfile`` tries to write, and a process is to start all the same.
+    """
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError:
+        return Path(os.environ.get("TMPDIR") or "/tmp")  # noqa: S108
 
 
 def _discard(folder: Path) -> None:
@@ -155,17 +167,28 @@ def ask(path: Path, request: str = "statistics") -> dict[str, Any]:
 
     Raises ConfigError when nobody answers.
     """
+    deadline = time.monotonic() + PATIENCE_SECONDS
     try:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(PATIENCE_SECONDS)
             sock.connect(os.fsencode(path))
             sock.sendall(request.encode() + b"\n")
-            reply = bytearray()
-            while chunk := sock.recv(65536):
-                reply += chunk
+            reply = _read_all(sock, deadline)
     except OSError as error:
         raise _silent(path, error) from error
-    return _read_reply(path, bytes(reply))
+    return _read_reply(path, reply)
+
+
+def _read_all(sock: socket.socket, deadline: float) -> bytes:
+    """Read up to the end; raise TimeoutError at `deadline`, ConfigError for what never ends."""
+    reply = bytearray()
+    while len(reply) <= REPLY_LIMIT:
+        sock.settimeout(max(deadline - time.monotonic(), 0.001))
+        chunk = sock.recv(65536)
+        if not chunk:
+            return bytes(reply)
+        reply += chunk
+    raise ConfigError(f"{sock.getpeername()} goes on answering: is it another program?")
 
 
 async def ask_soon(path: Path, request: str = "statistics") -> dict[str, Any]:
@@ -220,7 +243,8 @@ def _why_silent(path: Path, error: BaseException) -> str:
     if isinstance(error, PermissionError):
         return "it belongs to another user. Ask as that one"
     if isinstance(error, (TimeoutError, trio.TooSlowError)):
-        return f"it took the question and said nothing for {PATIENCE_SECONDS} s. It may be stopped"
+        seconds = PATIENCE_SECONDS
+        return f"it took the question and gave no answer within {seconds} s. It may be stopped"
     if isinstance(error, (ConnectionError, trio.BrokenResourceError)):
         return "it broke off the conversation. It may end just now, or be another program"
     return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__

@@ -10,12 +10,11 @@ goes on without, and ``--state`` still finds it.
 import contextlib
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from warren.status.control import answers, find_socket
+from warren.status.control import answers, find_socket, temporary_folder
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def _place() -> Path:
     for runtime in (os.environ.get("XDG_RUNTIME_DIR"), f"/run/user/{os.geteuid()}"):
         if runtime and _is_ours(Path(runtime).resolve()):
             return Path(runtime) / "warren"
-    return Path(tempfile.gettempdir()) / f"warren-of-{os.geteuid()}"
+    return temporary_folder() / f"warren-of-{os.geteuid()}"
 
 
 def _is_ours(place: Path) -> bool:
