@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.paper_network import read_all
 from warren.addresses import Address
 from warren.errors import EndReason, ProtocolError
-from warren.protocol.messages import Connected
+from warren.protocol.messages import MESSAGE_HEADER_LENGTH, Connected, decode_stream_credit
 from warren.protocol.pace import Pace
 from warren.protocol.stream import (
     ENOUGH_UNSENT,
@@ -533,3 +534,54 @@ def test_an_end_behind_more_than_the_other_side_takes_does_not_wait() -> None:
 
     assert not stream.sendable
     assert stream.end_is_next is EndReason.MISC
+
+
+# ---- quiet streams
+
+
+def test_a_quiet_stream_acknowledges_the_little_that_it_had_not() -> None:
+    stream, said = open_stream(), list[bytes]()
+    stream.push = said.append
+    stream.receive_data(memoryview(bytes(100)))
+    read_all(stream)
+    before = stream.credit_is_due
+
+    stream.settle()
+    stream.settle()
+
+    [credit] = said
+    assert not before
+    assert decode_stream_credit(credit[MESSAGE_HEADER_LENGTH:])[0] == 100
+
+
+def test_what_was_not_taken_is_not_acknowledged_by_a_quiet_stream() -> None:
+    stream, said = open_stream(), list[bytes]()
+    stream.push = said.append
+    stream.receive_data(memoryview(bytes(100)))
+
+    stream.settle()
+
+    assert said == []
+
+
+@given(st.lists(st.tuples(st.integers(1, 40_000), st.booleans()), max_size=60))
+def test_every_credit_raises_something_though_streams_fall_quiet_now_and_then(
+    moves: list[tuple[int, bool]],
+) -> None:
+    sender, receiver = far_stream(), open_stream()
+    sender.accept(REACHED)
+    receiver.push = lambda credit: sender.receive_credit(
+        *decode_stream_credit(credit[MESSAGE_HEADER_LENGTH:])
+    )
+    for size, falls_quiet in moves:
+        sender.write(bytes(min(size, max(sender.room, 1))))
+        data = send(sender)
+        if data:
+            receiver.receive_data(memoryview(data))
+            read_all(receiver)
+        if receiver.credit_is_due:
+            sender.receive_credit(*receiver.take_credit())
+        if falls_quiet:
+            receiver.settle()
+
+    assert sender.acknowledged == receiver._credited

@@ -27,6 +27,7 @@ from warren.protocol.stream import StreamState
 from warren.roles.exit import Exit
 from warren.roles.exit_dial import ATTEMPT_DELAY_SECONDS
 from warren.roles.exit_limits import ExitLimits
+from warren.roles.idleness import LOOK_SECONDS
 
 V4, OTHER_V4, V6 = "93.184.216.34", "93.184.216.35", "2606:2800:220::1"
 OWN = "93.184.216.99"
@@ -213,6 +214,21 @@ async def test_bytes_go_both_ways_and_end_cleanly(scene: Scene, autojump_clock: 
 
 
 # ---- refusals, in their order
+
+
+async def test_what_a_quiet_stream_brought_is_acknowledged_within_two_looks(
+    scene: Scene, autojump_clock: MockClock
+) -> None:  # DOS-5
+    target = scene.listen(V4)
+    stream = await scene.connect(V4)
+    await stream.send_all(b"a little")
+    await wait_all_tasks_blocked()
+    before = stream.protocol.kept_bytes
+
+    await trio.sleep(2 * LOOK_SECONDS + 1)
+
+    assert (before, stream.protocol.kept_bytes) == (8, 0)
+    assert target.streams[0].unread == 8
 
 
 async def test_a_circuit_from_nobody_we_know_is_destroyed(autojump_clock: MockClock) -> None:

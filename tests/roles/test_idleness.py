@@ -14,7 +14,7 @@ from warren.network.byte_streams import ByteStream
 from warren.network.streams import CircuitStream
 from warren.protocol.pace import Pace
 from warren.protocol.stream import StreamProtocol
-from warren.roles.idleness import IdleLimits, Idleness, IdleWatch
+from warren.roles.idleness import LOOK_SECONDS, IdleLimits, Idleness, IdleWatch
 
 LIMITS = IdleLimits()
 
@@ -113,6 +113,21 @@ async def test_a_client_ends_what_its_exit_keeps_open(
 
     assert after_minutes == [EndReason.TIMEOUT, None, None]
     assert [busy.reason, half_open.reason] == [None, EndReason.TIMEOUT]
+
+
+async def test_what_came_on_a_quiet_stream_is_acknowledged_within_two_looks(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:  # DOS-5
+    stream = await network.client.open_stream(network.net.echo(), "somebody")
+    await stream.send_all(b"a little")
+    assert await stream.receive_some() == b"a little"
+    [far] = [each for peer in network.net.relays for each in peer.streams]
+    before = far.kept_bytes
+
+    await trio.sleep(2 * LOOK_SECONDS + 1)
+
+    assert (before, far.kept_bytes) == (8, 0)
+    assert not far.end_received
 
 
 def dripping(network: ClientNetwork) -> Address:

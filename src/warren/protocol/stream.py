@@ -15,7 +15,14 @@ from collections.abc import Callable
 from enum import Enum
 
 from warren.errors import EndReason, expect, refuse
-from warren.protocol.messages import Connected, Message, Standing, StandingFlags, encode_message
+from warren.protocol.messages import (
+    Connected,
+    Message,
+    Standing,
+    StandingFlags,
+    encode_message,
+    encode_stream_credit,
+)
 from warren.protocol.pace import Pace, Talk
 
 FIRST_WINDOW = 64 * 1024
@@ -272,6 +279,17 @@ class StreamProtocol:
         self._credited = self.consumed
         return self.consumed, self.allowed
 
+    def settle(self) -> None:
+        """Acknowledge what was taken, however little: nothing has moved for a while.
+
+        So what the other end still keeps of a quiet stream is not taken for what nobody reads.
+        """
+        is_quiet = self.consumed == self.received and self.owes_credit
+        if is_quiet and self.state is StreamState.OPEN and self.end_due is None:
+            credit = encode_stream_credit(*self.take_credit())
+            self._mark = _NEVER  # what comes round after a pause is no measure of the way
+            self.push(encode_message(Message.CREDIT, self.number, credit))
+
     @property
     def has_more(self) -> bool:
         """Tell whether data can be sent, or EOF or END must be."""
@@ -443,6 +461,11 @@ class StreamProtocol:
         if self.end_due is not None or self.end_received:
             return False
         return self.state is not StreamState.ENDED or self.reason is EndReason.DONE
+
+    @property
+    def kept_bytes(self) -> int:
+        """Return how long the buffers are of what was written and is not acknowledged."""
+        return self.written - self._base if self._retained or self._unsent else 0
 
     @property
     def held_bytes(self) -> int:

@@ -201,6 +201,8 @@ class Exit:
             streams = {stream.protocol: stream for stream in self._open}
             for protocol in self._idle.overdue(streams, trio.current_time()):
                 streams[protocol].reset(EndReason.TIMEOUT)
+            if streams:  # some have acknowledged what they had not
+                next(iter(streams.values())).turn.run()
 
     async def _reach(
         self, circuit: int, stream: CircuitStream, begin: Begin, dialling: Dialling | None

@@ -2,7 +2,8 @@
 
 Nothing is noted when bytes move, which would cost something for every cell: whoever looks now and
 again compares counts that the streams have anyway. So a time is exact to one look. Exits end idle
-streams (EXT-10), and so does a client, which need not trust its exits to do it (FE-11).
+streams (EXT-10), and so does a client, which need not trust its exits to do it (FE-11). One that is
+only quiet acknowledges the little that it had not yet, so that nobody keeps it for long (DOS-5).
 """
 
 from collections.abc import Iterable
@@ -41,6 +42,8 @@ class Idleness:
             self._moved, self._moved_at = moved, now
         elif now - self._moved_at > limits.idle_seconds:
             return True
+        else:
+            stream.settle()
         if stream.eof_received == stream.eof_due:  # neither side has ended, or both
             self._half_open_since = None
         elif self._half_open_since is None:
