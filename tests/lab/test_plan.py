@@ -111,6 +111,8 @@ def test_a_relay_behind_an_impairment_publishes_its_address(tmp_path: Path) -> N
         {"bandwidth": 99_999},
         {"bandwidth": 1 << 50},
         {"workers": 2, "bandwidth": 199_999},
+        {"memory": 15},
+        {"workers": 2, "memory": 31},
         {"proxy": Address("192.0.2.1", 0)},
         {"allow_targets": (Address("127.0.0.1", 0),)},
         {"hosts": {"localhost": ()}},
@@ -141,6 +143,17 @@ def test_relays_and_exits_have_the_workers_that_were_asked_for(tmp_path: Path) -
         "exit",
     }
     assert all(c.relay.workers == 3 for c in configs.values() if c.relay is not None)
+
+
+def test_all_but_authorities_keep_as_much_for_others_as_was_asked_for(tmp_path: Path) -> None:
+    plan = make_plan(LabOptions(memory=64), random.Random(1))
+
+    configs = [
+        load_config(write_config(peer, tmp_path, RESOLVER, (), memory=64)) for peer in plan.peers
+    ]
+
+    assert [c.relay.memory_megabytes for c in configs if c.relay is not None] == [64] * 9
+    assert configs[-1].proxy.memory_megabytes == 64
 
 
 def test_the_authorities_read_where_the_relays_are(tmp_path: Path) -> None:

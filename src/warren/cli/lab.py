@@ -32,6 +32,12 @@ _DEMO_RELAYS = 4
     "given.",
 )
 @click.option(
+    "--memory",
+    type=int,
+    help="MiB that each relay, exit and proxy keeps for others at most; a quarter of what there "
+    "is, unless given.",
+)
+@click.option(
     "--proxy",
     type=ADDRESS,
     default="127.0.0.1:0",
@@ -100,6 +106,7 @@ def lab(
     authorities: int,
     workers: int,
     bandwidth: int | None,
+    memory: int | None,
     proxy: Address,
     allow_targets: tuple[Address, ...],
     hosts: tuple[str, ...],
@@ -146,6 +153,7 @@ def lab(
         directory=directory,
         workers=workers,
         bandwidth=bandwidth,
+        memory=memory,
     )
     _check_chaos(rules, options)
     report = Report(as_json=as_json)

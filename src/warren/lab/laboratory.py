@@ -133,6 +133,7 @@ async def _start(
                     options.workers,
                     options.bandwidth,
                     countries,
+                    options.memory,
                 )
                 starting.start_soon(_start_peer, peer, config, children, log)
             impaired = [peer for peer in peers if peer.impairment is not None]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from warren.addresses import Address, IPAddress
 from warren.config.relay import LEAST_BANDWIDTH, MOST_WORKERS
+from warren.config.values import LEAST_MEGABYTES
 from warren.directory.descriptor import MOST_BANDWIDTH
 from warren.directory.relays import UNKNOWN_COUNTRY, is_country
 from warren.errors import ConfigError
@@ -53,6 +54,7 @@ class LabOptions:
     directory: Path | None = None
     workers: int = 1
     bandwidth: int | None = None
+    memory: int | None = None
     impairments: Mapping[str, Impairment] = field(default_factory=dict)
     countries: Mapping[str, str] = field(default_factory=dict)
 
@@ -70,6 +72,12 @@ class LabOptions:
                 LEAST_BANDWIDTH * self.workers <= self.bandwidth <= MOST_BANDWIDTH,
                 f"--bandwidth is {self.bandwidth}",
                 f"bytes per second, at least {LEAST_BANDWIDTH} for each of {self.workers} workers",
+            )
+        if self.memory is not None:
+            _check(
+                self.memory >= LEAST_MEGABYTES * self.workers,
+                f"--memory is {self.memory}",
+                f"MiB, at least {LEAST_MEGABYTES} for each of {self.workers} workers",
             )
         is_local = self.proxy.ip is not None and self.proxy.ip.is_loopback
         _check(is_local, f"--proxy is {self.proxy}", "a loopback address: a lab serves nobody else")
@@ -193,11 +201,12 @@ def write_config(
     workers: int = 1,
     bandwidth: int | None = None,
     countries: Path | None = None,
+    memory: int | None = None,
 ) -> Path:
     """Write the configuration of `peer` below `directory` and return the file.
 
     A relay has so many `workers` and sends `bandwidth` at most; an authority reads the table
-    `countries`.
+    `countries`. Relays and proxies keep `memory` MiB for others at most.
     """
     exempt = [str(target) for target in targets]
     sections: dict[str, dict[str, object]] = {
@@ -216,6 +225,8 @@ def write_config(
             sections["relay"]["bandwidth"] = bandwidth
         if peer.published is not None:
             sections["relay"]["address"] = str(peer.published)
+    if memory is not None and peer.role != "authority":
+        sections[peer.command]["memory_megabytes"] = memory
     if peer.role == "exit":
         sections["exit"] = {
             "policy": "open",
