@@ -31,6 +31,7 @@ from warren.network.link_door import LinkDoor
 from warren.network.names import Answer, Resolver
 from warren.network.own_addresses import OwnAddresses
 from warren.peer import Peer, World, running_peer
+from warren.protocol.cells import CELL_LENGTH
 from warren.roles.authority import BODY_LIMITS, Authority
 from warren.roles.client import Client
 from warren.roles.directory_door import DirectoryDoor
@@ -99,6 +100,7 @@ class Node(ABC):
             clocks=self.clocks,
             towards=lambda _: ip_address(self.address),
             look_seconds=LOOK_SECONDS,
+            used_memory=None,  # all peers are in one process
         )
         with self._scope:
             async with self._running(world) as self.peer:
@@ -130,7 +132,7 @@ class AuthorityNode(Node):
     @contextlib.asynccontextmanager
     async def _running(self, world: World) -> AsyncIterator[Peer]:
         async with running_peer(
-            self.file, self.folder, keys=self.keys, cells=CELLS, world=world
+            self.file, self.folder, keys=self.keys, memory=CELLS * CELL_LENGTH, world=world
         ) as peer:
 
             async def check(hop: Hop) -> bool:
@@ -190,7 +192,7 @@ class RelayNode(Node):
         )
         address = Address(self.address, LINK_PORT)
         async with running_peer(
-            self.file, self.folder, keys=keys, cells=CELLS, world=world
+            self.file, self.folder, keys=keys, memory=CELLS * CELL_LENGTH, world=world
         ) as peer:
             directory = Directory(
                 peer.archive,
@@ -256,7 +258,9 @@ class ClientNode(Node):
 
     @contextlib.asynccontextmanager
     async def _running(self, world: World) -> AsyncIterator[Peer]:
-        async with running_peer(self.file, self.folder, cells=CELLS, world=world) as peer:
+        async with running_peer(
+            self.file, self.folder, memory=CELLS * CELL_LENGTH, world=world
+        ) as peer:
             directory = Directory(
                 peer.archive, peer.fetch, now=self.wall_clock, rng=self.rng("directory")
             )

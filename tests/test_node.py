@@ -16,7 +16,7 @@ from warren.addresses import Address
 from warren.config.file import Config
 from warren.config.relay import ExitConfig, RelayConfig
 from warren.errors import ConfigError
-from warren.node.process import holding_state, listen
+from warren.node.process import holding_state, listen, quota_of
 from warren.node.relay import _drain, run_relay
 from warren.service import Announcer, LogStyle
 from warren.workers.channel import Assignment
@@ -35,6 +35,16 @@ def test_a_state_folder_is_held_by_one_process(tmp_path: Path) -> None:
             pass
     with holding_state(config, "relay"):
         pass
+
+
+def test_more_memory_than_the_machine_has_is_refused() -> None:
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
+
+    with pytest.raises(ConfigError, match=rf"relay.memory_megabytes is {machine + 1}, .*expected"):
+        quota_of(machine + 1, "relay")
+
+    assert quota_of(64, "relay") == 64 << 20
+    assert 0 < quota_of(None, "proxy") <= 1 << 30
 
 
 ADDRESS = Address("203.0.113.7", 443)

@@ -28,15 +28,15 @@ from warren.network.interruptions import (
 )
 from warren.network.link import LinkSettings, RelayKeys
 from warren.network.links import Links
+from warren.network.machine_memory import used_memory, whole_memory
 from warren.network.own_addresses import address_towards
+from warren.network.quota import Quota, default_quota
 from warren.network.turn import Turn
+from warren.protocol.cells import CELL_LENGTH
 from warren.protocol.credit import CreditBudget
 from warren.roles.archive import Archive
 from warren.roles.relay import Relay
 from warren.storage import RETRY_SECONDS, DataFolder
-
-#: Cells that all windows of a node may grow by, 4 KiB each: 1 GiB for clients.
-_CLIENT_CELLS = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,15 @@ class World:
     clocks: Callable[[], Clocks] = read_clocks
     towards: Callable[[IPAddress], IPAddress | None] = address_towards
     look_seconds: float = LOOK_SECONDS
+    used_memory: Callable[[], int] | None = used_memory  # None: nobody looks after the quota
 
 
 @dataclass
 class Peer:
-    """Hold what every role stands on: a turn, links, the consensus, and word of interruptions."""
+    """Hold what every role stands on: a turn, links, the consensus, and word of interruptions.
+
+    Whoever keeps memory for others tells ``quota`` of it.
+    """
 
     turn: Turn
     network: Network
@@ -62,10 +66,12 @@ class Peer:
     links: Links
     archive: Archive
     interruptions: Interruptions
+    quota: Quota
 
     def answer_with(self, relay: Relay) -> None:
         """Let `relay` answer those who ask for circuits."""
         relay.links = self.links
+        self.quota.sources.append(relay.backlogs)
         self.links.answer_with(relay.create)
 
     async def fetch(self, hop: Hop, method: str, path: str, body: bytes, *, limit: int) -> bytes:
@@ -79,15 +85,17 @@ async def running_peer(
     folder: DataFolder | None,
     *,
     keys: RelayKeys | None = None,
-    cells: int = _CLIENT_CELLS,
+    memory: int | None = None,
     world: World | None = None,
 ) -> AsyncIterator[Peer]:
     """Give a peer that runs while inside; with `keys` others can dial it.
 
-    It keeps its consensus in `folder`; without one, in memory alone. All windows of its circuits
-    together may grow by `cells`. Without `world` it is the real one.
+    It keeps its consensus in `folder`; without one, in memory alone. What it keeps for others is
+    at most `memory` bytes, a part of this machine's where not given, and the windows of its
+    circuits together grow by no more than that. Without `world` it is the real one.
     """
     world = world or World()
+    memory = memory or default_quota(whole_memory())
     archive = Archive(network, folder, world.wall_clock)
 
     def newest() -> tuple[int, bytes]:
@@ -99,7 +107,7 @@ async def running_peer(
         keys=world.keys,
         relay=keys,
         window=network.parameters.circuit_window,
-        budget=CreditBudget(cells),
+        budget=CreditBudget(memory // CELL_LENGTH),
         wall_clock=world.wall_clock,
         rng=world.rng,
         consensus=newest,
@@ -123,12 +131,16 @@ async def running_peer(
             archive.look_again()
 
         interruptions.on_interruption.append(interrupted)
+        quota = Quota(memory, settings.budget, turn, used=world.used_memory or used_memory)
+        quota.sources.append(links.backlogs)
+        if world.used_memory is not None:
+            nursery.start_soon(quota.watch)
         nursery.start_soon(links.watch)
         nursery.start_soon(interruptions.run)
         if folder is not None:
             nursery.start_soon(_write_again, folder)
         try:
-            yield Peer(turn, world.network, settings, links, archive, interruptions)
+            yield Peer(turn, world.network, settings, links, archive, interruptions, quota)
         finally:
             links.close()
             nursery.cancel_scope.cancel()

@@ -126,6 +126,7 @@ class Serving:
                 "turned_away": self._directory_door.requests_turned_away,
             },
             "sockets": reserve.here().statistics(),
+            "memory": self._peer.quota.statistics(),
             **self._relay.statistics(),
         }
 
@@ -210,15 +211,16 @@ def _make_exit(
     own = own or OwnAddresses()
     if address.ip is not None:
         own.add(address.ip)
+    resolver = resolver or Resolver(
+        wanted.resolvers or system_servers(),
+        most_lookups=bounds.lookups,
+        most_lookups_each=bounds.lookups_per_circuit,
+    )
+    peer.quota.caches.append(resolver)
     return Exit(
         peer.network.for_exit(),
         policy,
-        resolver
-        or Resolver(
-            wanted.resolvers or system_servers(),
-            most_lookups=bounds.lookups,
-            most_lookups_each=bounds.lookups_per_circuit,
-        ),
+        resolver,
         own,
         is_relay=archive.knows,
         network_places=places,

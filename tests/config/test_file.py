@@ -148,6 +148,12 @@ def test_what_the_examples_comment_out_is_valid_too(name: str) -> None:
         (RELAY + 'family = ["x"]', "relay.family[0]: 'x' is no peer id"),
         (RELAY + "memory_megabytes = 1", "relay.memory_megabytes is 1, expected a whole number"),
         (
+            RELAY + "memory_megabytes = 63\nworkers = 4",
+            "memory_megabytes is 63 for 4 workers, expected at least 16 for each",
+        ),
+        ("[proxy]\nmemory_megabytes = 8", "proxy.memory_megabytes is 8, expected a whole number"),
+        ('[proxy]\nmemory_megabytes = "64M"', "proxy.memory_megabytes is '64M', expected"),
+        (
             RELAY + "workers = 0",
             "workers is 0, expected how many processes carry circuits: 1 to 64",
         ),

@@ -11,9 +11,11 @@ from warren.network.evictions import (
     FRESH_SECONDS,
     SPARED_PER_BLOCK,
     Candidate,
+    Kept,
     Reason,
     choose_circuits,
     choose_links,
+    choose_oldest,
 )
 
 NOW = 5000.0
@@ -223,3 +225,38 @@ def test_what_goes_is_enough_and_not_one_circuit_more(
     assert sum(sockets[place] for place in chosen) >= min(count, sum(sockets))
     assert sum(sockets[place] for place in chosen[:-1]) < max(count, 1)
     assert all(sockets[place] for place in chosen)
+
+
+# ---- memory
+
+
+def test_whose_data_has_waited_longest_goes_first_and_no_more_than_has_to() -> None:
+    kept = [Kept(10, 30.0), Kept(10, 10.0), Kept(10, 20.0), Kept(10, 40.0)]
+
+    assert choose_oldest(kept, 15) == [1, 2]
+    assert choose_oldest(kept, 0) == []
+    assert choose_oldest(kept, 1000) == [1, 2, 0, 3]
+
+
+def test_of_those_equally_old_the_one_goes_that_keeps_most() -> None:
+    assert choose_oldest([Kept(1, 5.0), Kept(9, 5.0), Kept(5, 5.0)], 12) == [1, 2]
+
+
+def test_who_keeps_nothing_or_has_not_waited_long_enough_is_left_alone() -> None:
+    kept = [Kept(0, 1.0), Kept(5, 8.0), Kept(5, 2.0)]
+
+    assert choose_oldest(kept, 1000, until=4.0) == [2]
+
+
+@given(
+    st.lists(st.builds(Kept, st.integers(0, 100), st.floats(0, 100)), max_size=30),
+    st.integers(0, 2000),
+)
+def test_enough_goes_and_nobody_younger_than_who_stays(kept: list[Kept], excess: int) -> None:
+    chosen = choose_oldest(kept, excess)
+
+    free = sum(kept[place].size for place in chosen)
+    assert free >= min(excess, sum(each.size for each in kept))
+    assert not chosen or free - kept[chosen[-1]].size < excess
+    stay = [each.since for n, each in enumerate(kept) if n not in chosen and each.size]
+    assert all(kept[place].since <= since for place in chosen for since in stay)

@@ -456,3 +456,22 @@ def test_of_the_systems_file_only_the_servers_are_read(tmp_path: Path) -> None: 
 
     assert system_servers(path) == (Address("5.5.5.5", 53), Address("2a00::53", 53))
     assert system_servers(tmp_path / "missing") == ()
+
+
+# ---- when memory runs short
+
+
+async def test_a_cache_that_is_cut_forgets_what_was_not_used_lately() -> None:  # DOS-5
+    resolver = Resolver([Address("192.0.2.1", 53)])
+    for number in range(1000):
+        resolver._addresses.put(f"n{number}.example", None, 60)
+        resolver._pointers.put(f"p{number}", None, 60)
+    before = resolver.kept_bytes
+
+    resolver.shrink(before // 4)
+
+    assert resolver.kept_bytes <= before // 4
+    assert len(resolver._addresses) == len(resolver._pointers) == 250
+    assert next(iter(resolver._addresses._known)) == "n750.example"
+    resolver.shrink(1 << 30)
+    assert len(resolver._addresses) == 250

@@ -154,6 +154,19 @@ def test_a_window_does_not_widen_while_its_cells_wait_here() -> None:
     assert (window.size, window.held) == (64, 64)
 
 
+def test_no_window_widens_while_the_node_is_pressed() -> None:  # DOS-5
+    budget = CreditBudget(5000)
+    budget.is_pressed = True
+    window = ReceiveWindow(64, budget)
+
+    carry(window, 64, now=0.0)
+    pressed = window.size
+    budget.is_pressed = False
+    carry(window, 64, now=0.0)
+
+    assert (pressed, window.size) == (64, 128)
+
+
 def test_a_closed_window_gives_back_what_it_grew_by_once() -> None:
     budget = CreditBudget(100)
     window = ReceiveWindow(64, budget)

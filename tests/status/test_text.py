@@ -270,6 +270,28 @@ def test_what_an_exit_asks_the_dns_for_itself_is_left_out_until_it_is_used() -> 
     assert "\nNames " not in unused
 
 
+def test_how_much_is_kept_for_others_is_told_once_it_is_something() -> None:
+    memory = {"limit": 64 << 20, "kept": 1000, "pressed": 0, "pressures": 0, "closed": {}}
+    quiet = changed("exit", memory=memory)
+    busy = changed("exit", memory={**memory, "kept": 12 << 20})
+
+    assert "Memory" not in page(quiet)
+    assert "Memory      12 MiB kept for others, 64 MiB at most\n" in page(busy)
+    assert "under pressure" not in page(busy)
+
+
+@pytest.mark.parametrize("name", ["exit", "relay", "proxy", "workers"])
+def test_who_had_to_go_because_memory_ran_short_is_told(name: str) -> None:
+    closed = {"circuits": 12, "circuits that had died": 1}
+    memory = {"limit": 64 << 20, "kept": 60 << 20, "pressed": 1, "pressures": 2, "closed": closed}
+
+    told = page(changed(name, memory=memory), width=200)
+
+    assert "60 MiB kept for others, 64 MiB at most" in told
+    assert "under pressure now: takes no new circuits" in told
+    assert "ran short 2 times, closed circuits: 12, circuits that had died: 1" in told
+
+
 def test_the_reasons_of_refusals_are_told_in_words_the_most_frequent_first() -> None:
     refused = {"exit_policy": 3, "connect_refused": 40, "single hop": 1, "of_a_later_version": 2}
 

@@ -109,7 +109,7 @@ def test_an_assignment_says_all_that_a_worker_needs() -> None:
 
     assert parse_network_file(assigned.network) == NETWORK
     assert Address.parse(assigned.address) == ADDRESS
-    assert assigned.cells == 1024
+    assert assigned.memory == 1024
     assert assigned.bandwidth == 625_000
     assert assigned.limits == divide_limits(RelayLimits(), 4)
     assert assigned.policy == ("accept *:443",)

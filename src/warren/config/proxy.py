@@ -12,6 +12,7 @@ import msgspec
 from warren.addresses import Address, IPNetwork
 from warren.config.values import (
     AddressText,
+    Megabytes,
     Positive,
     RangeText,
     Section,
@@ -112,6 +113,7 @@ class ProxyConfig(ListenerConfig, frozen=True, kw_only=True):
     hops: Hops = 3
     resume: bool = True
     connections: Positive = 8192
+    memory_megabytes: Megabytes | None = None
     idle_seconds: Positive = 600
     half_open_seconds: Positive = 3600
     own_relays: tuple[PeerId, ...] = ()

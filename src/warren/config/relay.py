@@ -12,9 +12,11 @@ import msgspec
 from warren import __version__
 from warren.config.values import (
     AddressText,
+    Megabytes,
     Positive,
     Section,
     check_literal,
+    check_megabytes,
     check_targets,
     is_unspecified,
 )
@@ -85,7 +87,7 @@ class RelayConfig(Section, frozen=True):
     bandwidth: Annotated[int, msgspec.Meta(ge=LEAST_BANDWIDTH, le=MOST_BANDWIDTH)] | None = None
     contact: str = ""
     family: Annotated[tuple[PeerId, ...], msgspec.Meta(max_length=64)] = ()
-    memory_megabytes: Annotated[int, msgspec.Meta(ge=16)] | None = None
+    memory_megabytes: Megabytes | None = None
     workers: int = 1
     limits: RelayLimits = RelayLimits()
 
@@ -100,6 +102,8 @@ class RelayConfig(Section, frozen=True):
                 f"bandwidth is {self.bandwidth} for {self.workers} workers, expected at least "
                 f"{LEAST_BANDWIDTH} bytes per second for each"
             )
+        if self.memory_megabytes is not None:
+            check_megabytes(self.memory_megabytes, self.workers)
         _check_described("contact", self.contact)
         if len(set(self.family)) < len(self.family):
             raise ValueError("family names a relay twice, expected each once")

@@ -29,6 +29,9 @@ else:
     RangeText.register(ipaddress.IPv6Network)
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+#: With less of them for a process, a dozen of circuits could be all that it has room for.
+LEAST_MEGABYTES = 16
+Megabytes = Annotated[int, msgspec.Meta(ge=LEAST_MEGABYTES)]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,6 +60,15 @@ def check_targets(targets: tuple[Address, ...]) -> None:
         check_literal("allow_targets", target)
         if target.port == 0:
             raise ValueError(f"allow_targets has {target}, expected one exact port")
+
+
+def check_megabytes(megabytes: int, workers: int) -> None:
+    """Raise ValueError unless `megabytes` of memory are enough for so many workers (DOS-5)."""
+    if megabytes < LEAST_MEGABYTES * workers:
+        raise ValueError(
+            f"memory_megabytes is {megabytes} for {workers} workers, expected at least "
+            f"{LEAST_MEGABYTES} for each"
+        )
 
 
 def text_reader(base: Path) -> Callable[[type, Any], Any]:

@@ -1,15 +1,17 @@
-"""Evictions: which links and which circuits are closed when sockets run short.
+"""Evictions: which links and which circuits are closed when sockets, or memory, run short.
 
 Nobody can tell the honest from the others, so nothing is asked that costs little to fake. What
 carries nothing goes first. Of what has a place in the network (an address, the word of a
 consensus) the few are spared and the many are not. Among equals it is chance: whoever holds
-most sockets loses most of them (DOS-8, EXT-12, after Tor's proposal 341). How many have to go is
-decided in ``reserve``. Pure: chance is an argument.
+most sockets loses most of them (DOS-8, EXT-12, after Tor's proposal 341). With memory there is more
+to go by: whoever wants to fill it has to let it lie, so what has waited longest goes first (DOS-5).
+How many have to go is decided in ``reserve`` and ``quota``. Pure: chance is an argument.
 """
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from enum import StrEnum
+from math import inf
 from random import Random
 from typing import NamedTuple, TypeVar
 
@@ -102,6 +104,29 @@ def choose_circuits(sockets: Sequence[int], count: int, rng: Random) -> list[int
             chosen[place] = None
             count -= sockets[place]
     return list(chosen)
+
+
+class Kept(NamedTuple):
+    """Hold what is kept for somebody, in bytes, and since when the oldest of it has waited."""
+
+    size: int
+    since: float
+
+
+def choose_oldest(kept: Sequence[Kept], excess: float, until: float = inf) -> list[int]:
+    """Return the places of those to give up until `excess` bytes are free: the oldest first.
+
+    Of those that have waited equally long, the one that keeps more. Who keeps nothing never goes,
+    nor who has not waited since `until`, or before.
+    """
+    chosen = []
+    for place in sorted(range(len(kept)), key=lambda place: (kept[place].since, -kept[place].size)):
+        if excess <= 0 or kept[place].since > until:
+            break
+        if kept[place].size > 0:
+            chosen.append(place)
+            excess -= kept[place].size
+    return chosen
 
 
 def oldest_of_the_busiest(hosts: Mapping[T, str]) -> T:

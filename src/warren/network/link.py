@@ -21,6 +21,7 @@ from warren.identity import Identity, KeyPair, KeySource, PeerId, Suite, SystemK
 from warren.network.byte_streams import ByteStream
 from warren.network.send_queue import SendQueue
 from warren.network.turn import Turn
+from warren.protocol.backlog import Queue
 from warren.protocol.cells import LINK_VERSION, Ready, RelayReady
 from warren.protocol.credit import CreditBudget
 from warren.protocol.handshake import LinkCredentials, certify_link_key
@@ -254,6 +255,15 @@ class Link:
         await self.is_ready.wait()
         if self.protocol.ready is None:
             raise LinkError(f"the link did not come up: {self.error or 'the peer closed it'}")
+
+    @property
+    def backlog(self) -> Queue | None:
+        """Return what is kept of bytes that came, or were sealed, and did not fit; or None."""
+        unsent, sealed = self._unsent, self.protocol.cells_sent
+        size = len(self._rest) + (len(unsent) if unsent is not None else 0)
+        # Nothing more is sealed before they have left.
+        left = sealed if unsent is None else sealed - 1
+        return Queue(self, size, sealed, left) if size else None
 
     # ---- reading
 

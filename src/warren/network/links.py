@@ -26,6 +26,7 @@ from warren.network.link import (
     ignore,
 )
 from warren.network.link_door import LinkDoor
+from warren.network.quota import Holder
 from warren.network.strangers import Strangers
 from warren.network.turn import Turn
 from warren.network.unready import Unready
@@ -366,6 +367,13 @@ class Links:
             closed[why.value] += 1
         self.turn.run()
         return closed
+
+    def backlogs(self) -> Iterator[Holder]:
+        """Yield the links that something is kept for, circuits apart (DOS-5)."""
+        for link in self._links:
+            if (queue := link.backlog) is not None:
+                error = LinkError("memory runs short", is_local=True)
+                yield Holder("links", link, [queue], partial(link.close, error))
 
     def _candidate(self, link: Link) -> Candidate:
         peer_id, circuits = link.protocol.peer_id, len(link.protocol.legs)

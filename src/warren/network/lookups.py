@@ -40,6 +40,11 @@ class Lookups(Generic[T]):
     def __len__(self) -> int:
         return len(self._known)
 
+    def forget(self, count: int) -> None:
+        """Forget so many subjects, the least recently used first."""
+        for _ in range(min(count, len(self._known))):
+            self._known.popitem(last=False)
+
     @property
     def running(self) -> int:
         """Return how many lookups are under way."""

@@ -43,6 +43,8 @@ TTL_FUZZ_SECONDS = 4 * 60
 MOST_LOOKUPS = 32
 MOST_LOOKUPS_EACH = 4
 
+#: What an entry of the cache takes, with several addresses.
+_ENTRY_BYTES = 1024
 #: Once one family is known, how long the other may take; without it the answer is not kept.
 _OTHER_FAMILY_SECONDS = 1.0
 
@@ -141,6 +143,16 @@ class Resolver:
             cached=len(self._addresses) + len(self._pointers),
             running=self._addresses.running + self._pointers.running,
         )
+
+    @property
+    def kept_bytes(self) -> int:
+        """Return about how many bytes the cache takes."""
+        return (len(self._addresses) + len(self._pointers)) * _ENTRY_BYTES
+
+    def shrink(self, size: int) -> None:
+        """Forget what was not used lately, until the cache takes at most `size` bytes (DOS-5)."""
+        for known in (self._addresses, self._pointers):
+            known.forget(len(known) - size // _ENTRY_BYTES // 2)
 
     async def _within_deadline(self, look_up: Callable[[], Awaitable[T]]) -> T:
         try:

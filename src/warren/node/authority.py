@@ -78,6 +78,7 @@ async def run_authority(config: Config, network: NetworkFile, announcer: Announc
                     "address": str(listener.local),
                     "links": peer.links.statistics(),
                     "sockets": reserve.here().statistics(),
+                    "memory": peer.quota.statistics(),
                     "requests_turned_away": directory_door.requests_turned_away,
                     "descriptors_turned_away": directory_door.uploads_turned_away,
                     **authority.statistics(),

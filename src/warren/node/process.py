@@ -14,6 +14,8 @@ from warren.config.file import Config, Role, state_directory
 from warren.errors import ConfigError, LinkError
 from warren.network.interruptions import read_clocks
 from warren.network.listening import listening_socket
+from warren.network.machine_memory import whole_memory
+from warren.network.quota import MEBIBYTE, default_quota
 from warren.status.control import Statistics, serve_control
 from warren.status.running import known_as_running
 from warren.storage import DataFolder
@@ -46,6 +48,23 @@ def _what_to_do(number: int | None, port: int) -> str:
             "CAP_NET_BIND_SERVICE (AmbientCapabilities= of systemd)"
         )
     return "choose another address or port"
+
+
+def quota_of(megabytes: int | None, section: str) -> int:
+    """Return how many bytes a process may keep for others: as configured, or what is usual.
+
+    Raises ConfigError where the machine has not got as much.
+    """
+    memory = whole_memory()
+    if megabytes is None:
+        return default_quota(memory)
+    if megabytes * MEBIBYTE > memory:
+        raise ConfigError(
+            f"{section}.memory_megabytes is {megabytes}, but this machine, or the control group "
+            f"that the process is in, has {memory // MEBIBYTE}: expected no more than that, and "
+            "a quarter of it leaves room for others"
+        )
+    return megabytes * MEBIBYTE
 
 
 @contextlib.asynccontextmanager

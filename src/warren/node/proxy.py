@@ -16,7 +16,7 @@ from warren.network.interruptions import Interruption
 from warren.network.keys_ahead import KeysAhead
 from warren.network.listening import SocketListener
 from warren.node.own_relays import keep_finding
-from warren.node.process import answering, holding_state, listen
+from warren.node.process import answering, holding_state, listen, quota_of
 from warren.peer import World, running_peer
 from warren.protocol.front import Login
 from warren.roles.client import Client
@@ -45,7 +45,8 @@ async def run_proxy(
     keys = KeysAhead(SystemKeys())
     front = reserve.here().front
     with holding_state(config, "proxy") as folder:
-        async with running_peer(network, folder, world=World(keys=keys)) as peer:
+        memory, world = quota_of(wanted.memory_megabytes, "proxy"), World(keys=keys)
+        async with running_peer(network, folder, memory=memory, world=world) as peer:
             own = OwnRelays(wanted.own_relays)
             directory = Directory(
                 peer.archive, peer.fetch, now=time.time, rng=SystemRandom(), own=own
@@ -63,6 +64,7 @@ async def run_proxy(
                 idle=IdleLimits(wanted.idle_seconds, wanted.half_open_seconds),
             )
             peer.interruptions.on_interruption.append(partial(_begin_anew, directory, client))
+            peer.quota.sources.append(client.backlogs)
             proxy = Proxy(
                 client,
                 datagrams=client,
@@ -92,6 +94,7 @@ async def run_proxy(
                     "dns": door.statistics() if door is not None else None,
                     "links": peer.links.statistics(),
                     "sockets": reserve.here().statistics(),
+                    "memory": peer.quota.statistics(),
                     "directory": directory.statistics(),
                     "guards": guards.statistics(),
                     "interruptions": peer.interruptions.statistics(),

@@ -1,6 +1,5 @@
 """A relay as a process, with workers where they are configured, and an exit."""
 
-import os
 import socket
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import trio
 from warren.addresses import Address
 from warren.config.file import Config
 from warren.config.relay import ExitConfig, RelayConfig, draft_descriptor
+from warren.config.values import LEAST_MEGABYTES
 from warren.directory.address_tables import denied_reason
 from warren.directory.consensus import Consensus
 from warren.directory.descriptor import Descriptor
@@ -24,8 +24,9 @@ from warren.identity import SystemKeys
 from warren.key_files import KeyFiles
 from warren.network.link import RelayKeys
 from warren.network.listening import SocketListener
+from warren.network.quota import MEBIBYTE
 from warren.network.throttle import Throttle, throttled_network
-from warren.node.process import answering, holding_state, listen
+from warren.node.process import answering, holding_state, listen, quota_of
 from warren.peer import World, running_peer
 from warren.roles.archive import Archive
 from warren.roles.listing_watch import ListingWatch
@@ -39,7 +40,6 @@ from warren.workers.shares import make_assignment
 
 logger = structlog.get_logger()
 
-_CELLS_PER_MEGABYTE = 256
 _DRAIN_LOOK_SECONDS = 0.2
 
 
@@ -57,10 +57,11 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
         sockets = throttled_network(throttle)
         listener = SocketListener(listening, sockets.make)
         address = wanted.address or listener.local
-        cells = (wanted.memory_megabytes or _default_megabytes()) * _CELLS_PER_MEGABYTE
-        own_cells = cells if wanted.workers == 1 else 0  # workers have them, and fetching needs few
+        memory = quota_of(wanted.memory_megabytes, "relay")
+        # Workers have all of it, and what the main process fetches needs little.
+        own = memory if wanted.workers == 1 else LEAST_MEGABYTES * MEBIBYTE
         world = World(network=sockets)
-        async with running_peer(network, folder, keys=keys, cells=own_cells, world=world) as peer:
+        async with running_peer(network, folder, keys=keys, memory=own, world=world) as peer:
             directory = Directory(
                 peer.archive,
                 peer.fetch,
@@ -85,7 +86,7 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
                     peer, config.exit, wanted.limits, address, listener, throttle=throttle
                 )
             else:
-                assign = partial(make_assignment, config, network, address, cells, keys)
+                assign = partial(make_assignment, config, network, address, memory, keys)
                 serving = _make_foreman(config, listening, assign, peer.archive, publisher)
 
             async def count_links() -> int:
@@ -141,12 +142,6 @@ def _warn_of_idle_rules(exits: ExitConfig) -> None:
                 "a rule of the exit policy matches nothing: accept6 and reject6 are for IPv6 only",
                 rule=rule,
             )
-
-
-def _default_megabytes() -> int:
-    """Return a quarter of the memory, 1 GiB at most (DOS-5)."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(min(total // 4, 1 << 30)) >> 20
 
 
 async def _drain(serving: Serving | Foreman, seconds: float) -> None:

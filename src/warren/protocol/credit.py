@@ -27,13 +27,15 @@ def _nobody(cells: int) -> None:
 class CreditBudget:
     """Bound the cells that all windows of a node may grow beyond their first size.
 
-    ``on_short`` is told how many are wanted when there are fewer, and may give some back.
+    ``on_short`` is told how many are wanted when there are fewer, and may give some back. While
+    ``is_pressed``, the node keeps too much for others already, and no window is widened (DOS-5).
     """
 
-    __slots__ = ("left", "on_short")
+    __slots__ = ("is_pressed", "left", "on_short")
 
     def __init__(self, cells: int) -> None:
         self.left = cells
+        self.is_pressed = False
         self.on_short: Callable[[int], None] = _nobody
 
     def take(self, cells: int) -> int:
@@ -87,7 +89,8 @@ class ReceiveWindow:
         self.owed = 0
         if self._drained >= self.size:
             quick = now - self._since <= 2 * round_trip + SCHEDULING_SECONDS
-            if quick and self.held * 2 <= self.size < MOST_WINDOW:
+            is_pressed = self._budget.is_pressed
+            if quick and self.held * 2 <= self.size < MOST_WINDOW and not is_pressed:
                 extra = self._budget.take(min(self.size, MOST_WINDOW - self.size))
                 self._grown += extra
                 self.size += extra

@@ -80,6 +80,10 @@ class _Waiting(Generic[T]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def size(self) -> int:
+        return MOST_WAITING - self._left
+
     def add(self, entry: T, size: int) -> None:
         cost = size + _COST
         while cost > self._left:
@@ -147,6 +151,18 @@ class Association:
     def dropped(self) -> int:
         """Return how many datagrams made room for newer ones, in both directions."""
         return self._outgoing.dropped + self._incoming.dropped
+
+    @property
+    def waiting(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """Return of what is to be sent, and of what arrived, the bytes that wait, as they count;
+        then how many datagrams there ever were, and how many of these wait no more.
+        """
+        out, incoming = self._outgoing, self._incoming
+        left = self.sent + out.dropped
+        return (
+            (out.size, left + len(out), left),
+            (incoming.size, self.received, self.received - len(incoming)),
+        )
 
     # ---- for the owner of the socket
 

@@ -113,6 +113,11 @@ class Multiplexer:
         return self.questions.ask(number, subject, on_answer)
 
     @property
+    def directories(self) -> frozenset[int]:
+        """Return the numbers of streams to the last hop's directory, and maybe of past ones."""
+        return self._directories
+
+    @property
     def is_idle(self) -> bool:
         """Tell whether there is no stream, association or question, and nothing to send."""
         return not (self.count or self.outbox.has_something)

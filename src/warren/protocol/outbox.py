@@ -68,6 +68,11 @@ class Outbox:
         """Return how many of the whole messages that wait to be sent are a `command`."""
         return sum(message[0] == command for message in self._urgent)
 
+    @property
+    def urgent_bytes(self) -> int:
+        """Return how long the whole messages are that wait to be sent."""
+        return sum(map(len, self._urgent))
+
     def clear(self) -> None:
         """Forget everything: the circuit is gone."""
         self._urgent.clear()

@@ -6,6 +6,7 @@ how a circuit comes about in ``circuit_builder``, how the streams of one that is
 """
 
 from collections.abc import Callable, Collection, Hashable, Iterator
+from functools import partial
 from itertools import count
 from random import Random
 
@@ -17,6 +18,8 @@ from warren.directory.relays import RelayEntry
 from warren.errors import CircuitError, DirectoryError
 from warren.identity import PeerId
 from warren.network.circuits import Circuit
+from warren.network.quota import Holder
+from warren.protocol.backlog import give_up, multiplexer_queues
 from warren.protocol.front import choice_of
 from warren.protocol.handover import Handover
 from warren.protocol.stream import StreamProtocol
@@ -192,6 +195,14 @@ class CircuitKeeper:
             assert isinstance(slot.circuit, Circuit)
             yield from slot.circuit.streams
 
+    def backlogs(self) -> Iterator[Holder]:
+        """Yield the circuits that something is kept for (DOS-5)."""
+        for slot in self._pool:
+            circuit = slot.circuit
+            assert isinstance(circuit, Circuit)
+            if circuit.machine.hops and (queues := multiplexer_queues(circuit.machine.streams)):
+                yield Holder("circuits", circuit, queues, partial(_free, circuit))
+
     def _open_circuits(self) -> Iterator[Circuit]:
         for slot in self._pool:
             assert isinstance(slot.circuit, Circuit)
@@ -285,6 +296,12 @@ class CircuitKeeper:
             "sessions": len(self._sessions),
             "circuits": [_describe(slot) for slot in self._pool],
         }
+
+
+def _free(circuit: Circuit) -> None:
+    """Reset the streams of `circuit`, with all that is kept of them, and close it."""
+    give_up(circuit.streams)
+    circuit.close()
 
 
 def _describe(slot: Slot) -> dict[str, object]:

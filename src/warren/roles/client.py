@@ -6,7 +6,7 @@ is asked again is decided in ``attempts``, which circuit there is in ``circuit_k
 go on when theirs dies in ``resumer``. What was sent with a stream's opening is kept until then.
 """
 
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from random import Random, SystemRandom
@@ -21,6 +21,7 @@ from warren.network.associations import CircuitAssociation
 from warren.network.circuits import Circuit
 from warren.network.expiry import Expiring, Expiry
 from warren.network.links import Links
+from warren.network.quota import Holder
 from warren.network.streams import CircuitStream
 from warren.protocol.handover import Handover
 from warren.protocol.messages import ANY_FAMILY, BeginFlags
@@ -291,6 +292,11 @@ class Client:
                 stream.end(EndReason.TIMEOUT)
                 stream.on_news()
             self._turn.run()
+
+    def backlogs(self) -> Iterator[Holder]:
+        """Yield the circuits that something is kept for, those lost a moment ago too (DOS-5)."""
+        yield from self._circuits.backlogs()
+        yield from self._resumer.backlogs()
 
     def interrupted(self) -> None:
         """Try everything again at once: the machine slept, or is in another network.

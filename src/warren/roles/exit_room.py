@@ -8,7 +8,6 @@ streams, so that it does not try to go on with them elsewhere.
 from collections import Counter
 from random import Random
 
-from warren.errors import EndReason
 from warren.network.evictions import choose_circuits
 from warren.roles.exit import Exit
 from warren.roles.relay import Relay
@@ -34,10 +33,7 @@ class ExitRoom:
         closed: Counter[str] = Counter()
         for place in choose_circuits([sockets for _, sockets in ends], count, self._rng):
             end, sockets = ends[place]
-            for stream in end.streams:
-                stream.end(EndReason.RESOURCE_LIMIT)
-                stream.on_news()
-            end.close()
+            end.give_up()
             closed["circuits at the exit"] += 1
             closed["streams at the exit"] += sockets
         self._relay.turn.run()

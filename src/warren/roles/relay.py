@@ -17,7 +17,9 @@ from warren.identity import Hop, PeerId
 from warren.network.expiry import Expiry
 from warren.network.link import Link, LinkSettings
 from warren.network.links import Links
+from warren.network.quota import Holder
 from warren.network.turn import Turn
+from warren.protocol.backlog import circuit_queues, give_up, stream_queues
 from warren.protocol.circuit import Closed, ExtendRequested, NameAsked
 from warren.protocol.handshake import answer_circuit
 from warren.protocol.holdings import Held, Holdings
@@ -55,6 +57,14 @@ class StreamsEnd(NamedTuple):
     streams: Collection[StreamProtocol]
     associations: int
     close: Callable[[], None]
+
+    def give_up(self) -> None:
+        """End the streams and close the circuit, for which something has run short here.
+
+        Its origin is told, so that it does not try to go on with them elsewhere: nothing is held.
+        """
+        give_up(self.streams)
+        self.close()
 
 
 class _Extension:
@@ -185,7 +195,9 @@ class Relay:
 
     def create(self, link: Link, request: CreateRequested) -> None:
         """Answer a CREATE; one that does not fit our keys, or is too much, destroys its circuit."""
-        asker = self._door.admit(link.protocol.peer_id, link.remote, self.turn.now())
+        asker = None
+        if not self._settings.budget.is_pressed:  # DOS-5
+            asker = self._door.admit(link.protocol.peer_id, link.remote, self.turn.now())
         if asker is None:
             self.turned_away += 1
             request.leg.destroy()
@@ -255,15 +267,39 @@ class Relay:
     def ends(self) -> Iterator[StreamsEnd]:
         """Yield the circuits that end here with their streams, and those whose streams are held."""
         for circuit in tuple(self._circuits):
-            streams = circuit.machine.streams
-            if streams is not None:
-                protocols = tuple(streams.streams.values())
-                close = partial(self._close_soon, circuit)
-                yield StreamsEnd(protocols, len(streams.associations), close)
+            if (end := self._end_of(circuit)) is not None:
+                yield end
         if self._holdings is not None:
             for held in self._holdings.held:
                 let_go = partial(self._holdings.let_go, held)
                 yield StreamsEnd(tuple(held.streams.values()), 0, let_go)
+
+    def _end_of(self, circuit: PassingCircuit) -> StreamsEnd | None:
+        """Return the streams of `circuit`, if it ends here."""
+        streams = circuit.machine.streams
+        if streams is None:
+            return None
+        close = partial(self._close_soon, circuit)
+        return StreamsEnd(tuple(streams.streams.values()), len(streams.associations), close)
+
+    def backlogs(self) -> Iterator[Holder]:
+        """Yield the circuits that something waits on, and those whose streams are held (DOS-5)."""
+        for circuit in self._circuits:
+            if queues := circuit_queues(circuit.machine):
+                yield Holder("circuits", circuit, queues, partial(self._give_up, circuit))
+        if self._holdings is not None:
+            for held in self._holdings.held:
+                queues = list(stream_queues(held.streams.values()))
+                let_go = partial(self._holdings.let_go, held)
+                yield Holder("circuits that had died", held, queues, let_go)
+
+    def _give_up(self, circuit: PassingCircuit) -> None:
+        """Free what is kept for `circuit`. What only passes here goes on over another relay."""
+        end = self._end_of(circuit)
+        if end is not None and (end.streams or end.associations):
+            end.give_up()
+        else:
+            circuit.machine.destroy()
 
     def _close_soon(self, circuit: PassingCircuit) -> None:
         """Take no new streams, and destroy the circuit when its last words have left."""

@@ -11,6 +11,7 @@ import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 import structlog
@@ -22,7 +23,9 @@ from warren.directory.relays import RelayEntry
 from warren.errors import CircuitError, DirectoryError, GuardsRest, LayerError, LinkError
 from warren.identity import PeerId
 from warren.network.circuits import Circuit
+from warren.network.quota import Holder
 from warren.network.turn import Turn
+from warren.protocol.backlog import give_up, stream_queues
 from warren.protocol.handover import Handover
 from warren.roles.backoff import Backoff
 from warren.roles.guard_keeper import GuardKeeper
@@ -103,7 +106,7 @@ class Resumer:
         self._stubs: dict[PeerId, _Stub] = {}
         self._looks: dict[Slot, int] = {}  # at circuits that carried streams each time
         self._at_once = trio.CapacityLimiter(MOST_ATTEMPTS_AT_ONCE)
-        self._waiting = 0
+        self._between: dict[Handover, None] = {}  # those whose circuit is gone, for the moment
         self._pauses: deque[float] = deque(maxlen=64)
         self.deaths = self.resumed = self.lost = 0
 
@@ -113,14 +116,14 @@ class Resumer:
         """Let the streams of a circuit that is gone go on over another one; 60 s at most."""
         began = trio.current_time()
         self.deaths += 1
-        self._waiting += 1
+        self._between[handover] = None
         self._let_rest(slot.path)
         try:
             with trio.move_on_after(RESUME_SECONDS):
                 if not self._is_off and await self._try(slot, handover):
                     self._pauses.append(trio.current_time() - began)
         finally:
-            self._waiting -= 1
+            del self._between[handover]
             handover.lose()
             self._turn.run()
             self.lost += handover.given_up
@@ -311,6 +314,14 @@ class Resumer:
                 wanted.setdefault(slot.exit_id, slot)
         return wanted
 
+    def backlogs(self) -> Iterator[Holder]:
+        """Yield those without a circuit that something is kept for (DOS-5)."""
+        for handover in self._between:
+            if queues := list(stream_queues(handover.streams)):
+                # They may be under way: what is told of them is their end, as by their programs.
+                end = partial(give_up, tuple(handover.streams))
+                yield Holder("circuits that had died", handover, queues, end)
+
     def leave(self, relays: Collection[PeerId]) -> None:
         """Close the stubs that go through one of `relays`."""
         for exit_id, stub in list(self._stubs.items()):
@@ -330,7 +341,7 @@ class Resumer:
             "deaths": self.deaths,
             "resumed": self.resumed,
             "streams_lost": self.lost,
-            "waiting": self._waiting,
+            "waiting": len(self._between),
             "stubs": len(self._stubs),
             "pause_seconds": [round(seconds, 6) for seconds in self._pauses],
         }

@@ -65,14 +65,13 @@ class Assignment(Message, frozen=True):
     """Begin: this is the relay you are, and your share of its limits.
 
     Addresses are in their text form; ``policy``, ``udp_policy``, ``resolvers`` and
-    ``allow_targets`` are those of ``ExitConfig``. The windows of circuits may grow by ``cells``
-    in all, and it sends ``bandwidth`` bytes per second at
-    most, if that is bounded.
+    ``allow_targets`` are those of ``ExitConfig``. It may keep ``memory`` bytes for others, and
+    sends ``bandwidth`` bytes per second at most, if that is bounded.
     """
 
     network: str
     address: str
-    cells: int
+    memory: int
     bandwidth: int | None
     limits: RelayLimits
     policy: str | tuple[str, ...]

@@ -17,20 +17,20 @@ def make_assignment(
     config: Config,
     network: NetworkFile,
     address: Address,
-    cells: int,
+    memory: int,
     keys: RelayKeys,
     consensus: bytes | None,
 ) -> Assignment:
     """Return what each worker of the relay begins with.
 
-    The relay's windows may grow by `cells` in all; `consensus` is the newest there is.
+    The relay may keep `memory` bytes for others; `consensus` is the newest there is.
     """
     wanted = config.relay
     assert wanted is not None
     return Assignment(
         network=render_network_file(network),
         address=str(address),
-        cells=divide(cells, wanted.workers),
+        memory=divide(memory, wanted.workers),
         bandwidth=wanted.bandwidth and divide(wanted.bandwidth, wanted.workers),
         limits=divide_limits(wanted.limits, wanted.workers),
         policy=config.exit.policy,

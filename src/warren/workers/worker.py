@@ -109,7 +109,8 @@ async def _carry_out(assignment: Assignment, channel: Channel[ToWorker]) -> None
     throttle = Throttle(bandwidth) if bandwidth is not None else None
     sockets = throttled_network(throttle)
     world = World(network=sockets)
-    async with running_peer(network, None, keys=keys, cells=assignment.cells, world=world) as peer:
+    memory = assignment.memory
+    async with running_peer(network, None, keys=keys, memory=memory, world=world) as peer:
         if assignment.consensus is not None:
             _learn(peer.archive, assignment.consensus)
         address = Address.parse(assignment.address)

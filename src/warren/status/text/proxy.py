@@ -15,6 +15,7 @@ from warren.status.text.directory import (
     title,
     trouble_of,
 )
+from warren.status.text.memory import memory_row
 from warren.status.text.page import Page, Row, shortened
 from warren.status.text.requests import request_rows
 from warren.status.text.told import Told, phrases
@@ -44,6 +45,7 @@ def proxy_page(told: Told, now: float) -> Page:
             Row("Circuits", _circuits(told)),
             links_row(told.part("links")),
             *request_rows(told),
+            memory_row(told),
             Row("Own relays", [_own_relays(told.texts("own_relays"))]),
             Row("Interrupted", [phrases(interrupted, _INTERRUPTIONS)]),
             error_row(directory),

@@ -13,6 +13,7 @@ from warren.status.text.directory import (
     trouble_of,
 )
 from warren.status.text.exit import exit_rows
+from warren.status.text.memory import memory_row
 from warren.status.text.page import Page, Row, shortened
 from warren.status.text.told import Told, phrases
 from warren.status.text.units import MINUTE, duration, moved, size, together
@@ -43,6 +44,7 @@ def relay_page(told: Told, now: float) -> Page:
             Row("Carried", _carried(told)),
             Row("Bandwidth", [_bandwidth(told.part("bandwidth"))]),
             *(exit_rows(told) if is_exit else ()),
+            memory_row(told),
             Row("Workers", _workers(told)),
             error_row(directory, _refusal(told.part("publisher"))),
             process_row(told),
