@@ -13,7 +13,12 @@ import pytest
 from tests.support.browsers import Canary, canary
 from tests.support.daemons import Daemon, running_daemons
 from tests.support.handmade import HandmadeNetwork, running_handmade_network
-from tests.support.hostile_site import HOSTILE_NAME, HostileSite, running_hostile_site
+from tests.support.hostile_site import (
+    HOSTILE_HOST,
+    HOSTILE_NAME,
+    HostileSite,
+    running_hostile_site,
+)
 from tests.support.journeys import check_logs
 from tests.support.labs import RunningLab, running_lab
 from tests.support.recipes import Kitchen
@@ -64,7 +69,11 @@ def lab_options(origin: Origin, daemons: dict[str, Daemon], hostile: HostileSite
     others = (daemon.address for daemon in daemons.values())
     allowed = (*origin.addresses, *others, *hostile.addresses)
     targets = [word for each in allowed for word in ("--allow-target", str(each))]
-    names = [f"{NAME}=127.0.0.1", f"{HOSTILE_NAME}=127.0.0.1", "inside.origin.example=10.0.0.1"]
+    names = [
+        f"{NAME}=127.0.0.1",
+        f"{HOSTILE_NAME}={HOSTILE_HOST}",
+        "inside.origin.example=10.0.0.1",
+    ]
     countries = ["exit1=de", "exit2=fr"]
     return [
         *targets,

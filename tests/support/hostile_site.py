@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from warren.addresses import Address
 
 HOSTILE_NAME = "hostile.origin.example"
+#: An address of its own: whoever asks what 127.0.0.1 is called hears of the origin.
+HOSTILE_HOST = "127.0.0.3"
 MOST_SECONDS, SILENT_SECONDS = 60, 8
 BODY = bytes(range(250)) * 400
 #: What a site that is paced says at a time, and how long it then waits: enough to be a flood for
@@ -156,8 +158,8 @@ class _Server(socketserver.ThreadingTCPServer):
     request_queue_size = 1024
 
     def __init__(self, handler: type[socketserver.BaseRequestHandler]) -> None:
-        super().__init__(("127.0.0.1", 0), handler)
-        self.address = Address("127.0.0.1", self.socket.getsockname()[1])
+        super().__init__((HOSTILE_HOST, 0), handler)
+        self.address = Address(HOSTILE_HOST, self.socket.getsockname()[1])
         threading.Thread(target=self.serve_forever, args=(0.1,), daemon=True).start()
 
     def shutdown_request(self, request: object) -> None:
