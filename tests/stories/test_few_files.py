@@ -31,10 +31,8 @@ from tests.support.journeys import (
 from tests.support.labs import RunningLab, running_lab
 from tests.support.web_origin import NAME, Origin
 from warren.addresses import Address
-from warren.directory.consensus import Consensus, read_consensus
-from warren.directory.network_file import parse_network_file
 from warren.errors import CircuitError, ExitError, LinkError
-from warren.identity import Hop, PeerId
+from warren.identity import Hop
 from warren.lab.origin import digest
 from warren.network.circuits import Circuit, build_circuit
 from warren.network.link import LinkSettings
@@ -84,18 +82,8 @@ class Siege:
         path = Path(self.lab.ready["dir"]) / "log" / f"{name}.log"
         return [line for line in path.read_text().splitlines() if "the network lists" not in line]
 
-    @property
-    def consensus(self) -> Consensus:
-        folder = Path(self.lab.ready["dir"])
-        network = parse_network_file((folder / "network.toml").read_text())
-        return read_consensus((folder / "proxy" / "consensus").read_bytes(), network)
-
     def hop(self, name: str) -> Hop:
-        peers = self.lab.of_role("relay") + self.lab.of_role("exit")
-        [text] = [each["id"] for each in peers if each["name"] == name]
-        entry = self.consensus.get(PeerId.parse(text))
-        assert entry is not None
-        return entry.hop
+        return self.lab.entry_of(name).hop
 
     def fetch(self, user: str) -> float:
         """Fetch a page through the proxy on a circuit of its own; return the seconds it took."""
@@ -120,9 +108,8 @@ def siege(origin: Origin, lab_options: list[str]) -> Iterator[Siege]:
 @asynccontextmanager
 async def links_from(siege: Siege, host: str) -> AsyncIterator[Links]:
     """Give the links of a client at `host`."""
-    network = parse_network_file((Path(siege.lab.ready["dir"]) / "network.toml").read_text())
     async with trio.open_nursery() as nursery:
-        links = Links(From(host), LinkSettings(network.network_id), Turn(nursery))
+        links = Links(From(host), LinkSettings(siege.lab.network.network_id), Turn(nursery))
         yield links
         links.close()
         nursery.cancel_scope.cancel()
@@ -258,11 +245,11 @@ async def storm_of_links(siege: Siege, name: str, *, has_circuit: bool) -> list[
     hop, links = siege.hop(name), list[Links]()
     waited: list[float] = []
     limiter = trio.CapacityLimiter(8)
-    network = parse_network_file((Path(siege.lab.ready["dir"]) / "network.toml").read_text())
+    network_id = siege.lab.network.network_id
 
     async def link(turn: Turn, host: str) -> None:
         async with limiter:
-            each = Links(From(host), LinkSettings(network.network_id), turn)
+            each = Links(From(host), LinkSettings(network_id), turn)
             with contextlib.suppress(LinkError, CircuitError):  # had to make room already
                 made = await each.get(hop, is_anonymous=True)
                 if has_circuit:

@@ -9,7 +9,6 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 import trio
@@ -18,10 +17,8 @@ from tests.support.dialling_from import From, connected
 from tests.support.journeys import statistics
 from tests.support.labs import RunningLab
 from tests.support.paper import Side
-from warren.directory.consensus import read_consensus
-from warren.directory.network_file import parse_network_file
 from warren.errors import LinkError
-from warren.identity import Hop, PeerId, SystemKeys
+from warren.identity import Hop, SystemKeys
 from warren.network.circuits import build_circuit
 from warren.network.link import LinkSettings
 from warren.network.link_door import LinkLimits
@@ -77,13 +74,8 @@ class Town:
     lab: RunningLab
 
     def __post_init__(self) -> None:
-        folder = Path(self.lab.ready["dir"])
-        self.network = parse_network_file((folder / "network.toml").read_text())
-        [text] = [each["id"] for each in self.lab.of_role("relay") if each["name"] == RELAY]
-        consensus = read_consensus((folder / "proxy" / "consensus").read_bytes(), self.network)
-        entry = consensus.get(PeerId.parse(text))
-        assert entry is not None
-        self.hop = entry.hop
+        self.network = self.lab.network
+        self.hop = self.lab.entry_of(RELAY).hop
 
     @property
     def turned_away(self) -> int:

@@ -35,8 +35,7 @@ from tests.support.labs import RunningLab, is_alive, running_lab
 from tests.support.paper import Side
 from tests.support.web_origin import NAME, Origin
 from warren.addresses import Address
-from warren.directory.consensus import read_consensus
-from warren.directory.network_file import NetworkFile, parse_network_file
+from warren.directory.network_file import NetworkFile
 from warren.errors import ProtocolError
 from warren.identity import Hop, Identity, PeerId
 from warren.key_files import KeyFiles
@@ -71,17 +70,6 @@ class Scene:
             request(sock, "/bytes/10000")
             assert read_answer(sock)[0] == digest(10_000)
         return time.monotonic() - begun
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.lab.ready["dir"])
-
-    def hop(self, peer: dict[str, Any]) -> Hop:
-        """Return how to reach `peer`, a relay, as the consensus says."""
-        consensus = read_consensus((self.folder / "proxy" / "consensus").read_bytes(), self.network)
-        entry = consensus.get(PeerId.parse(peer["id"]))
-        assert entry is not None
-        return entry.hop
 
     def mischief(self, seed: int) -> Mischief:
         """Return a hostile will that knows this lab."""
@@ -146,8 +134,7 @@ def scene(origin: Origin) -> Iterator[Scene]:
     options = [word for each in origin.addresses for word in ("--allow-target", str(each))]
     names = ["--host", f"{NAME}=127.0.0.1"]
     with running_lab("--relays", "6", "--exits", "2", *options, *names) as lab:
-        folder = Path(lab.ready["dir"])
-        network = parse_network_file((folder / "network.toml").read_text())
+        folder, network = lab.folder, lab.network
         dead = lab.of_role("relay")[-1]
         os.kill(dead["pid"], signal.SIGKILL)
         wait_until(lambda: not is_alive(dead["pid"]), 10, "the death of a relay")
@@ -162,7 +149,7 @@ def open_files(peer: dict[str, Any]) -> int:
 
 
 def log_lines(scene: Scene) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in scene.folder.rglob("*.log"))
+    return sum(path.read_bytes().count(b"\n") for path in scene.lab.folder.rglob("*.log"))
 
 
 def while_others_work(scene: Scene, attack: Callable[[int], None]) -> list[float]:
@@ -181,7 +168,7 @@ def while_others_work(scene: Scene, attack: Callable[[int], None]) -> list[float
 
 def test_a_relay_that_breaks_every_rule_harms_nobody(scene: Scene) -> None:  # T11
     victim = scene.lab.of_role("exit")[0]
-    hop, scene.outcomes = scene.hop(victim), Counter()
+    hop, scene.outcomes = scene.lab.entry_of(victim["name"]).hop, Counter()
     before = statistics(scene.lab, victim["name"])
     files, lines = open_files(victim), log_lines(scene)
 
@@ -209,7 +196,7 @@ def test_a_relay_that_breaks_every_rule_harms_nobody(scene: Scene) -> None:  # T
 def test_a_client_that_breaks_every_rule_harms_nobody(scene: Scene, role: str) -> None:  # T11
     victim = scene.lab.of_role(role)[0]
     hops = {str(each.hop.peer_id): each.hop for each in scene.network.authorities}
-    hop = scene.hop(victim) if role == "relay" else hops[victim["id"]]
+    hop = scene.lab.entry_of(victim["name"]).hop if role == "relay" else hops[victim["id"]]
     scene.outcomes = Counter()
     files, lines = open_files(victim), log_lines(scene)
 
@@ -229,7 +216,7 @@ def test_a_client_that_breaks_every_rule_harms_nobody(scene: Scene, role: str) -
 def test_handshakes_that_are_none_harm_nobody(scene: Scene, role: str) -> None:  # T11
     victim = scene.lab.of_role(role)[1]
     hops = {str(each.hop.peer_id): each.hop for each in scene.network.authorities}
-    hop = scene.hop(victim) if role == "relay" else hops[victim["id"]]
+    hop = scene.lab.entry_of(victim["name"]).hop if role == "relay" else hops[victim["id"]]
     files, lines = open_files(victim), log_lines(scene)
 
     with watching_memory(scene.lab) as growth:

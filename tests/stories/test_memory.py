@@ -23,10 +23,8 @@ from tests.support.labs import RunningLab, running_lab
 from tests.support.pages import status_of
 from tests.support.web_origin import NAME
 from warren.addresses import Address
-from warren.directory.consensus import Consensus, read_consensus
-from warren.directory.network_file import parse_network_file
 from warren.errors import CircuitError, ExitError
-from warren.identity import Hop, PeerId
+from warren.identity import Hop
 from warren.network.circuits import Circuit, build_circuit
 from warren.network.dialling import SocketNetwork
 from warren.network.link import LinkSettings
@@ -90,18 +88,8 @@ class Town:
         found: dict[str, Any] = statistics(self.lab, name)["memory"]
         return found
 
-    @property
-    def consensus(self) -> Consensus:
-        folder = Path(self.lab.ready["dir"])
-        network = parse_network_file((folder / "network.toml").read_text())
-        return read_consensus((folder / "proxy" / "consensus").read_bytes(), network)
-
     def hop(self, name: str) -> Hop:
-        peers = self.lab.of_role("relay") + self.lab.of_role("exit")
-        [text] = [each["id"] for each in peers if each["name"] == name]
-        entry = self.consensus.get(PeerId.parse(text))
-        assert entry is not None
-        return entry.hop
+        return self.lab.entry_of(name).hop
 
 
 @pytest.fixture(scope="module")
@@ -119,13 +107,12 @@ def town(lab_options: list[str]) -> Iterator[Town]:
 @asynccontextmanager
 async def client_in(town: Town) -> AsyncIterator["Client"]:
     """Give a client of its own, while the targets are served."""
-    network = parse_network_file((Path(town.lab.ready["dir"]) / "network.toml").read_text())
     async with trio.open_nursery() as nursery:
         targets = ((town.flooding, flood), (town.echoing, echo), (town.sharing, share))
         for listening, serve in targets:
             listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening.dup()))
             nursery.start_soon(trio.serve_listeners, serve, [listener])
-        links = Links(SocketNetwork(), LinkSettings(network.network_id), Turn(nursery))
+        links = Links(SocketNetwork(), LinkSettings(town.lab.network.network_id), Turn(nursery))
         yield Client(town, links, nursery)
         links.close()
         nursery.cancel_scope.cancel()

@@ -9,8 +9,6 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -29,11 +27,7 @@ from tests.support.journeys import (
 from tests.support.labs import RunningLab, running_lab
 from tests.support.web_origin import NAME, Origin
 from warren.addresses import Address
-from warren.directory.consensus import read_consensus
-from warren.directory.network_file import parse_network_file
-from warren.directory.relays import RelayEntry
 from warren.errors import EndReason, ExitError
-from warren.identity import PeerId
 from warren.lab.origin import digest
 from warren.network.circuits import Circuit, build_circuit
 from warren.network.dialling import SocketNetwork
@@ -54,20 +48,9 @@ REFUSED = {EndReason.EXIT_POLICY, EndReason.DESTROY}
 @asynccontextmanager
 async def links_of_a_client(lab: RunningLab) -> AsyncIterator[Links]:
     """Give the links of a client that knows the network file and keeps no rule."""
-    network = parse_network_file((Path(lab.ready["dir"]) / "network.toml").read_text())
     async with trio.open_nursery() as nursery:
-        yield Links(SocketNetwork(), LinkSettings(network.network_id), Turn(nursery))
+        yield Links(SocketNetwork(), LinkSettings(lab.network.network_id), Turn(nursery))
         nursery.cancel_scope.cancel()
-
-
-def entry_of(lab: RunningLab, peer: dict[str, Any]) -> RelayEntry:
-    """Return what the consensus of the lab says of `peer`."""
-    folder = Path(lab.ready["dir"])
-    network = parse_network_file((folder / "network.toml").read_text())
-    consensus = read_consensus((folder / "proxy" / "consensus").read_bytes(), network)
-    entry = consensus.get(PeerId.parse(peer["id"]))
-    assert entry is not None
-    return entry
 
 
 async def refusal_of(circuit: Circuit, target: Address) -> EndReason:
@@ -82,7 +65,7 @@ async def test_a_client_that_links_straight_to_an_exit_reaches_nothing(
     lab: RunningLab, origin: Origin
 ) -> None:  # T13
     last = lab.of_role("exit")[0]
-    hop = entry_of(lab, last).hop
+    hop = lab.entry_of(last["name"]).hop
     targets = [origin.raw, Address(NAME, origin.raw.port)]
     with through(lab.proxy, targets[1]) as sock:  # over three hops it is reached
         sock.sendall(b"send 3 way\n")
@@ -109,7 +92,7 @@ async def test_a_client_that_links_straight_to_an_exit_is_told_no_names(
     lab: RunningLab,
 ) -> None:  # T13
     last = lab.of_role("exit")[0]
-    hop = entry_of(lab, last).hop
+    hop = lab.entry_of(last["name"]).hop
     asked = statistics(lab, last["name"])["exit"]["names"]["lookups"]
 
     with trio.fail_after(60):

@@ -15,6 +15,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from warren.directory.consensus import Consensus, read_consensus
+from warren.directory.network_file import NetworkFile, parse_network_file
+from warren.directory.relays import RelayEntry
+from warren.identity import PeerId
+
 #: A lab is usable within ten seconds; a machine that does other things may take longer.
 READY_SECONDS = 60
 
@@ -65,6 +70,27 @@ class RunningLab:
     @property
     def proxy(self) -> str:
         return str(self.ready["proxy"])
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.ready["dir"])
+
+    @property
+    def network(self) -> NetworkFile:
+        return parse_network_file((self.folder / "network.toml").read_text())
+
+    @property
+    def consensus(self) -> Consensus:
+        """Return the consensus that the proxy has now."""
+        return read_consensus((self.folder / "proxy" / "consensus").read_bytes(), self.network)
+
+    def entry_of(self, name: str) -> RelayEntry:
+        """Return what the consensus says of the relay or exit that is called `name`."""
+        peers = self.of_role("relay") + self.of_role("exit")
+        [text] = [each["id"] for each in peers if each["name"] == name]
+        entry = self.consensus.get(PeerId.parse(text))
+        assert entry is not None
+        return entry
 
     @property
     def leftovers(self) -> list[Path]:
