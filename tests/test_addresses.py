@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from warren.addresses import Address, host_of, parse_ip
+from warren.addresses import Address, host_of, is_loopback, parse_ip
 from warren.errors import ProtocolError
 
 labels = st.text("abcxyz0189_", min_size=1, max_size=12)
@@ -200,3 +200,21 @@ def test_garbage_is_a_protocol_error_or_reads_back_the_same(kind: bytes, rest: b
 )
 def test_who_comes_is_told_apart_by_his_address_or_its_network(address: str, host: str) -> None:
     assert host_of(Address(address, 1)) == host
+
+
+@pytest.mark.parametrize(
+    ("text", "is_local"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("::ffff:192.0.2.1", False),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.0.2.1", False),
+        ("no address", False),
+    ],
+)
+def test_only_this_machine_can_be_at_a_loopback_address(text: str, is_local: bool) -> None:
+    assert is_loopback(parse_ip(text)) is is_local

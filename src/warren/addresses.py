@@ -37,6 +37,11 @@ def unmapped(ip: IPAddress) -> IPAddress:
     return ip if ip.version == 4 else ip.ipv4_mapped or ip
 
 
+def is_loopback(ip: IPAddress | None) -> bool:
+    """Tell whether only this machine can be at `ip`, in IPv6 clothes or without; None is no IP."""
+    return ip is not None and unmapped(ip).is_loopback
+
+
 def host_of(remote: "Address") -> str:
     """Return by what those who come from somewhere are told apart, of IPv6 the /64.
 

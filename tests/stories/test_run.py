@@ -689,6 +689,28 @@ def test_where_namespaces_are_forbidden_it_says_so(
         assert "As root: sysctl user.max_user_namespaces=10000. With --env" in done.stderr
 
 
+#: A place where no temporary file can be written.
+FULL = [
+    "unshare",
+    "-Urm",
+    "sh",
+    "-c",
+    'mount -t tmpfs -o ro none /tmp && mount -t tmpfs -o ro none /var/tmp && cd /proc && exec "$@"',
+    "sh",
+]
+
+
+def test_where_no_temporary_file_can_be_written_it_says_so(lab: RunningLab) -> None:
+    inner = words(lab.proxy, "true")[len(as_ordinary_user()) :]
+    done = subprocess.run(
+        [*as_ordinary_user(), *FULL, *inner], capture_output=True, check=False, text=True
+    )
+
+    assert done.returncode == 2
+    assert "writing a file to the folder for temporary ones does not work here" in done.stderr
+    assert "Make room, or name another in TMPDIR. With --env" in done.stderr
+
+
 @pytest.mark.needs("curl")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be root")
 def test_root_stays_root_and_users_stay_who_they_are(lab: RunningLab, origin: Origin) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from warren.addresses import Address, IPNetwork
+from warren.addresses import Address, IPNetwork, is_loopback
 from warren.config.values import (
     AddressText,
     Megabytes,
@@ -18,7 +18,6 @@ from warren.config.values import (
     Section,
     check_literal,
     check_targets,
-    is_loopback,
 )
 from warren.errors import WarrenError
 from warren.identity import PeerId
@@ -73,7 +72,7 @@ def _check_login(user: str, password: str) -> None:
 
 def _check_reachable(address: Address, listener: ListenerConfig, clients: object) -> None:
     """Refuse a listener that others can reach and that lets anybody in (FE-1)."""
-    if not (clients or listener.password is not None or is_loopback(address)):
+    if not (clients or listener.password is not None or is_loopback(address.ip)):
         raise ValueError(
             f"listen has {address}, which other machines can reach: say in allow_clients which of "
             'them may use it, for example ["192.168.1.0/24"], or set user and password'
@@ -82,7 +81,7 @@ def _check_reachable(address: Address, listener: ListenerConfig, clients: object
 
 def _check_clients(key: str, address: Address, allow_clients: tuple[IPNetwork, ...]) -> None:
     """Refuse to be reached by other machines unless some are allowed (FE-1)."""
-    if not allow_clients and not is_loopback(address):
+    if not allow_clients and not is_loopback(address.ip):
         raise ValueError(
             f"{key} has {address}, which other machines can reach: say in allow_clients "
             'which of them may use it, for example ["192.168.1.0/24"]'

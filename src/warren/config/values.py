@@ -38,11 +38,6 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Be one table of a configuration file."""
 
 
-def is_loopback(address: Address) -> bool:
-    """Tell whether only this machine can reach `address`."""
-    return address.ip is not None and address.ip.is_loopback
-
-
 def is_unspecified(address: Address) -> bool:
     """Tell whether `address` means every address of this machine."""
     return address.ip is not None and address.ip.is_unspecified

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from warren.addresses import Address, IPAddress
+from warren.addresses import Address, IPAddress, is_loopback
 from warren.config.relay import LEAST_BANDWIDTH, MOST_WORKERS
 from warren.config.values import LEAST_MEGABYTES
 from warren.directory.descriptor import MOST_BANDWIDTH
@@ -79,7 +79,7 @@ class LabOptions:
                 f"--memory is {self.memory}",
                 f"MiB, at least {LEAST_MEGABYTES} for each of {self.workers} workers",
             )
-        is_local = self.proxy.ip is not None and self.proxy.ip.is_loopback
+        is_local = is_loopback(self.proxy.ip)
         _check(is_local, f"--proxy is {self.proxy}", "a loopback address: a lab serves nobody else")
         for target in self.allow_targets:
             _check(target.port > 0, f"--allow-target is {target}", "one exact port")

@@ -15,7 +15,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-from warren.addresses import Address, parse_ip
+from warren.addresses import Address, is_loopback, parse_ip
 from warren.errors import ProtocolError, expect, refuse
 from warren.protocol.exchange import Exchange
 from warren.protocol.front import (
@@ -231,7 +231,7 @@ def _is_loopback(host: bytes) -> bool:
         address = read_authority(host, 80)
     except ProtocolError:
         return False
-    return address.host == "localhost" or bool(address.ip and address.ip.is_loopback)
+    return address.host == "localhost" or is_loopback(address.ip)
 
 
 def read_authority(text: bytes, default_port: int | None) -> Address:

@@ -15,7 +15,7 @@ import dns.rcode
 import structlog
 import trio
 
-from warren.addresses import Address, IPAddress, IPNetwork
+from warren.addresses import Address, IPAddress, IPNetwork, is_loopback
 from warren.errors import (
     ConfigError,
     EndReason,
@@ -96,7 +96,7 @@ class DnsDoor:
         Raises ConfigError when it cannot be bound, or when others can reach it and nobody else
         is allowed (FE-1).
         """
-        if address.ip is None or not address.ip.is_loopback:
+        if not is_loopback(address.ip):
             if not self._allow_clients:
                 raise ConfigError(
                     f"the DNS port would be at {address}, which other machines can reach: say "

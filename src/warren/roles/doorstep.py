@@ -6,11 +6,10 @@ newest (FE-2, FE-11). Once a request is read, its visit has left the doorstep.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import IPv6Address
 
 import trio
 
-from warren.addresses import IPAddress
+from warren.addresses import IPAddress, is_loopback, unmapped
 from warren.network.byte_streams import ByteStream
 from warren.protocol.front import TOO_SLOW, Failure
 from warren.protocol.http_proxy import HttpRequest
@@ -47,8 +46,8 @@ class Visit:
 
     def __post_init__(self) -> None:
         ip = self.stream.remote.ip
-        self.peer = (ip.ipv4_mapped or ip) if isinstance(ip, IPv6Address) else ip
-        self.is_local = self.peer is not None and self.peer.is_loopback
+        self.peer = unmapped(ip) if ip is not None else None
+        self.is_local = is_loopback(self.peer)
 
     @property
     def scope(self) -> trio.CancelScope:

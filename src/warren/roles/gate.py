@@ -6,9 +6,8 @@ streams, and their hosts for questions.
 """
 
 from collections.abc import Collection, Iterable
-from ipaddress import IPv6Address
 
-from warren.addresses import Address, IPAddress, IPNetwork
+from warren.addresses import Address, IPAddress, IPNetwork, is_loopback, unmapped
 from warren.directory.exit_policy import denied_reason, forbidden_name
 from warren.protocol import front
 from warren.protocol.front import Failure
@@ -45,6 +44,5 @@ def lets_in(ip: IPAddress, allow_clients: Iterable[IPNetwork]) -> bool:
 
     A listener for both families sees IPv4 inside of IPv6.
     """
-    if isinstance(ip, IPv6Address):
-        ip = ip.ipv4_mapped or ip
-    return ip.is_loopback or any(ip in network for network in allow_clients)
+    ip = unmapped(ip)
+    return is_loopback(ip) or any(ip in network for network in allow_clients)

@@ -14,7 +14,7 @@ from functools import partial
 import structlog
 import trio
 
-from warren.addresses import Address, IPNetwork
+from warren.addresses import Address, IPNetwork, is_loopback
 from warren.errors import ConfigError, LinkError
 from warren.network.byte_streams import ByteStream, Listener
 from warren.network.local_programs import program_at
@@ -114,8 +114,7 @@ class Proxy:
         Raises ConfigError when other machines can reach the listener, none is allowed and there
         is no login (FE-1).
         """
-        ip = listener.local.ip
-        if ip is None or not ip.is_loopback:
+        if not is_loopback(listener.local.ip):
             if not self._allow_clients and rules.login is None:
                 raise ConfigError(
                     f"the proxy would listen at {listener.local}, which other machines can reach: "

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from errno import EINVAL, EIO, ENOENT
 from pathlib import Path
 from typing import NoReturn
@@ -25,6 +25,7 @@ from warren.run.netlink import make_everything_local
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as the shell has it
 
 _RESOLV_CONF = f"nameserver {OWN_4}\nsearch .\n"
+_WRITING = "writing a file to the folder for temporary ones"
 _LONGEST = 256  # bytes of what parent and child tell each other
 _HINTS = {
     "/proc/sys/user/max_user_namespaces": ("0", "sysctl user.max_user_namespaces=10000"),
@@ -43,10 +44,13 @@ class Forbidden(ConfigError):
     """Tell that this system does not let us make a network for one command."""
 
     def __init__(self, step: str, error: OSError) -> None:
-        self.step = step
         why = os.strerror(error.errno or EIO)
+        if step == _WRITING:
+            self.fact, hint = f"{step} does not work here", "Make room, or name another in TMPDIR"
+        else:
+            self.fact, hint = f"{step} is forbidden here", _hint()
         super().__init__(
-            f"{step} is forbidden here: {why}. {_hint()}. With --env the command is "
+            f"{self.fact}: {why}. {hint}. With --env the command is "
             "started with proxy variables only; a program that ignores those goes around the proxy"
         )
 
@@ -160,8 +164,10 @@ def _prepare(channel: socket.socket) -> bool:
         step = "setting up the network of a namespace"
         has_ipv6 = make_everything_local(OWN_4, OWN_6)
         _close_side_doors()
-        step = "mounting a file in a namespace"
-        _ask_us_for_names()
+        step = _WRITING
+        with _resolv_conf() as file:
+            step = "mounting a file in a namespace"
+            _ask_us_for_names(file)
         step = "being told of the calls of a process (seccomp)"
         listener = kernel.watch_calls()
         socket.send_fds(channel, [b"watched ipv6" if has_ipv6 else b"watched"], [listener])
@@ -199,17 +205,23 @@ def _close_side_doors() -> None:
         Path("/proc/sys/net/ipv4/tcp_fastopen").write_text("0")
 
 
-def _ask_us_for_names() -> None:
-    """Let the C library ask for names over the network of the namespace, in this mount namespace.
-
-    Where there is no resolv.conf, it asks its own machine: us as well.
-    """
+@contextlib.contextmanager
+def _resolv_conf() -> Iterator[str]:
+    """Give a file that sends the C library to us for names, by its path."""
     with tempfile.NamedTemporaryFile("w", prefix="warren-run-") as file:
         file.write(_RESOLV_CONF)
         file.flush()
         Path(file.name).chmod(0o644)
-        with contextlib.suppress(FileNotFoundError):
-            kernel.bind_mount(file.name, "/etc/resolv.conf")
+        yield file.name
+
+
+def _ask_us_for_names(file: str) -> None:
+    """Let the C library ask for names over the network of the namespace, in this mount namespace.
+
+    `file` says so. Where there is no resolv.conf, it asks its own machine: us as well.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        kernel.bind_mount(file, "/etc/resolv.conf")
     for name in LOOKUP_SERVICES:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             kernel.bind_mount(os.devnull, os.fsdecode(name))

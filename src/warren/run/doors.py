@@ -12,7 +12,7 @@ from errno import EADDRINUSE
 
 import trio
 
-from warren.addresses import Address
+from warren.addresses import Address, is_loopback
 from warren.network.byte_streams import ByteStream
 from warren.network.listening import SocketListener
 from warren.run.sockets import SocketMaker
@@ -62,13 +62,13 @@ class Doors:
         if address in self._open:
             self._open.move_to_end(address)
             return True
-        if _is_loopback(address) and self._is_left(address.port):
+        if is_loopback(address.ip) and self._is_left(address.port):
             return True
         try:
             listener = self._listen(address)
         except OSError as error:
             # Where it listens at all addresses of the port it would reach itself, not the other.
-            return _is_loopback(address) and error.errno == EADDRINUSE
+            return is_loopback(address.ip) and error.errno == EADDRINUSE
         self._open[address] = listener
         if len(self._open) > self._most:
             _, oldest = self._open.popitem(last=False)
@@ -97,7 +97,7 @@ class Doors:
 
     def _listen(self, address: Address) -> SocketListener:
         # A program that has bound 127.0.0.1 and listens in a moment must not find us there.
-        made = self._maker.listen(address, may_be_left=not _is_loopback(address))
+        made = self._maker.listen(address, may_be_left=not is_loopback(address.ip))
         listener = SocketListener(made)
 
         async def accept(stream: ByteStream) -> None:
@@ -105,8 +105,3 @@ class Doors:
 
         self._nursery.start_soon(listener.serve, accept, self._nursery)
         return listener
-
-
-def _is_loopback(address: Address) -> bool:
-    assert address.ip is not None
-    return address.ip.is_loopback

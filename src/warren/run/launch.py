@@ -42,7 +42,7 @@ def run(words: list[str], proxy: Address, *, with_variables_only: bool, is_verbo
         if not with_variables_only:
             raise
         command.bury()
-        _say(f"{error.step} is forbidden here, so the command has proxy variables only")
+        _say(f"{error.fact}, so the command has proxy variables only")
         return become(words, environment, mask)
     except NotStarted as error:
         _say(str(error))
