@@ -86,7 +86,8 @@ class Outcome:
 def simulate(scenario: Scenario, *, most_violations: int = 1) -> Outcome:
     """Simulate `scenario` and return what came of it; at most so many violations are collected.
 
-    Raises ConfigError when its faults name machines that are not there.
+    Raises ConfigError when its faults name machines that are not there, and RuntimeError when the
+    probe of seals saw none, so that nobody would have noticed a nonce that was used twice.
     """
     clock = SimulatedClock()
     simulation = Simulation(scenario, clock, most_violations)
@@ -100,6 +101,8 @@ def simulate(scenario: Scenario, *, most_violations: int = 1) -> Outcome:
         trio.run(simulation.run, clock=clock)
         simulation.outcome.cells = ledger.sealed
     outcome = simulation.outcome
+    if clock.happened and not outcome.cells:
+        raise RuntimeError("bytes were delivered, and no seal was seen: nonces were not watched")
     outcome.processor_seconds = time.process_time() - started
     outcome.seconds = clock.now - BEGINNING
     outcome.deliveries = clock.happened

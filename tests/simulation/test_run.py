@@ -7,12 +7,15 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from simulation import probes
 from simulation.run import simulate
 from simulation.scenario import KINDS, Fault, Scenario
 from simulation.sweep import cores, simulate_seed, version
+from warren.protocol import ciphers
 
 ROOT = Path(__file__).parents[2]
 SMALL = Scenario(5, peers=14, seconds=120.0, traffic=4.0, fault_seconds=6.0)
@@ -53,6 +56,15 @@ def test_another_seed_gives_another_trace() -> None:
     one, two = (simulate(replace(SMALL, seed=seed, seconds=20.0)) for seed in (1, 2))
 
     assert one.digest != two.digest
+
+
+@pytest.mark.timeout(120)
+def test_a_simulation_whose_seals_nobody_watches_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = SimpleNamespace(make_aead=ciphers.make_aead)
+    monkeypatch.setattr(probes, "ciphers", elsewhere)  # as where the code is compiled
+
+    with pytest.raises(RuntimeError, match="no seal was seen"):
+        simulate(replace(SMALL, seconds=20.0))
 
 
 @pytest.mark.timeout(120)
