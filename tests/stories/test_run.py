@@ -695,7 +695,14 @@ FULL = [
     "-Urm",
     "sh",
     "-c",
-    'mount -t tmpfs -o ro none /tmp && mount -t tmpfs -o ro none /var/tmp && cd /proc && exec "$@"',
+    """set -e
+    for place in /tmp /var/tmp; do
+        mount --rbind $place $place
+        mount -o remount,bind,ro $place
+    done
+    cd /proc
+    exec "$@"
+    """,
     "sh",
 ]
 
