@@ -4,7 +4,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from warren.addresses import Address
-from warren.network.link_door import REPORT_SECONDS, LinkDoor, LinkLimits
+from warren.network.bucket import REPORT_SECONDS
+from warren.network.link_door import LinkDoor, LinkLimits
 
 CLIENT, NEIGHBOUR = Address("192.0.2.1", 5000), Address("192.0.2.2", 5000)
 RELAY = Address("198.51.100.1", 5000)

@@ -10,13 +10,13 @@ import structlog.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from warren.network.bucket import REPORT_SECONDS
 from warren.network.quota import (
     CALM,
     LEAST_SECONDS,
     LOOK_SECONDS,
     MEBIBYTE,
     MOST_GROWTH,
-    REPORT_SECONDS,
     STALE_SECONDS,
     Holder,
     Quota,

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from warren.addresses import Address
 from warren.errors import LinkError
 from warren.network import reserve
+from warren.network.bucket import REPORT_SECONDS
 from warren.network.byte_streams import ByteStream
 from warren.network.datagram_sockets import UdpSocket
 from warren.network.dialling import SocketNetwork
@@ -25,7 +26,6 @@ from warren.network.readiness import Act
 from warren.network.reserve import (
     LEAST_RESERVED,
     MOST_RESERVED,
-    REPORT_SECONDS,
     RETRY_SECONDS,
     Reserve,
     Share,

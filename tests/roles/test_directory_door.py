@@ -27,13 +27,13 @@ from warren.directory.parameters import Parameters
 from warren.errors import TooSoon
 from warren.identity import Hop, KeyPair, PeerId, Suite, SystemKeys
 from warren.key_files import KeyFiles
+from warren.network.bucket import REPORT_SECONDS
 from warren.network.circuits import build_circuit
 from warren.network.directory_http import Response, request
 from warren.network.fetch import fetch
 from warren.network.link import RelayKeys
 from warren.roles.archive import Archive
 from warren.roles.directory_door import (
-    REPORT_SECONDS,
     REQUEST_BURST,
     REQUESTS_PER_CIRCUIT,
     UPLOADS,

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,11 @@ class Scene:
             request(sock, "/bytes/10000")
             assert read_answer(sock)[0] == digest(10_000)
         return time.monotonic() - begun
+
+    def hop_of(self, peer: dict[str, Any]) -> Hop:
+        """Return how to reach `peer`, a relay or an authority."""
+        authorities = {str(each.hop.peer_id): each.hop for each in self.network.authorities}
+        return authorities.get(peer["id"]) or self.lab.entry_of(peer["name"]).hop
 
     def mischief(self, seed: int) -> Mischief:
         """Return a hostile will that knows this lab."""
@@ -192,37 +198,38 @@ def test_a_relay_that_breaks_every_rule_harms_nobody(scene: Scene) -> None:  # T
     assert log_lines(scene) <= lines + FEW_LINES
 
 
+@contextmanager
+def leaving_nothing(scene: Scene, victim: dict[str, Any]) -> Iterator[None]:
+    """Check that what is done inside leaves no memory, files and log lines behind at `victim`."""
+    files, lines = open_files(victim), log_lines(scene)
+    with watching_memory(scene.lab) as growth:
+        yield
+    assert growth.most < MOST_GROWTH
+    wait_until(lambda: open_files(victim) <= files + FEW_FILES, 30, "the end of all links")
+    assert log_lines(scene) <= lines + FEW_LINES
+
+
 @pytest.mark.parametrize("role", ["relay", "authority"])
 def test_a_client_that_breaks_every_rule_harms_nobody(scene: Scene, role: str) -> None:  # T11
     victim = scene.lab.of_role(role)[0]
-    hops = {str(each.hop.peer_id): each.hop for each in scene.network.authorities}
-    hop = scene.lab.entry_of(victim["name"]).hop if role == "relay" else hops[victim["id"]]
+    hop = scene.hop_of(victim)
     scene.outcomes = Counter()
-    files, lines = open_files(victim), log_lines(scene)
 
-    with watching_memory(scene.lab) as growth:
+    with leaving_nothing(scene, victim):
         waited = while_others_work(
             scene, lambda number: scene.attack(hop, number, as_relay=False)
         )  # fmt: skip
 
     assert max(waited) < PAGE_SECONDS
     assert scene.outcomes["cut off"] > ATTACKERS * LINKS / 4
-    assert growth.most < MOST_GROWTH
-    wait_until(lambda: open_files(victim) <= files + FEW_FILES, 30, "the end of all links")
-    assert log_lines(scene) <= lines + FEW_LINES
 
 
 @pytest.mark.parametrize("role", ["relay", "authority"])
 def test_handshakes_that_are_none_harm_nobody(scene: Scene, role: str) -> None:  # T11
     victim = scene.lab.of_role(role)[1]
-    hops = {str(each.hop.peer_id): each.hop for each in scene.network.authorities}
-    hop = scene.lab.entry_of(victim["name"]).hop if role == "relay" else hops[victim["id"]]
-    files, lines = open_files(victim), log_lines(scene)
+    hop = scene.hop_of(victim)
 
-    with watching_memory(scene.lab) as growth:
+    with leaving_nothing(scene, victim):
         waited = while_others_work(scene, lambda number: scene.greet(hop, number))
 
     assert max(waited) < PAGE_SECONDS
-    assert growth.most < MOST_GROWTH
-    wait_until(lambda: open_files(victim) <= files + FEW_FILES, 30, "the end of all links")
-    assert log_lines(scene) <= lines + FEW_LINES

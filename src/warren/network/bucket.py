@@ -1,7 +1,9 @@
-"""Buckets of allowances: so many a second, and so many more at once."""
+"""Buckets of allowances: so many a second, and so many more at once; and a line a minute."""
 
 from collections.abc import Hashable
 
+#: Between two lines of one kind in the log (DOS-9).
+REPORT_SECONDS = 60.0
 #: Of so many at most it is remembered what they asked for lately.
 MOST_BUCKETS = 4096
 
@@ -63,3 +65,19 @@ class Buckets:
         self._buckets = {who: each for who, each in self._buckets.items() if not each.is_full(now)}
         while len(self._buckets) >= MOST_BUCKETS:
             del self._buckets[next(iter(self._buckets))]
+
+
+class SeldomLine:
+    """Own when a line of one kind may stand in the log again, however often it has a reason."""
+
+    __slots__ = ("_silent_until",)
+
+    def __init__(self) -> None:
+        self._silent_until = float("-inf")
+
+    def is_due(self, now: float) -> bool:
+        """Tell whether the line may be written at `now`; if so, it counts as written."""
+        if now < self._silent_until:
+            return False
+        self._silent_until = now + REPORT_SECONDS
+        return True

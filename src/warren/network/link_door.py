@@ -8,7 +8,6 @@ nobody is counted, nor is a link whose peer has shown that it is a listed relay 
 becomes of those let in is for ``strangers``, ``unready`` and ``evictions``.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +15,9 @@ from dataclasses import dataclass
 import structlog
 
 from warren.addresses import Address, host_of
-from warren.network.bucket import Bucket, Buckets
+from warren.network.bucket import Buckets, SeldomLine
 
 logger = structlog.get_logger()
-
-#: Between two lines in the log (DOS-9).
-REPORT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ class LinkDoor:
         self._is_known = is_known
         self._connects = Buckets(self._limits.connects_per_second, self._limits.connect_burst)
         self._open: Counter[str] = Counter()
-        self._words = Bucket(1 / REPORT_SECONDS, 1, -math.inf)
+        self._line = SeldomLine()
         self.turned_away = 0
 
     def admit(self, remote: Address, now: float) -> str | None:
@@ -77,7 +73,7 @@ class LinkDoor:
 
     def _turn_away(self, now: float) -> None:
         self.turned_away += 1
-        if self._words.take(now):
+        if self._line.is_due(now):
             logger.warning(
                 "connections of an address that has or wants too many are refused: if nobody "
                 "attacks, raise links_per_address or connects_per_second in [relay.limits]",

@@ -24,6 +24,7 @@ from typing import NamedTuple, Protocol
 import structlog
 import trio
 
+from warren.network.bucket import SeldomLine
 from warren.network.evictions import Kept, choose_oldest
 from warren.network.turn import Turn
 from warren.protocol.backlog import Marks, Queue
@@ -46,8 +47,6 @@ MOST_GROWTH = 512 * MEBIBYTE
 LOOK_SECONDS, LEAST_SECONDS = 1.0, 0.05
 #: What a look took, times that, passes until the next one.
 _REST = 10
-#: Between two lines in the log (DOS-9).
-REPORT_SECONDS = 60.0
 
 
 def default_quota(memory: int) -> int:
@@ -109,7 +108,7 @@ class Quota:
         self._now = now
         self._marks = Marks()
         self._doomed: set[Hashable] = set()  # given up, and not quite gone
-        self._silent_until = float("-inf")
+        self._line = SeldomLine()
 
     def __repr__(self) -> str:
         return f"<Quota of {self.limit // MEBIBYTE} MiB{', pressed' * self.is_pressed}>"
@@ -190,8 +189,7 @@ class Quota:
         return before - self._cached
 
     def _report(self, now: float) -> None:
-        if now >= self._silent_until:
-            self._silent_until = now + REPORT_SECONDS
+        if self._line.is_due(now):
             logger.warning(
                 "memory runs short, circuits whose data has waited longest are closed: if nobody "
                 "attacks, give this process more (memory_megabytes)",

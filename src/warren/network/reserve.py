@@ -22,6 +22,7 @@ import structlog
 import trio
 
 from warren.network import readiness
+from warren.network.bucket import SeldomLine
 from warren.network.readiness import Act
 
 logger = structlog.get_logger()
@@ -33,8 +34,6 @@ MOST_RESERVED, LEAST_RESERVED, RESERVED_PART = 256, 32, 4
 CROWDED, RELIEVED = 0.90, 0.85
 #: After it was in vain: those that could not be closed end by themselves, in their own time.
 RETRY_SECONDS = 0.1
-#: Between two lines in the log (DOS-9).
-REPORT_SECONDS = 60.0
 _UNLIMITED = 1 << 30
 
 #: Close about so many sockets; return how many there were, by why.
@@ -125,7 +124,8 @@ class Reserve:
         self.links, self.exit, self.front = self._shares = [Share(self, kind) for kind in Kind]
         self._soon, self._now = soon, now
         self._is_due = False
-        self._rests_until = self._silent_until = float("-inf")
+        self._rests_until = float("-inf")
+        self._line = SeldomLine()
 
     def __repr__(self) -> str:
         return f"<Reserve {self.open} of {self.most}>"
@@ -170,9 +170,7 @@ class Reserve:
 
     def report_soon(self) -> None:
         """Say at the end of this step that sockets run short, once a minute at most (DOS-9)."""
-        now = self._now()
-        if now >= self._silent_until:
-            self._silent_until = now + REPORT_SECONDS
+        if self._line.is_due(self._now()):
             self._soon(self._report)
 
     def _report(self) -> None:

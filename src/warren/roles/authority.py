@@ -35,6 +35,7 @@ from warren.roles.archive import Archive
 from warren.roles.background import Background
 from warren.roles.ballot import Ballot
 from warren.roles.colleagues import Colleagues
+from warren.roles.directory_door import DESCRIPTOR_PATH
 from warren.roles.mirror import NOT_FOUND, Fetch, Mirror, consensus_statistics
 from warren.roles.reachability import Check, CheckThrough, Reachability
 from warren.roles.relay_book import CountryOf, RelayBook
@@ -45,7 +46,7 @@ logger = structlog.get_logger()
 
 #: What each path may be sent; for ``directory_http.serve``.
 BODY_LIMITS = {
-    "/descriptor": DESCRIPTOR_LIMIT,
+    DESCRIPTOR_PATH: DESCRIPTOR_LIMIT,
     "/vote": VOTE_LIMIT,
     "/signature": SIGNATURE_SIZE,
 }

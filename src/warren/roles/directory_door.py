@@ -15,7 +15,7 @@ import trio
 from warren.addresses import host_of
 from warren.directory.network_file import NetworkFile
 from warren.errors import TooSoon
-from warren.network.bucket import Bucket, Buckets
+from warren.network.bucket import Buckets, SeldomLine
 from warren.network.directory_http import Handler, Response
 from warren.roles.passing_circuit import PassingCircuit
 
@@ -26,8 +26,6 @@ REQUESTS_PER_CIRCUIT = 10
 REQUESTS_PER_SECOND, REQUEST_BURST = 1, 20
 #: Of one address in the time after which a relay may publish again.
 UPLOADS = 10
-#: Between two lines in the log (DOS-9).
-REPORT_SECONDS = 60.0
 
 
 class DirectoryDoor:
@@ -42,7 +40,7 @@ class DirectoryDoor:
         self._now = now
         self._requests = Buckets(REQUESTS_PER_SECOND, REQUEST_BURST)
         self._uploads = Buckets(UPLOADS / seconds, UPLOADS) if seconds else None
-        self._words = Bucket(1 / REPORT_SECONDS, 1, -math.inf)
+        self._line = SeldomLine()
         self.requests_turned_away = self.uploads_turned_away = 0
 
     def for_circuit(self, circuit: PassingCircuit, handler: Handler) -> Handler:
@@ -72,7 +70,7 @@ class DirectoryDoor:
 
     def _refusal(self, what: str, seconds: float) -> TooSoon:
         self.requests_turned_away += 1
-        if self._words.take(self._now()):
+        if self._line.is_due(self._now()):
             logger.warning(
                 "somebody asks this directory too often and is told to wait",
                 so_far=self.requests_turned_away,

@@ -20,6 +20,7 @@ from warren.key_files import KeyFiles, Rotating, RotatingKeys
 from warren.network.link import RelayKeys
 from warren.roles.archive import Archive
 from warren.roles.backoff import Backoff
+from warren.roles.directory_door import DESCRIPTOR_PATH
 from warren.roles.mirror import Fetch
 
 logger = structlog.get_logger()
@@ -109,7 +110,7 @@ class Publisher:
             wait = 0.0
             try:
                 with trio.fail_after(UPLOAD_SECONDS):
-                    await self._fetch(hop, "POST", "/descriptor", document, limit=1024)
+                    await self._fetch(hop, "POST", DESCRIPTOR_PATH, document, limit=1024)
             except TooSoon as error:
                 self.last_error, wait = str(error), error.seconds
             except (WarrenError, trio.TooSlowError) as error:
