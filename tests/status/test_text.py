@@ -250,6 +250,12 @@ def test_a_proxy_shows_which_relays_are_of_its_user(count: int, said: str | None
     )
 
 
+def test_votes_are_counted_a_moment_before_their_consensus_is_valid() -> None:
+    document = changed("authority", last_count__valid_after=NOW + 2)
+
+    assert "\nLast vote   for 2 s from now: 3 of 3 voted, 3 of 3 signed\n" in page(document)
+
+
 def test_who_cast_no_vote_is_named() -> None:
     document = changed("authority", last_count__votes=2, last_count__missing=["carol"])
 
