@@ -981,7 +981,7 @@ def _alive() -> Counter[str]:
     """Count what links and circuits are made of, by kind."""
     parts = ("warren.protocol.", "warren.network.link", "warren.network.circuits", "warren.roles.")
     kinds = (type(each) for each in gc.get_objects())
-    return Counter(kind.__name__ for kind in kinds if kind.__module__.startswith(parts))
+    return Counter(kind.__name__ for kind in kinds if str(kind.__module__).startswith(parts))
 
 
 async def test_links_and_circuits_that_are_gone_leave_nothing_to_the_collector(
