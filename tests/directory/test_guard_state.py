@@ -12,6 +12,7 @@ from warren.directory.guard_state import (
     dump_guards,
     load_guards,
 )
+from warren.directory.path_bias import PathBias, Tally, Verdict
 from warren.errors import DirectoryError, NewerSchema
 
 HOUR = 3600
@@ -43,6 +44,31 @@ def test_guards_come_back_from_json_in_their_order() -> None:
     restored = load_guards(json.loads(json.dumps(dump_guards(guards))))
 
     assert restored == guards
+
+
+def test_what_became_of_circuits_is_kept_and_judged_again() -> None:  # PATH-4
+    guard = Guard(peer(1), NOON, bias=PathBias(Tally(200, 80), Tally(9, 8)))
+
+    (restored,) = load_guards(json.loads(json.dumps(dump_guards([guard]))))
+
+    assert restored == guard
+    assert restored.bias.verdict is Verdict.VERY_LOW
+
+
+def test_a_file_from_before_circuits_were_counted_is_read() -> None:
+    older = state() | {"schema": 1}
+
+    assert load_guards(older) == [Guard(peer(1), NOON)]
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [[1, 2], [-1, -1], [301, 3], [1], [2, 1, 0], "many", {"tried": 1}, [2.0, 1], 7, [None, 0]],
+)
+def test_counts_that_cannot_be_right_begin_anew_and_cost_no_guard(kept: object) -> None:  # T40
+    assert load_guards(state(builds=kept, uses=[5, 4])) == [
+        Guard(peer(1), NOON, bias=PathBias(uses=Tally(5, 4)))
+    ]
 
 
 def test_what_failed_is_not_kept() -> None:
@@ -107,7 +133,9 @@ def test_anything_else_raises_a_directory_error_and_nothing_else(data: Any) -> N
         load_guards(data)
 
 
-@given(st.dictionaries(st.sampled_from(["peer", "added", "confirmed", "contacted"]), JSON))
+@given(
+    st.dictionaries(st.sampled_from(["peer", "added", "confirmed", "contacted", "builds"]), JSON)
+)
 def test_any_damaged_field_raises_a_directory_error_or_is_valid(changes: dict[str, Any]) -> None:
     try:
         guards = load_guards(state(**changes))

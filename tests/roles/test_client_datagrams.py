@@ -15,6 +15,7 @@ from tests.support.small_network import Origin, RelayPeer, SmallNetwork, small_n
 from tests.support.wayward import swallow
 from warren.addresses import Address
 from warren.directory.consensus import Consensus
+from warren.directory.path_bias import Outcome
 from warren.directory.relays import Flag, RelayEntry
 from warren.errors import DirectoryError, EndReason, ExitError
 from warren.identity import PeerId
@@ -71,6 +72,12 @@ class KnownGuards:
         return
 
     failed = succeeded = contacted
+
+    def circuit(self, peer_id: PeerId, outcome: Outcome) -> None:
+        return
+
+    def save(self) -> None:
+        return
 
 
 @dataclass

@@ -17,6 +17,7 @@ from tests.support.imagined import consensus
 from tests.support.small_network import SmallNetwork, small_network
 from warren.addresses import Address
 from warren.directory.consensus import Consensus
+from warren.directory.path_bias import Outcome
 from warren.directory.relays import Flag, RelayEntry
 from warren.errors import CircuitError, EndReason, ExitError, NotFound
 from warren.identity import PeerId
@@ -72,6 +73,12 @@ class AnyGuard:
 
     def failed(self, peer_id: PeerId) -> None:
         self.troubles += 1
+
+    def circuit(self, peer_id: PeerId, outcome: Outcome) -> None:
+        return
+
+    def save(self) -> None:
+        return
 
 
 class Oracle:

@@ -110,6 +110,16 @@ def test_the_page_that_the_documents_show_is_one() -> None:
     assert page(document) in (ROOT / "docs/operating.md").read_text(encoding="utf-8")
 
 
+def test_a_guard_through_which_circuits_fail_is_named() -> None:  # PATH-4
+    guard = {"guard": "m3aqo26f" * 6, "below_percent": 50, "built": 81, "of_begun": 204}
+    document = changed("proxy", guards__biased=[guard | {"served": 0, "of_used": 0}])
+
+    text = " ".join(page(document).split())
+
+    assert "Guards m3aqo26f: of 204 circuits begun 81 were built. Below 50 % it may be" in text
+    assert "Guards" not in page(DOCUMENTS["proxy"])
+
+
 # ---- is it of use, and what can be done
 
 AUTHORITY_IN_USE = "In use: it has a consensus that counts now, and gives it to everybody who asks."

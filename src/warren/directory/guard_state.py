@@ -1,21 +1,24 @@
 """One guard, and how a client's guards are kept over restarts.
 
 Dates are whole seconds and deliberately inexact: the file must not tell when its owner was
-where. Whether a guard answers is not kept, a new start tries them all again.
+where. Whether a guard answers is not kept, a new start tries them all again. What became of its
+circuits is, since schema 2 (PATH-4); counts that cannot be right begin anew, as no guard is to be
+lost for them.
 """
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import msgspec
 
 from warren.directory.parameters import DAY, HOUR
+from warren.directory.path_bias import PathBias, Tally
 from warren.errors import DirectoryError, NewerSchema, ProtocolError
 from warren.identity import PeerId
 
-SCHEMA = 1
+SCHEMA, OLDEST_SCHEMA = 2, 1
 # PATH-2
 MOST_SAMPLED = 60
 LIFETIME = 120 * DAY
@@ -37,6 +40,7 @@ class Guard:
     failing_since: float = 0.0
     failed_at: float = 0.0
     retry_at: float = 0.0
+    bias: PathBias = field(default_factory=PathBias)
 
     @property
     def is_listed(self) -> bool:
@@ -76,6 +80,8 @@ def dump_guards(guards: Iterable[Guard]) -> dict[str, Any]:
                 "unlisted_since": _whole(guard.unlisted_since),
                 # Rounded up, so that it counts for an hour at least and says less.
                 "contacted": _next_hour(guard.contacted),
+                "builds": _dump(guard.bias.builds),
+                "uses": _dump(guard.bias.uses),
             }
             for guard in guards
         ],
@@ -121,10 +127,12 @@ class _GuardState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     confirmed: _Date | None
     unlisted_since: _Date | None
     contacted: _Date | None
+    builds: Any = None
+    uses: Any = None
 
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    schema: Annotated[int, msgspec.Meta(ge=SCHEMA)]
+    schema: Annotated[int, msgspec.Meta(ge=OLDEST_SCHEMA)]
     guards: Annotated[list[_GuardState], msgspec.Meta(max_length=MOST_SAMPLED)]
 
 
@@ -136,4 +144,16 @@ def _restore(fields: _GuardState) -> Guard:
         unlisted_since=fields.unlisted_since,
         contacted=fields.contacted,
         has_served=fields.confirmed is not None,
+        bias=PathBias(_tally(fields.builds), _tally(fields.uses)),
     )
+
+
+def _dump(tally: Tally) -> list[int]:
+    return [tally.tried, tally.succeeded]
+
+
+def _tally(kept: object) -> Tally:
+    try:
+        return Tally(*msgspec.convert(kept, tuple[int, int]))
+    except ValueError:  # msgspec's are
+        return Tally()

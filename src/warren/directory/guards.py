@@ -28,6 +28,7 @@ from warren.directory.guard_state import (
     load_guards,
 )
 from warren.directory.parameters import HOUR
+from warren.directory.path_bias import PathBias
 from warren.directory.relays import Flag, RelayEntry
 from warren.identity import PeerId
 
@@ -159,6 +160,10 @@ class GuardSet:
     def primary(self) -> list[PeerId]:
         """Return the guards that come first, whether they answer or not (PATH-3)."""
         return [guard.peer_id for guard in self._listed[:PRIMARY_GUARDS]]
+
+    def bias(self, peer_id: PeerId) -> PathBias | None:
+        """Return what became of the circuits through a guard; None where it is none any more."""
+        return guard.bias if (guard := self._find(peer_id)) is not None else None
 
     @property
     def sample(self) -> list[PeerId]:

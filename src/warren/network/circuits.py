@@ -47,9 +47,9 @@ class Circuit:
         self.turn: Turn = link.turn
         self.in_turn = False
         self.created_at = trio.current_time()
+        self.refusal: ExtendStatus | None = None  # what its last hop said of the next one
         self.on_closed: Callable[[Circuit], None] | None = None
         self._ahead: deque[tuple[Hop, CircuitInitiator]] = deque()  # hops to be asked for
-        self._failed: ExtendStatus | None = None
         self._has_resumed = self._is_closing = False
         self._changed = trio.Event()
         machine.wake = lambda: self.turn.add(self)
@@ -106,7 +106,7 @@ class Circuit:
         while events:
             event = events.popleft()
             if isinstance(event, ExtendFailed):
-                self._failed = event.status
+                self.refusal = event.status
             assert isinstance(event, HopAdded | ExtendFailed | Resumed | Closed)
             if isinstance(event, HopAdded) and self._ahead and not self.machine.is_closed:
                 self._ask(*self._ahead.popleft())
@@ -245,7 +245,7 @@ class Circuit:
 
     def _missing_hop(self, hop: int) -> CircuitError:
         """Return what says why the circuit ended before it had `hop`, and whose fault it is."""
-        failed, error = self._failed, self.machine.error
+        failed, error = self.refusal, self.machine.error
         # Not to know a relay is what a peer does whose consensus is a little older, and when the
         # link to the first hop broke, those behind it did nothing.
         is_its_fault = failed is not ExtendStatus.UNKNOWN_PEER and not self.link.is_closed

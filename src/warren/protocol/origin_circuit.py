@@ -47,6 +47,8 @@ class OriginCircuit(CircuitMachine):
         self.secrets: HopSecrets | None = None  # of the last hop: its resume secret counts
         self.keeps_streams = False  # whether somebody takes ``orphans`` when it is gone
         self.orphans: Handover | None = None
+        self.is_lost = False  # whether others ended it, and how many it carried then
+        self.carried = 0
 
     def __repr__(self) -> str:
         return f"<Circuit {self.leg.number:#x} {self.state.value}, {self.hops} hops>"
@@ -131,6 +133,7 @@ class OriginCircuit(CircuitMachine):
             self.leg.destroy()
             if self._end is not None:
                 streams = self._end.streams
+                self.carried = streams.count
                 able = streams.detach() if self.keeps_streams and not self.loses_streams() else []
                 if able:
                     self.orphans = Handover(self.ticket, able, streams.first_unused)
@@ -161,10 +164,14 @@ class OriginCircuit(CircuitMachine):
 
     def leg_lost(self, leg: Leg) -> None:
         """Note that the circuit is gone."""
-        self.destroy()
+        self._lose()
 
     def violation(self, leg: Leg, error: ProtocolError) -> None:
         """Destroy the circuit: the far end, or a hop on the way, broke the rules."""
+        self._lose(error)
+
+    def _lose(self, error: ProtocolError | None = None) -> None:
+        self.is_lost = self.is_lost or not self.is_closed
         self.destroy(error)
 
     def _receive_extended(self, data: bytes) -> None:
@@ -176,7 +183,7 @@ class OriginCircuit(CircuitMachine):
         else:
             expect(self.state is CircuitState.EXTENDING, "an EXTENDED that was not asked for")
             self.tell(ExtendFailed(status))
-            self.destroy()
+            self._lose()
 
     def _add_hop(self, message: bytes) -> None:
         assert self._initiator is not None

@@ -20,6 +20,7 @@ from warren.network.circuits import Circuit, build_circuit, extend_circuit
 from warren.network.link import Link
 from warren.network.links import Links
 from warren.protocol.choice import ANYTHING
+from warren.roles.bias_watch import BiasWatch
 from warren.roles.build_times import BUILD_SECONDS, BuildTimes
 from warren.roles.guard_keeper import GuardKeeper
 from warren.roles.guard_links import GuardLinks
@@ -69,6 +70,7 @@ class CircuitBuilder:
         guards: GuardKeeper,
         paths: Paths,
         sessions: Sessions,
+        bias: BiasWatch,
         *,
         hops: int,
         rng: Random,
@@ -79,6 +81,7 @@ class CircuitBuilder:
         self._guards = guards
         self._paths = paths
         self._sessions = sessions
+        self._bias = bias
         self._hops = hops
         self._rng = rng
         self._is_offline = is_offline
@@ -170,16 +173,31 @@ class CircuitBuilder:
                         await build_circuit(link, hops, on_started=begun.append)
         except trio.TooSlowError:
             if begun:
+                if self._is_telling(path):
+                    self._bias.stuck(begun[0])
                 self._gave_up(begun[0], path)
             raise CircuitError("the circuit took too long to build") from None
+        except CircuitError:
+            if begun and self._is_telling(path):
+                self._bias.not_built(begun[0])
+            raise
         (circuit,) = begun
         if stub is None:
             self._times.note(len(path), trio.current_time() - circuit.created_at)
+        if self._is_telling(path):
+            self._bias.built(circuit)
         if any(entry.peer_id in self._paths.own for entry in path):
             circuit.close()
             raise CircuitError("one of the relays turned out to be this user's own")  # P2P-2
         self._stuck.pop(circuit.link, None)
         return circuit
+
+    def _is_telling(self, path: tuple[RelayEntry, ...]) -> bool:
+        """Tell whether no relay behind the guard failed lately: one that is gone counts once.
+
+        What succeeds with such a one does not count either, or the share would be too good.
+        """
+        return {relay.peer_id for relay in path[1:]}.isdisjoint(self._paths.avoided)
 
     def _gave_up(self, circuit: Circuit, path: tuple[RelayEntry, ...]) -> None:
         """Note that a circuit took too long, and who may have kept an answer back.
@@ -205,6 +223,7 @@ class CircuitBuilder:
             since, suspects = before.since, frozenset()
             if trio.current_time() - since >= STUCK_SECONDS and not link.is_closed:
                 del self._stuck[link]
+                self._bias.settle(link)
                 link.give_up("it answers PINGs, and circuits get stuck in it")
                 link.turn.run()
                 return

@@ -24,6 +24,7 @@ from warren.protocol.front import choice_of
 from warren.protocol.handover import Handover
 from warren.protocol.stream import StreamProtocol
 from warren.roles.backoff import Backoff
+from warren.roles.bias_watch import BiasWatch
 from warren.roles.circuit_builder import Built, CircuitBuilder
 from warren.roles.circuit_watch import QUIET_SECONDS, CircuitWatch
 from warren.roles.paths import Paths
@@ -53,6 +54,7 @@ class CircuitKeeper:
         paths: Paths,
         sessions: Sessions,
         pool: Pool,
+        bias: BiasWatch,
         *,
         on_orphans: Callable[[Slot, Handover], None],
         rng: Random,
@@ -61,6 +63,7 @@ class CircuitKeeper:
         self._paths = paths
         self._sessions = sessions
         self._pool = pool
+        self._bias = bias
         self._on_orphans = on_orphans
         self._rng = rng
         self._building: dict[Hashable, trio.Event] = {}
@@ -183,6 +186,7 @@ class CircuitKeeper:
 
     def _lost(self, slot: Slot) -> None:
         self._pool.remove(slot)
+        self._bias.ended(slot)
         assert isinstance(slot.circuit, Circuit)
         self._needs_spares.set()
         orphans = slot.circuit.machine.orphans
@@ -222,6 +226,7 @@ class CircuitKeeper:
             if slot.first_used is None and not suspects.isdisjoint(e.peer_id for e in slot.path):
                 assert isinstance(slot.circuit, Circuit)
                 slot.circuit.close()  # a spare through one of them
+        self._bias.silent(circuit)
         circuit.give_up()
 
     # ---- upkeep

@@ -28,6 +28,7 @@ from warren.protocol.messages import ANY_FAMILY, BeginFlags
 from warren.protocol.resolution import LONGEST_TTL, SHORTEST_TTL, Resolved
 from warren.roles.attempts import Attempts
 from warren.roles.background import Background
+from warren.roles.bias_watch import BiasWatch
 from warren.roles.circuit_builder import CircuitBuilder
 from warren.roles.circuit_keeper import CircuitKeeper
 from warren.roles.guard_keeper import GuardKeeper
@@ -93,17 +94,26 @@ class Client:
         idle: IdleLimits | None = None,
     ) -> None:
         rng, own = rng or SystemRandom(), own or OwnRelays()
-        self._directory, self._own = directory, own
+        self._directory, self._guards, self._own = directory, guards, own
         own.on_more.append(self._leave_own_relays)
         self._allow_targets = frozenset(allow_targets)
         exempt, sessions = self._allow_targets.__contains__, Sessions()
         paths = Paths(guards, own=own, exempt=exempt, rng=rng)
+        bias = BiasWatch(guards.circuit, is_offline)
         builder = CircuitBuilder(
-            links, directory, guards, paths, sessions, hops=hops, rng=rng, is_offline=is_offline
+            links,
+            directory,
+            guards,
+            paths,
+            sessions,
+            bias,
+            hops=hops,
+            rng=rng,
+            is_offline=is_offline,
         )
         pool = Pool(exempt)
         self._circuits = CircuitKeeper(
-            builder, paths, sessions, pool, on_orphans=self._resume, rng=rng
+            builder, paths, sessions, pool, bias, on_orphans=self._resume, rng=rng
         )
         ways = Ways(builder.build_path, self._circuits.adopt, paths.avoid, builder.pause, own, hops)
         self._resumer = Resumer(links.turn, directory, guards, pool, rng, ways, is_off=not resumes)
@@ -316,6 +326,7 @@ class Client:
         """Close all circuits, their streams first."""
         self._circuits.close()
         self._resumer.close()
+        self._guards.save()
 
     def statistics(self) -> dict[str, object]:
         """Return counters and the circuits with their paths; no target is named."""

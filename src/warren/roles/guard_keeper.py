@@ -9,14 +9,25 @@ from collections.abc import Callable
 from random import Random, SystemRandom
 
 import msgspec
+import structlog
 
 from warren.directory.consensus import Consensus
 from warren.directory.guards import GuardSet
+from warren.directory.path_bias import Outcome, PathBias, Verdict
 from warren.identity import PeerId
 from warren.roles.own_relays import OwnRelays
 from warren.storage import DataFolder
 
+logger = structlog.get_logger()
+
 _FILE = "guards.json"
+#: Circuits after which what became of them is written: each by itself is not worth a flush.
+_UNSAVED = 16
+#: PATH-4
+_COMPLAINTS = {
+    Verdict.LOW: "many circuits through a guard fail",
+    Verdict.VERY_LOW: "most circuits through a guard fail: it may choose which ones live",
+}
 
 
 class GuardKeeper:
@@ -39,6 +50,7 @@ class GuardKeeper:
         self._seen: Consensus | None = None
         self._saved = b""
         self._slow: set[PeerId] = set()
+        self._uncounted = 0  # circuits that the file does not know of
 
     def candidates(self, consensus: Consensus) -> list[PeerId]:
         """Return the guards to try, the one to prefer first; last those that should wait.
@@ -51,7 +63,7 @@ class GuardKeeper:
         if is_new or self._guards.needs_update(now):
             self._seen, self._left_out = consensus, own
             self._guards.update(consensus, now, self._rng, own)
-            self._save()
+            self.save()
         ready = self._guards.choose(now)
         found = ready + [peer for peer in self._guards.in_need(now) if peer not in ready]
         if self._slow:
@@ -103,36 +115,66 @@ class GuardKeeper:
     def contacted(self, peer_id: PeerId) -> None:
         """Note that `peer_id` is about to be dialled."""
         self._guards.contacted(peer_id, self._wall_clock())
-        self._save()
+        self.save()
 
     def succeeded(self, peer_id: PeerId) -> None:
         """Note that there is a link to `peer_id`."""
         self._guards.succeeded(peer_id, self._wall_clock())
-        self._save()
+        self.save()
 
     def failed(self, peer_id: PeerId) -> None:
         """Note that no link to `peer_id` could be had."""
         self._guards.failed(peer_id, self._wall_clock())
-        self._save()
+        self.save()
+
+    def circuit(self, peer_id: PeerId, outcome: Outcome) -> None:
+        """Note what became of a circuit through `peer_id`; say so when it is too often bad."""
+        bias = self._guards.bias(peer_id)
+        if bias is None:
+            return
+        before = bias.verdict
+        bias.note(outcome)
+        if bias.verdict < before:
+            # Which one it is, is in the status: no log names a guard.
+            logger.warning(_COMPLAINTS[bias.verdict], **_shares(bias), see="warren status")
+        self._uncounted += 1
+        if self._uncounted >= _UNSAVED:
+            self.save()
 
     def interrupted(self) -> None:
         """Forget who failed: the machine slept, or is in another network (T42, T43)."""
         self._guards.network_changed()
 
     def statistics(self) -> dict[str, object]:
-        """Return how many guards there are and whether nothing answers."""
+        """Return how many guards there are, whether nothing answers, and who is suspected."""
         now = self._wall_clock()
         return {
             "sample": len(self._guards.sample),
             "internet_down": self._guards.is_internet_down(now),
+            "biased": [
+                {"guard": str(peer_id), "below_percent": int(bias.verdict), **_shares(bias)}
+                for peer_id in self._guards.sample
+                if (bias := self._guards.bias(peer_id)) and bias.verdict < Verdict.FINE
+            ],
         }
 
     def _load(self) -> GuardSet:
         kept = self._folder.load(_FILE, lambda content: GuardSet.load(msgspec.json.decode(content)))
         return kept or GuardSet()
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write what has changed since the file was written."""
+        self._uncounted = 0
         content = msgspec.json.encode(self._guards.dump())
         if content != self._saved:
             self._saved = content
             self._folder.keep(_FILE, content)
+
+
+def _shares(bias: PathBias) -> dict[str, int]:
+    return {
+        "built": bias.builds.succeeded,
+        "of_begun": bias.builds.tried,
+        "served": bias.uses.succeeded,
+        "of_used": bias.uses.tried,
+    }

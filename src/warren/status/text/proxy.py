@@ -43,6 +43,7 @@ def proxy_page(told: Told, now: float) -> Page:
             Row("Listens at", [*listen, *(f"{place} for DNS" for place in dns_listen if place)]),
             *network_rows(directory, now),
             Row("Circuits", _circuits(told)),
+            Row("Guards", [_biased(each) for each in told.part("guards").parts("biased")]),
             links_row(told.part("links")),
             *request_rows(told),
             memory_row(told),
@@ -124,6 +125,23 @@ def _use(circuit: Told) -> str:
     if streams := circuit.count("streams"):
         return amount(streams, "stream{s}")
     return "in reserve" if circuit.says("used", False) else "idle"
+
+
+def _biased(guard: Told) -> str:
+    """Return how many circuits through a guard fail, and what that may mean (PATH-4)."""
+    begun, used = guard.count("of_begun"), guard.count("of_used")
+    counts = together(
+        (
+            f"of {begun:,} circuits begun {guard.count('built'):,} were built" if begun else "",
+            f"of {used:,} used {guard.count('served'):,} were of use" if used else "",
+        )
+    )
+    if not counts:
+        return ""
+    return (
+        f"{guard.text('guard')[:SHORT_ID]}: {counts}. Below {guard.count('below_percent')} % it "
+        "may be choosing which ones live, or the relays behind it come and go."
+    )
 
 
 def _own_relays(relays: list[str]) -> str:
