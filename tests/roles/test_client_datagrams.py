@@ -70,7 +70,7 @@ class KnownGuards:
     def contacted(self, _: PeerId) -> None:
         return
 
-    failed = succeeded = contacted
+    failed = succeeded = refused = took = contacted
 
 
 @dataclass

@@ -165,9 +165,8 @@ class CircuitBuilder:
                         await extend_circuit(stub, path[-1].hop)
                 else:
                     link = await self.link_to(path[0])
-                    hops = [entry.hop for entry in path]
                     with trio.fail_after(patience):
-                        await build_circuit(link, hops, on_started=begun.append)
+                        await self._build_over(link, path, begun.append)
         except trio.TooSlowError:
             if begun:
                 self._gave_up(begun[0], path)
@@ -180,6 +179,19 @@ class CircuitBuilder:
             raise CircuitError("one of the relays turned out to be this user's own")  # P2P-2
         self._stuck.pop(circuit.link, None)
         return circuit
+
+    async def _build_over(
+        self, link: Link, path: tuple[RelayEntry, ...], on_started: Callable[[Circuit], None]
+    ) -> None:
+        """Build a circuit over `link`; the guards learn whether the first of `path` took it."""
+        guard = path[0].peer_id
+        try:
+            await build_circuit(link, [entry.hop for entry in path], on_started=on_started)
+        except CircuitError as error:
+            if error.hop == 0 and not link.is_closed:
+                self._guards.refused(guard)
+            raise
+        self._guards.took(guard)
 
     def _gave_up(self, circuit: Circuit, path: tuple[RelayEntry, ...]) -> None:
         """Note that a circuit took too long, and who may have kept an answer back.
