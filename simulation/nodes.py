@@ -101,6 +101,7 @@ class Node(ABC):
             towards=lambda _: ip_address(self.address),
             look_seconds=LOOK_SECONDS,
             used_memory=None,  # all peers are in one process
+            measure_lag=None,
         )
         with self._scope:
             async with self._running(world) as self.peer:

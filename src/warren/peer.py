@@ -28,6 +28,7 @@ from warren.network.interruptions import (
 )
 from warren.network.link import LinkSettings, RelayKeys
 from warren.network.links import Links
+from warren.network.loop_lag import LoopWatch, MeasureLag, measure_lag
 from warren.network.machine_memory import used_memory, whole_memory
 from warren.network.own_addresses import address_towards
 from warren.network.quota import Quota, default_quota
@@ -51,13 +52,15 @@ class World:
     towards: Callable[[IPAddress], IPAddress | None] = address_towards
     look_seconds: float = LOOK_SECONDS
     used_memory: Callable[[], int] | None = used_memory  # None: nobody looks after the quota
+    measure_lag: MeasureLag | None = measure_lag  # None: this peer is never overloaded
 
 
 @dataclass
 class Peer:
     """Hold what every role stands on: a turn, links, the consensus, and word of interruptions.
 
-    Whoever keeps memory for others tells ``quota`` of it.
+    Whoever keeps memory for others tells ``quota`` of it. Whoever carries something for them asks
+    ``load`` whether the loop keeps up, and has it watched.
     """
 
     turn: Turn
@@ -67,6 +70,7 @@ class Peer:
     archive: Archive
     interruptions: Interruptions
     quota: Quota
+    load: LoopWatch
 
     def answer_with(self, relay: Relay) -> None:
         """Let `relay` answer those who ask for circuits."""
@@ -140,7 +144,8 @@ async def running_peer(
         if folder is not None:
             nursery.start_soon(_write_again, folder)
         try:
-            yield Peer(turn, world.network, settings, links, archive, interruptions, quota)
+            load = LoopWatch(world.measure_lag)
+            yield Peer(turn, world.network, settings, links, archive, interruptions, quota, load)
         finally:
             links.close()
             nursery.cancel_scope.cancel()

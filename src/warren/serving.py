@@ -73,6 +73,7 @@ class Serving:
             _make_last_hop(directory, self._tcp_exit, self._udp_exit),
             find_hops=partial(_find_hops, peer.archive),
             is_relay=peer.archive.knows,
+            is_overloaded=lambda: peer.load.is_overloaded,
             limits=CreateLimits(
                 limits.creates_per_second,
                 limits.create_burst,
@@ -99,6 +100,7 @@ class Serving:
 
     async def run(self) -> None:
         """Answer those who dial, until cancelled."""
+        self._peer.turn.nursery.start_soon(self._peer.load.watch)
         if self._tcp_exit is not None:
             self._peer.turn.nursery.start_soon(self._tcp_exit.watch)
         if self._udp_exit is not None:
@@ -127,6 +129,7 @@ class Serving:
             },
             "sockets": reserve.here().statistics(),
             "memory": self._peer.quota.statistics(),
+            "load": self._peer.load.statistics(),
             **self._relay.statistics(),
         }
 

@@ -71,7 +71,7 @@ class KnownGuards:
     def contacted(self, _: PeerId) -> None:
         return
 
-    failed = succeeded = contacted
+    failed = succeeded = refused = took = contacted
 
     def circuit(self, peer_id: PeerId, outcome: Outcome) -> None:
         return

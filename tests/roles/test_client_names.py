@@ -71,6 +71,8 @@ class AnyGuard:
     def succeeded(self, peer_id: PeerId) -> None:
         return
 
+    took = refused = succeeded
+
     def failed(self, peer_id: PeerId) -> None:
         self.troubles += 1
 

@@ -296,6 +296,27 @@ def test_how_much_is_kept_for_others_is_told_once_it_is_something() -> None:
     assert "under pressure" not in page(busy)
 
 
+@pytest.mark.parametrize("name", ["exit", "relay", "workers"])
+def test_too_much_to_do_is_told(name: str) -> None:
+    never = page(changed(name, load={"overloaded": 0, "overloads": 0}))
+    once = page(changed(name, load={"overloaded": 0, "overloads": 1}))
+    now = page(changed(name, load={"overloaded": 1, "overloads": 2}))
+
+    assert "Load" not in never
+    assert "Load        had too much to do 1 time so far\n" in once
+    assert "Load        more to do now than it can: takes no new circuits\n" in now
+    assert "had too much to do 2 times so far\n" in now
+
+
+def test_the_worker_that_has_too_much_to_do_is_named() -> None:
+    workers = copy.deepcopy(DOCUMENTS["workers"]["workers"])
+    workers[0]["load"] = {"overloaded": 1, "overloads": 1}
+
+    told = page(changed("workers", workers=workers), width=200)
+
+    assert told.count("more to do than it can") == 1
+
+
 @pytest.mark.parametrize("name", ["exit", "relay", "proxy", "workers"])
 def test_who_had_to_go_because_memory_ran_short_is_told(name: str) -> None:
     closed = {"circuits": 12, "circuits that had died": 1}

@@ -16,7 +16,7 @@ from warren.config.file import Config
 from warren.config.relay import RelayConfig
 from warren.errors import DirectoryError
 from warren.identity import Hop, KeyPair, Suite, SystemKeys
-from warren.network import reserve
+from warren.network import loop_lag, reserve
 from warren.network.link import RelayKeys
 from warren.network.listening import SocketListener, listening_socket
 from warren.peer import Peer, running_peer
@@ -140,6 +140,31 @@ async def test_keys_that_it_is_told_count_from_the_next_connection_on() -> None:
         outdated = replace(hop, onion_key=before.onion_keys[0].public)
         with pytest.raises(DirectoryError):
             await boss.fetch(outdated)
+
+
+async def test_while_its_loop_is_late_it_takes_no_circuits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """DOS-10: the main process hears of it, and it is all over as soon as it keeps up again."""
+    monkeypatch.setattr(loop_lag, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(loop_lag, "LASTING_SECONDS", 0.0)
+    keys, document = new_keys(), consensus()
+    async with running_worker(keys, document) as boss:
+        hop = boss.hop(keys.link_keys[0], keys.onion_keys[0])
+        assert await boss.fetch(hop) == document
+
+        monkeypatch.setattr(loop_lag, "LATE_SECONDS", -1.0)  # whatever is measured is late
+        await trio.sleep(0.3)
+        with pytest.raises(DirectoryError, match="cannot be asked"):
+            await boss.fetch(hop)
+        boss.channel.send(Count())
+        counts = await boss.wait_for_counts()
+        monkeypatch.setattr(loop_lag, "LATE_SECONDS", 1000.0)
+        await trio.sleep(0.3)
+
+        assert await boss.fetch(hop) == document
+        assert counts["load"] == {"overloaded": 1, "overloads": 1}
+        assert counts["turned_away"] == 1
 
 
 async def test_a_consensus_that_it_is_told_replaces_the_one_before() -> None:

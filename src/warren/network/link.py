@@ -45,6 +45,7 @@ _FIRST_PINGS = 4
 _CERTIFICATE_SECONDS = 30 * 24 * 3600
 
 # Read into and sealed in one step each, so one pair of buffers serves all links of the process.
+# Their size is what one link may do before the others have their turn (DOS-10).
 _RECEIVE = memoryview(bytearray(256 * 1024 + MOST_RECORD))
 _SEND = memoryview(bytearray(4 * MOST_RECORD))
 

@@ -168,9 +168,8 @@ class CircuitBuilder:
                         await extend_circuit(stub, path[-1].hop)
                 else:
                     link = await self.link_to(path[0])
-                    hops = [entry.hop for entry in path]
                     with trio.fail_after(patience):
-                        await build_circuit(link, hops, on_started=begun.append)
+                        await self._build_over(link, path, begun.append)
         except trio.TooSlowError:
             if begun:
                 if self._is_telling(path):
@@ -198,6 +197,19 @@ class CircuitBuilder:
         What succeeds with such a one does not count either, or the share would be too good.
         """
         return {relay.peer_id for relay in path[1:]}.isdisjoint(self._paths.avoided)
+
+    async def _build_over(
+        self, link: Link, path: tuple[RelayEntry, ...], on_started: Callable[[Circuit], None]
+    ) -> None:
+        """Build a circuit over `link`; the guards learn whether the first of `path` took it."""
+        guard = path[0].peer_id
+        try:
+            await build_circuit(link, [entry.hop for entry in path], on_started=on_started)
+        except CircuitError as error:
+            if error.hop == 0 and not link.is_closed:
+                self._guards.refused(guard)
+            raise
+        self._guards.took(guard)
 
     def _gave_up(self, circuit: Circuit, path: tuple[RelayEntry, ...]) -> None:
         """Note that a circuit took too long, and who may have kept an answer back.

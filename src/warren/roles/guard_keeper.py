@@ -6,10 +6,12 @@ that is of no use is set aside and a new sample drawn.
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from random import Random, SystemRandom
 
 import msgspec
 import structlog
+import trio
 
 from warren.directory.consensus import Consensus
 from warren.directory.guards import GuardSet
@@ -28,6 +30,17 @@ _COMPLAINTS = {
     Verdict.LOW: "many circuits through a guard fail",
     Verdict.VERY_LOW: "most circuits through a guard fail: it may choose which ones live",
 }
+#: A guard that has taken no circuit for so long comes behind the other primary ones, for a while.
+REFUSED_SECONDS, BUSY_SECONDS = 3.0, 60.0
+
+
+@dataclass
+class _Refusals:
+    """Hold when a guard refused circuits `first` and ``last``, with none taken in between."""
+
+    first: float
+    last: float = 0.0
+    busy_until: float = 0.0
 
 
 class GuardKeeper:
@@ -51,11 +64,12 @@ class GuardKeeper:
         self._saved = b""
         self._slow: set[PeerId] = set()
         self._uncounted = 0  # circuits that the file does not know of
+        self._refusals: dict[PeerId, _Refusals] = {}
 
     def candidates(self, consensus: Consensus) -> list[PeerId]:
         """Return the guards to try, the one to prefer first; last those that should wait.
 
-        Primary guards that are slow to answer come behind those that are not.
+        Primary guards that are slow to answer, or take no circuits, come behind those that do.
         """
         now = self._wall_clock()
         own = self._own.within(consensus)
@@ -66,10 +80,17 @@ class GuardKeeper:
             self.save()
         ready = self._guards.choose(now)
         found = ready + [peer for peer in self._guards.in_need(now) if peer not in ready]
-        if self._slow:
+        if self._slow or self._refusals:
             primary = self.primary
-            found.sort(key=lambda peer: (peer not in primary, peer in self._slow))
+            behind = self._slow | self._busy
+            found.sort(key=lambda peer: (peer not in primary, peer in behind))
         return found
+
+    @property
+    def _busy(self) -> set[PeerId]:
+        """Return the guards that take no circuits just now."""
+        now = trio.current_time()
+        return {peer for peer, refusals in self._refusals.items() if now < refusals.busy_until}
 
     @property
     def primary(self) -> list[PeerId]:
@@ -78,12 +99,12 @@ class GuardKeeper:
 
     @property
     def unanswering(self) -> set[PeerId]:
-        """Return the guards that do not answer just now: they are most likely no middles either.
+        """Return the guards that do not answer, or take no circuits: no good middles either.
 
         One that may be tried again is none of them, but for want of an answer to the last try.
         """
         resting = self._guards.resting(self._wall_clock())
-        return self._slow.union(resting) - (self._may_be_tried() - self._slow)
+        return (self._slow.union(resting) - (self._may_be_tried() - self._slow)) | self._busy
 
     @property
     def rest_seconds(self) -> float:
@@ -93,8 +114,9 @@ class GuardKeeper:
         return 0.0 if need is None else need - now
 
     def is_ready(self, peer_id: PeerId) -> bool:
-        """Tell whether a guard may be tried before there is need."""
-        return peer_id in self._guards.choose(self._wall_clock())
+        """Tell whether a guard may be tried before there is need, and it is not slow or busy."""
+        is_left_alone = peer_id in self._slow | self._busy
+        return not is_left_alone and peer_id in self._guards.choose(self._wall_clock())
 
     def has_better(self, peer_id: PeerId) -> bool:
         """Tell whether another primary guard may be tried that is not slow."""
@@ -111,6 +133,23 @@ class GuardKeeper:
             self._slow.add(peer_id)
         else:
             self._slow.discard(peer_id)
+
+    def refused(self, peer_id: PeerId) -> None:
+        """Note that `peer_id` answers, but took no circuit: it has too much to do, perhaps.
+
+        No guard that was not used yet is dialled for it but a primary one (PATH-3).
+        """
+        now = trio.current_time()
+        refusals = self._refusals.get(peer_id)
+        if refusals is None or now - refusals.last > BUSY_SECONDS:
+            refusals = self._refusals[peer_id] = _Refusals(now)
+        refusals.last = now
+        if now - refusals.first >= REFUSED_SECONDS:
+            refusals.busy_until = now + BUSY_SECONDS
+
+    def took(self, peer_id: PeerId) -> None:
+        """Note that `peer_id` took a circuit."""
+        self._refusals.pop(peer_id, None)
 
     def contacted(self, peer_id: PeerId) -> None:
         """Note that `peer_id` is about to be dialled."""
@@ -144,6 +183,7 @@ class GuardKeeper:
     def interrupted(self) -> None:
         """Forget who failed: the machine slept, or is in another network (T42, T43)."""
         self._guards.network_changed()
+        self._refusals.clear()
 
     def statistics(self) -> dict[str, object]:
         """Return how many guards there are, whether nothing answers, and who is suspected."""

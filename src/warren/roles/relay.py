@@ -153,12 +153,17 @@ def _anybody(peer_id: PeerId) -> bool:
     return True
 
 
+def _never() -> bool:
+    return False
+
+
 class Relay:
     """Own the circuits through this peer, and the streams that outlive them.
 
     `find_hops` gives what usable consensuses know of a peer id, newest first (LNK-4), and
     `is_relay` tells whether they know it: streams are held for circuits from such only (EXT-8).
     Of a client's link `extends_per_client` EXTENDs are under way at the same time (DOS-7).
+    While this process `is_overloaded` new circuits are refused (DOS-10).
     """
 
     def __init__(
@@ -171,6 +176,7 @@ class Relay:
         is_relay: Callable[[PeerId], bool] = _anybody,
         limits: CreateLimits | None = None,
         extends_per_client: int = EXTENDS_PER_CLIENT,
+        is_overloaded: Callable[[], bool] = _never,
     ) -> None:
         assert settings.relay is not None
         self.turn = turn
@@ -179,6 +185,7 @@ class Relay:
         self._last_hop = last_hop
         self._find_hops = find_hops
         self._is_relay = is_relay
+        self._is_overloaded = is_overloaded
         self._door = CreateDoor(limits or CreateLimits(), is_relay)
         self._holdings: Holdings | None = None
         if last_hop.is_exit:
@@ -196,7 +203,7 @@ class Relay:
     def create(self, link: Link, request: CreateRequested) -> None:
         """Answer a CREATE; one that does not fit our keys, or is too much, destroys its circuit."""
         asker = None
-        if not self._settings.budget.is_pressed:  # DOS-5
+        if not (self._settings.budget.is_pressed or self._is_overloaded()):  # DOS-5, DOS-10
             asker = self._door.admit(link.protocol.peer_id, link.remote, self.turn.now())
         if asker is None:
             self.turned_away += 1

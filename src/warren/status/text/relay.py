@@ -16,7 +16,7 @@ from warren.status.text.exit import exit_rows
 from warren.status.text.memory import memory_row
 from warren.status.text.page import Page, Row, shortened
 from warren.status.text.told import Told, phrases
-from warren.status.text.units import MINUTE, duration, moved, size, together
+from warren.status.text.units import MINUTE, amount, duration, moved, size, together
 
 _MOST_WORKERS = 16
 
@@ -45,6 +45,7 @@ def relay_page(told: Told, now: float) -> Page:
             Row("Bandwidth", [_bandwidth(told.part("bandwidth"))]),
             *(exit_rows(told) if is_exit else ()),
             memory_row(told),
+            Row("Load", _load(told.part("load"))),
             Row("Workers", _workers(told)),
             error_row(directory, _refusal(told.part("publisher"))),
             process_row(told),
@@ -107,6 +108,15 @@ def _bandwidth(bandwidth: Told) -> str:
     )
 
 
+def _load(load: Told) -> list[str]:
+    """Return whether there is too much to do now, and how often there was (DOS-10)."""
+    overloads = load.count("overloads")
+    return [
+        "more to do now than it can: takes no new circuits" if load.count("overloaded") else "",
+        f"had too much to do {amount(overloads, 'time{s}')} so far" if overloads else "",
+    ]
+
+
 def _workers(told: Told) -> list[str]:
     workers = told.parts("workers")
     return shortened((_worker(each) for each in workers), _MOST_WORKERS, "workers")
@@ -117,5 +127,10 @@ def _worker(worker: Told) -> str:
         return f"process {worker.count('pid')}: has not answered yet"
     cells = worker.part("cells")
     carried = cells.count("forward") + cells.count("backward")
-    does = together((phrases(worker, _WORKER), f"{moved(carried)} carried" if carried else ""))
+    parts = (
+        phrases(worker, _WORKER),
+        f"{moved(carried)} carried" if carried else "",
+        "more to do than it can" if worker.part("load").count("overloaded") else "",
+    )
+    does = together(parts)
     return f"process {worker.count('pid')}: {does or 'nothing to do yet'}"
