@@ -202,6 +202,7 @@ class RelayNode(Node):
                 rng=self.rng("directory"),
                 own={keys.identity.peer_id},
                 is_mirror=True,
+                clock_error=peer.clock_error,
             )
             publisher = Publisher(
                 keys,
@@ -263,7 +264,11 @@ class ClientNode(Node):
             self.file, self.folder, memory=CELLS * CELL_LENGTH, world=world
         ) as peer:
             directory = Directory(
-                peer.archive, peer.fetch, now=self.wall_clock, rng=self.rng("directory")
+                peer.archive,
+                peer.fetch,
+                now=self.wall_clock,
+                rng=self.rng("directory"),
+                clock_error=peer.clock_error,
             )
             peer.interruptions.on_interruption.append(lambda _: directory.look_again())
             guards = _WatchedGuards(self)

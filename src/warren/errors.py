@@ -107,13 +107,11 @@ class TooSoon(DirectoryError):
 
 
 class NoConsensus(DirectoryError):
-    """Tell a user that there is no consensus that can be used now."""
+    """Tell a user that there is no consensus that can be used now, and `why` if that is known."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "no consensus can be used: the authorities are out of reach, or the clock of this "
-            "machine is wrong"
-        )
+    def __init__(self, why: str | None = None) -> None:
+        why = why or "the authorities are out of reach, or the clock of this machine is wrong"
+        super().__init__(f"no consensus can be used: {why}")
 
 
 class NoPathError(DirectoryError):

@@ -56,15 +56,20 @@ def usable_consensus(folder: Path, network: NetworkFile) -> Consensus | None:
 def fetch_consensus(network: NetworkFile) -> Consensus:
     """Fetch the newest consensus; wait up to 30 s. Raises DirectoryError when nobody gives one."""
     set_up_logging(LogStyle(level="error"))
-    try:
-        return trio.run(_fetch, network, clock=LoopClock(), strict_exception_groups=True)
-    except trio.TooSlowError:
-        raise DirectoryError(f"within {FETCH_SECONDS:g} s {NoConsensus()}") from None
+    return trio.run(_fetch, network, clock=LoopClock(), strict_exception_groups=True)
 
 
 async def _fetch(network: NetworkFile) -> Consensus:
-    with trio.fail_after(FETCH_SECONDS):
-        async with running_peer(network, None) as peer:
-            directory = Directory(peer.archive, peer.fetch, now=time.time, rng=SystemRandom())
-            peer.turn.nursery.start_soon(directory.run)
+    async with running_peer(network, None) as peer:
+        directory = Directory(
+            peer.archive,
+            peer.fetch,
+            now=time.time,
+            rng=SystemRandom(),
+            clock_error=peer.clock_error,
+        )
+        peer.turn.nursery.start_soon(directory.run)
+        with trio.move_on_after(FETCH_SECONDS):
             return await directory.wait_for_consensus()
+        why = NoConsensus(directory.clock_trouble)
+    raise DirectoryError(f"within {FETCH_SECONDS:g} s {why}")

@@ -12,7 +12,8 @@ from random import Random, SystemRandom
 
 import trio
 
-from warren.addresses import IPAddress
+from warren.addresses import Address, IPAddress
+from warren.directory.clock_hints import ClockHints
 from warren.directory.network_file import NetworkFile
 from warren.identity import Hop, KeySource, SystemKeys
 from warren.network import reserve
@@ -71,6 +72,14 @@ class Peer:
     interruptions: Interruptions
     quota: Quota
     load: LoopWatch
+    clock_hints: ClockHints
+
+    def clock_error(self) -> float | None:
+        """Return by how many seconds this machine's clock is fast, below 0 by how many slow.
+
+        None while too few relays agree, or where it is right enough (LNK-7, DIR-9).
+        """
+        return self.clock_hints.error(self.settings.wall_clock(), trio.current_time())
 
     def answer_with(self, relay: Relay) -> None:
         """Let `relay` answer those who ask for circuits."""
@@ -106,6 +115,12 @@ async def running_peer(
         held = archive.newest
         return (held.valid_after, held.digest) if held is not None else (0, bytes(32))
 
+    clock_hints = ClockHints(network.parameters)
+
+    def hear_time(remote: Address, time: int) -> None:
+        if remote.ip is not None:
+            clock_hints.hear(remote.ip, time, trio.current_time())
+
     settings = LinkSettings(
         network.network_id,
         keys=world.keys,
@@ -116,6 +131,7 @@ async def running_peer(
         rng=world.rng,
         consensus=newest,
         notice=archive.notice,
+        hear_time=hear_time,
         is_relay=archive.knows,
     )
     async with trio.open_nursery() as nursery:
@@ -132,6 +148,7 @@ async def running_peer(
         def interrupted(what: Interruption) -> None:
             if what.breaks_links:
                 links.interrupted()
+                clock_hints.forget()
             archive.look_again()
 
         interruptions.on_interruption.append(interrupted)
@@ -145,7 +162,17 @@ async def running_peer(
             nursery.start_soon(_write_again, folder)
         try:
             load = LoopWatch(world.measure_lag)
-            yield Peer(turn, world.network, settings, links, archive, interruptions, quota, load)
+            yield Peer(
+                turn,
+                world.network,
+                settings,
+                links,
+                archive,
+                interruptions,
+                quota,
+                load,
+                clock_hints,
+            )
         finally:
             links.close()
             nursery.cancel_scope.cancel()

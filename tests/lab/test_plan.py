@@ -28,15 +28,17 @@ TARGET = Address("127.99.0.80", 8080)
 
 
 @given(seed=st.integers(), relays=st.integers(3, MOST_RELAYS), exits=st.integers(1, 3))
-def test_every_relay_has_a_loopback_network_of_its_own(seed: int, relays: int, exits: int) -> None:
+def test_every_relay_and_authority_has_a_loopback_network_of_its_own(
+    seed: int, relays: int, exits: int
+) -> None:
     plan = make_plan(LabOptions(relays=relays, exits=exits), random.Random(seed))
 
     relay_hosts = [peer.address.host for peer in plan.peers if peer.role in {"relay", "exit"}]
     other_hosts = [peer.address.host for peer in plan.peers if peer.role == "authority"]
-    networks = {ip_network(f"{host}/24", strict=False) for host in relay_hosts}
+    networks = {ip_network(f"{host}/24", strict=False) for host in relay_hosts + other_hosts}
     hosts = [*relay_hosts, *other_hosts, plan.dns_host, plan.origin_host]
 
-    assert len(networks) == relays
+    assert len(networks) == relays + len(other_hosts)
     assert all(ip_address(host).is_loopback for host in hosts)
     assert len(set(hosts)) == len(hosts)
 

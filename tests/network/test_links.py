@@ -5,6 +5,7 @@ import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 
 import pytest
@@ -20,7 +21,15 @@ from tests.support.hand_link import (
     first_message,
 )
 from tests.support.memory_network import Line, MemoryStream, receive
-from tests.support.small_network import Origin, RelayPeer, SmallNetwork, small_network, tasks_in
+from tests.support.small_network import (
+    Origin,
+    RelayPeer,
+    SmallNetwork,
+    small_network,
+    tasks_in,
+    wall_clock,
+)
+from warren.addresses import Address
 from warren.errors import ExitError, LinkError
 from warren.identity import Hop, Identity
 from warren.network.circuits import build_circuit
@@ -97,6 +106,29 @@ async def test_an_anonymous_link_knows_the_relay_and_not_the_client(
     assert theirs.protocol.peer_id is None
     assert link.observed is not None
     assert link.observed.host == pair.origin.host
+
+
+async def test_only_relays_that_were_dialled_tell_the_time(
+    pair: Pair, autojump_clock: MockClock
+) -> None:  # LNK-7: whoever comes may be anybody
+    heard: dict[str, list[tuple[str, int]]] = {"relay": [], "other": [], "origin": []}
+
+    def hear(who: str, remote: Address, time: int) -> None:
+        heard[who].append((remote.host, time))
+
+    for name, peer in (("relay", pair.relay), ("other", pair.other), ("origin", pair.origin)):
+        peer.settings.hear_time = partial(hear, name)
+
+    await pair.dial()
+    await pair.relay.links.get(pair.other.hop, is_anonymous=False)
+    await pair.other.links.probe(pair.relay.hop)  # what says where it is itself is not listed yet
+    await wait_all_tasks_blocked()
+
+    assert heard == {
+        "relay": [(pair.other.host, int(wall_clock()))],
+        "other": [],
+        "origin": [(pair.relay.host, int(wall_clock()))],
+    }
 
 
 async def test_two_relays_know_each_other_and_share_the_link(

@@ -62,8 +62,14 @@ class Relay:
         self.network = network
         self.archive = Archive(network, None, lambda: NOW + self.consensuses * INTERVAL)
         self.consensuses = 0
+        self.clock_trouble: str | None = None
         self.watch = ListingWatch(
-            self.archive, identity(1).peer_id, address, outside, outside.count_links
+            self.archive,
+            identity(1).peer_id,
+            address,
+            outside,
+            outside.count_links,
+            lambda: self.clock_trouble,
         )
 
     def hear(self, *relays: int) -> None:
@@ -100,6 +106,18 @@ async def test_a_relay_that_nobody_can_reach_is_told_what_to_do(autojump_clock: 
     assert await relay.watch_for(PATIENCE_SECONDS - 1) == []
     assert await relay.watch_for(LOOK_SECONDS + 1) == [NOT_REACHED]
     assert relay.watch.statistics() == {"listed": False, "trouble": NOT_REACHED}
+
+
+async def test_a_wrong_clock_is_the_reason_and_is_not_told_of_twice(
+    autojump_clock: MockClock,
+) -> None:  # DIR-9: who knows of it has logged it
+    relay = Relay(Outside())
+    relay.clock_trouble = "the clock is slow"
+
+    assert await relay.watch_for(PATIENCE_SECONDS + LOOK_SECONDS) == []
+    assert relay.watch.statistics()["trouble"] == "the clock is slow"
+    relay.clock_trouble = None
+    assert await relay.watch_for(LOOK_SECONDS) == [NOT_TAKEN]
 
 
 async def test_what_is_wrong_is_said_once_an_hour(autojump_clock: MockClock) -> None:
@@ -192,6 +210,9 @@ async def test_what_an_old_consensus_says_of_a_relay_that_starts_is_no_loss(
         (Signs(PATIENCE_SECONDS, True, True, False, True, False, 1), None),
         (Signs(PATIENCE_SECONDS, True, True, False, True, False, 2), ELSEWHERE),
         (Signs(PATIENCE_SECONDS, False, False, True, False, True, 0), None),
+        (Signs(0, False, False, False, False, False, 0, clock="it is late"), "it is late"),
+        (Signs(0, False, False, False, False, True, 0, clock="it is late"), "it is late"),
+        (Signs(0, False, False, True, False, True, 0, clock="it is late"), None),
     ],
 )
 def test_what_keeps_a_relay_out_follows_from_what_it_sees(

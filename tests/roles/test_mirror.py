@@ -1,5 +1,7 @@
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 import structlog.testing
@@ -11,7 +13,7 @@ from tests.support.directories import NETWORK, NOW, consensus_document, identity
 from warren.errors import DirectoryError
 from warren.identity import Hop, PeerId
 from warren.roles.archive import Archive
-from warren.roles.mirror import Directory, Mirror, newer_path
+from warren.roles.mirror import WRONG_CLOCK, Directory, Mirror, newer_path
 from warren.storage import DataFolder
 
 HOUR = 3600
@@ -168,6 +170,126 @@ async def test_a_clock_that_is_days_wrong_is_told_of_and_recovered_from(
     assert all("hours" in entry["error"] for entry in told)
     assert asked < 3 * HOUR / 4  # no busy loop: six are asked, and again half a minute later
     assert waited
+
+
+class Clock:
+    """Be a clock that is fast by ``error`` seconds, and know it, as from other peers, if told."""
+
+    def __init__(self, error: float, *, is_known: bool) -> None:
+        self.error = error
+        self._is_known = is_known
+
+    def __call__(self) -> float:
+        return wall_clock() + self.error
+
+    def known_error(self) -> float | None:
+        return self.error if self._is_known and self.error else None
+
+
+@pytest.fixture
+def follow(world: World, tmp_path: Path, nursery: trio.Nursery) -> Callable[[Clock], Directory]:
+    """Return what starts a directory without any consensus that goes by a clock."""
+
+    def start(clock: Clock) -> Directory:
+        archive = Archive(NETWORK, DataFolder(tmp_path), clock)
+        directory = Directory(
+            archive,
+            world.fetch,
+            now=clock,
+            rng=random.Random(1),
+            own={identity(5).peer_id},
+            clock_error=clock.known_error,
+        )
+        nursery.start_soon(directory.run)
+        return directory
+
+    return start
+
+
+def trouble_of(directory: Directory) -> str | None:
+    return cast(str | None, directory.statistics()["trouble"])
+
+
+@pytest.mark.parametrize("days", [-365, -2, 2, 365])
+async def test_a_wrong_clock_is_told_of_in_one_sentence_as_soon_as_others_say_so(
+    days: int, follow: Callable[[Clock], Directory], autojump_clock: MockClock
+) -> None:  # DIR-9
+    clock = Clock(days * 24 * HOUR, is_known=True)
+    way = "fast" if days > 0 else "slow"
+
+    with structlog.testing.capture_logs() as logs:
+        directory = follow(clock)
+        await trio.sleep(HOUR - 1)
+
+    (told,) = [entry["event"] for entry in logs if entry["log_level"] != "debug"]
+    assert told.startswith(f"the clock of this machine is about {abs(days)} days {way}, as several")
+    assert told == trouble_of(directory) == directory.clock_trouble
+
+
+async def test_a_clock_that_is_fast_by_hours_is_told_of_though_all_works(
+    follow: Callable[[Clock], Directory], autojump_clock: MockClock
+) -> None:
+    directory = follow(Clock(3 * HOUR, is_known=True))
+
+    with structlog.testing.capture_logs() as logs:
+        await trio.sleep(10)
+
+    (told,) = [entry["event"] for entry in logs if entry["log_level"] != "debug"]
+    assert told == trouble_of(directory)
+    assert "about 3 hours fast" in told
+    assert directory.current is not None
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+@pytest.mark.parametrize("hours", [-48, 3, 48])
+async def test_when_the_clock_is_set_right_nothing_is_said_of_it_any_more(
+    hours: int,
+    is_known: bool,
+    follow: Callable[[Clock], Directory],
+    autojump_clock: MockClock,
+) -> None:
+    clock = Clock(hours * HOUR, is_known=is_known)
+    directory = follow(clock)
+    await trio.sleep(HOUR / 2)
+    before = trouble_of(directory)
+
+    clock.error = 0.0
+    at_once = trouble_of(directory)
+    directory.look_again()
+    await trio.sleep(1)
+
+    assert before is not None
+    assert at_once is None or not is_known
+    assert trouble_of(directory) is None
+    assert directory.current is not None
+
+
+@pytest.mark.parametrize("days", [-2, 2])
+async def test_a_wrong_clock_of_which_nobody_speaks_is_not_taken_for_authorities_out_of_reach(
+    days: int, follow: Callable[[Clock], Directory], autojump_clock: MockClock
+) -> None:
+    directory = follow(Clock(days * 24 * HOUR, is_known=False))
+
+    with structlog.testing.capture_logs() as logs:
+        await trio.sleep(60)
+
+    (told,) = [entry["event"] for entry in logs if entry["log_level"] != "debug"]
+    assert told == WRONG_CLOCK
+    assert (trouble_of(directory) or "").startswith(f"{WRONG_CLOCK}: the consensus ")
+
+
+async def test_what_others_say_of_a_clock_is_kept_quiet_while_nothing_is_wrong(
+    follow: Callable[[Clock], Directory], autojump_clock: MockClock
+) -> None:  # nor does it change what is fetched when
+    clock = Clock(0.0, is_known=True)
+    clock.known_error = lambda: 2 * 24.0 * HOUR  # type: ignore[method-assign]
+
+    with structlog.testing.capture_logs() as logs:
+        directory = follow(clock)
+        await trio.sleep(2 * HOUR)
+
+    assert [entry for entry in logs if entry["log_level"] != "debug"] == []
+    assert trouble_of(directory) is None
 
 
 async def test_bad_mirrors_cost_five_seconds_each_and_then_an_authority_is_asked(

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from warren.directory.clock_hints import clock_trouble
 from warren.roles.mirror import NO_CONSENSUS, OLD_CONSENSUS, WRONG_CLOCK
 from warren.status.text.describe import describe
 from warren.status.text.directory import ADVICE
@@ -145,6 +146,14 @@ AUTHORITY_IN_USE = "In use: it has a consensus that counts now, and gives it to 
         (
             changed("proxy", circuits=[], directory__trouble=f"{WRONG_CLOCK}: it is 1970"),
             "Not usable. No consensus fits the clock of this machine. Compare what",
+        ),
+        (
+            changed("proxy", circuits=[], directory__trouble=clock_trouble(-2 * 86400)),
+            "Not usable. The clock of this machine is about 2 days slow, as several relays say:",
+        ),
+        (
+            changed("proxy", directory__trouble=clock_trouble(3 * 3600)),
+            "Usable: programs can use 127.0.0.1:42319. But take note. The clock of this machine is",
         ),
         (
             changed("proxy", circuits=[], directory__consensus_valid_after=0),

@@ -154,8 +154,9 @@ class LabPlan:
 def make_plan(options: LabOptions, rng: random.Random) -> LabPlan:
     """Choose names and addresses; the last relays are the exits, the last peer is the proxy."""
     addresses = AddressPlan(rng)
+    # Each in a network of its own, as where they are run by different people (LNK-7).
     authorities = [
-        Peer("authority", f"authority{n}", Address(addresses.host(0, n), 0))
+        Peer("authority", f"authority{n}", Address(addresses.host(options.relays + n, 1), 0))
         for n in range(1, options.authorities + 1)
     ]
     everywhere = options.impairments.get(EVERY_RELAY)

@@ -68,6 +68,10 @@ def _not_noticed(peer_id: PeerId, valid_after: int, digest: bytes) -> None:
     return
 
 
+def _not_heard(remote: Address, time: int) -> None:
+    return
+
+
 def _nobody(peer_id: PeerId) -> bool:
     return False
 
@@ -86,6 +90,8 @@ class LinkSettings:
     consensus: Callable[[], tuple[int, bytes]] = _no_consensus
     #: Learns which consensus an authenticated peer says it holds (DIR-7).
     notice: Callable[[PeerId, int, bytes], None] = _not_noticed
+    #: Learns the time, in Unix seconds, that a relay says which was dialled (LNK-7).
+    hear_time: Callable[[Address, int], None] = _not_heard
     #: Tells whether a peer stands in a consensus still usable: its links go last (DOS-8).
     is_relay: Callable[[PeerId], bool] = _nobody
 

@@ -182,7 +182,7 @@ class Links:
             bytes(rest),
             is_initiator=True,
             anonymous=is_anonymous,
-            on_ready=on_ready or self._register,
+            on_ready=on_ready or self._reached,
         )
         self.turn.nursery.start_soon(self._run, link)
         return link
@@ -220,6 +220,16 @@ class Links:
     def _arrive(self, link: Link) -> None:
         """Do as ``_register`` with a link that was answered: its READY is here."""
         self._unready.leave(link)
+        self._register(link)
+
+    def _reached(self, link: Link) -> None:
+        """Do as ``_register`` with a link that was dialled, because a document lists its peer.
+
+        Of those who come to us anybody may be a relay, so only the others tell the time (LNK-7).
+        """
+        ready = link.protocol.ready
+        if ready is not None and ready.relay is not None:
+            self.settings.hear_time(link.remote, ready.relay.time)
         self._register(link)
 
     def _register(self, link: Link) -> None:

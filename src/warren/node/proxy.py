@@ -49,7 +49,12 @@ async def run_proxy(
         async with running_peer(network, folder, memory=memory, world=world) as peer:
             own = OwnRelays(wanted.own_relays)
             directory = Directory(
-                peer.archive, peer.fetch, now=time.time, rng=SystemRandom(), own=own
+                peer.archive,
+                peer.fetch,
+                now=time.time,
+                rng=SystemRandom(),
+                own=own,
+                clock_error=peer.clock_error,
             )
             guards = GuardKeeper(folder, own=own)
             client = Client(

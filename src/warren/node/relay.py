@@ -69,6 +69,7 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
                 rng=SystemRandom(),
                 own={keys.identity.peer_id},
                 is_mirror=True,
+                clock_error=peer.clock_error,
             )
             peer.interruptions.on_interruption.append(lambda _: directory.look_again())
             publisher = Publisher(
@@ -94,7 +95,12 @@ async def run_relay(config: Config, network: NetworkFile, announcer: Announcer) 
                 return int(links.get("accepted", 0))
 
             watch = ListingWatch(
-                peer.archive, keys.identity.peer_id, address, publisher, count_links
+                peer.archive,
+                keys.identity.peer_id,
+                address,
+                publisher,
+                count_links,
+                directory.tell_clock_trouble,
             )
 
             async def statistics() -> dict[str, Any]:

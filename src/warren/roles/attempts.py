@@ -92,7 +92,7 @@ class Attempts:
             if refusals >= MOST_REFUSALS or trio.current_time() >= end:
                 break
         if self._directory.current is None and not isinstance(failure, ExitError):
-            raise NoConsensus from failure
+            raise NoConsensus(self._directory.clock_trouble) from failure
         if isinstance(failure, trio.TooSlowError):
             raise ExitError(EndReason.TIMEOUT) from failure
         raise failure

@@ -44,6 +44,10 @@ CROWDED = (
 NOT_LISTED = "the network does not list this relay: more than half of the authorities must reach it"
 
 
+def _no_trouble() -> str | None:
+    return None
+
+
 class Published(Protocol):
     """Tell how publishing went: see ``publisher.Publisher``."""
 
@@ -63,11 +67,14 @@ class Signs:
     was_listed: bool
     consensuses: int  # that came after an authority had taken the descriptor
     crowd: str | None = None  # which others leave no place for it
+    clock: str | None = None  # what is wrong with the clock here, and makes descriptors worthless
 
     def trouble(self) -> str | None:
         """Return what keeps this relay from being of use, as far as one can tell; or None."""
         if self.is_listed:
             return None
+        if self.clock is not None:
+            return self.clock
         if self.was_listed:
             return self._reason()
         if self.seconds < PATIENCE_SECONDS:
@@ -96,13 +103,18 @@ class ListingWatch:
         address: Address,
         published: Published,
         count_links: Callable[[], Awaitable[int]],
+        tell_clock_trouble: Callable[[], str | None] = _no_trouble,
     ) -> None:
-        """Watch from now on; `count_links` tells how many peers have linked to this relay."""
+        """Watch from now on; `count_links` tells how many peers have linked to this relay.
+
+        `tell_clock_trouble` logs and returns what is wrong with the clock here, if it is (DIR-9).
+        """
         self._archive = archive
         self._own_id = own_id
         self._address = address
         self._published = published
         self._count_links = count_links
+        self._tell_clock_trouble = tell_clock_trouble
         self._began_at = trio.current_time()
         self._was_listed = False
         self._consensuses = 0
@@ -152,10 +164,11 @@ class ListingWatch:
             was_listed=self._was_listed,
             consensuses=self._consensuses,
             crowd=None if is_listed else self._crowd(),
+            clock=None if is_listed else self._tell_clock_trouble(),
         )
         self._was_listed |= is_listed
         self._trouble = signs.trouble()
-        if self._trouble is not None:
+        if self._trouble is not None and self._trouble != signs.clock:
             self._tell(self._trouble)
 
     def _tell(self, trouble: str) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import structlog
 import trio
 
+from warren.directory.clock_hints import clock_trouble
 from warren.directory.consensus import (
     CONSENSUS_LIMIT,
     Consensus,
@@ -60,6 +61,12 @@ OLD_CONSENSUS = (
     "there is no newer consensus: the authorities are down, or kept from this machine, or its "
     "clock is fast"
 )
+#: The trouble whose text says by how much the clock is wrong, and ends when that is set.
+_CLOCK = "clock"
+
+
+def _unknown() -> float | None:
+    return None
 
 
 class Fetch(Protocol):
@@ -85,8 +92,12 @@ class Directory:
         rng: random.Random,
         own: Container[PeerId] = (),
         is_mirror: bool = False,
+        clock_error: Callable[[], float | None] = _unknown,
     ) -> None:
-        """Ask through `fetch`; never ask one of `own`. A mirror fetches earlier than a client."""
+        """Ask through `fetch`; never ask one of `own`. A mirror fetches earlier than a client.
+
+        `clock_error` is ``Peer.clock_error``: how wrong the clock is, as other peers say.
+        """
         self.archive = archive
         self._fetch = fetch
         self._now = now
@@ -94,7 +105,8 @@ class Directory:
         self._own = own
         self._share = _MIRROR_SHARE if is_mirror else _CLIENT_SHARE
         self._try_seconds = TRY_SECONDS
-        self._is_time_wrong = False  # the last consensus that was offered said so
+        self._clock_error = clock_error
+        self._wrong_time: WrongTime | None = None  # what one that was offered in this round said
         self._complained_at: dict[str, float] = {}
         self._trouble: str | None = None  # since the last consensus that came
         self._began_at = trio.current_time()
@@ -112,8 +124,22 @@ class Directory:
         """Wait until there is a usable consensus and return it; the caller sets a deadline."""
         return await self.archive.wait_for_consensus()
 
+    @property
+    def clock_trouble(self) -> str | None:
+        """Return what is to be said of a clock that is wrong; None while that is not known."""
+        error = self._clock_error()
+        return clock_trouble(error) if error is not None else None
+
+    def tell_clock_trouble(self) -> str | None:
+        """Return the same, and log it once an hour."""
+        trouble = self.clock_trouble
+        if trouble is not None:
+            self._log(_CLOCK, trouble)
+        return trouble
+
     def look_again(self) -> None:
         """Look at once whether a consensus is due, and ask: clock or network have changed."""
+        self._wrong_time = None
         self._woken.set()
         self._woken = trio.Event()
 
@@ -135,7 +161,7 @@ class Directory:
                 hasty.reset()
             else:
                 self._check_time()
-                is_hasty = self.archive.newest is None and not self._is_time_wrong
+                is_hasty = self.archive.newest is None and self._wrong_time is None
                 await self._sleep((hasty if is_hasty else patient).next_wait())
 
     def statistics(self) -> dict[str, Any]:
@@ -143,7 +169,7 @@ class Directory:
         return {
             "requests": self._asked,
             "requests_failed": self._failed,
-            "trouble": self._trouble,
+            "trouble": self.clock_trouble if self._trouble == _CLOCK else self._trouble,
             **consensus_statistics(self.archive.newest),
         }
 
@@ -155,11 +181,14 @@ class Directory:
             left = newest.fresh_until + share * window - self._now()
             if left <= 0:
                 return
+            if self._wrong_time is None:  # or no longer, since a clock was set
+                self._trouble = None
             await self._sleep(min(left, _LONGEST_SLEEP))
 
     async def _refresh(self) -> bool:
         """Ask one peer after the other; tell whether a newer consensus came."""
         was_slow = False
+        self._wrong_time = None
         for hop in self._peers_to_ask():
             with trio.move_on_after(self._try_seconds) as deadline:
                 if await self._ask(hop):
@@ -193,7 +222,6 @@ class Directory:
         newest = self.archive.newest
         path = newer_path(newest.valid_after) if newest else CONSENSUS_PATH
         self._asked += 1
-        self._is_time_wrong = False
         try:
             document = await self._fetch(hop, "GET", path, b"", limit=CONSENSUS_LIMIT)
             return self.archive.offer(document) is Verdict.NEWER
@@ -202,7 +230,7 @@ class Directory:
             self._last_error = str(error)
             logger.debug("! no consensus", relay=repr(hop.peer_id), error=str(error))
             if isinstance(error, WrongTime):
-                self._complain_of_time(error)
+                self._wrong_time = error
             return False
         except Exception:  # DOS-1: a bug in one request must not end the node
             self._failed += 1
@@ -211,36 +239,37 @@ class Directory:
 
     def _check_time(self) -> None:
         """Complain when nobody has a newer consensus, and this one cannot be used or is old."""
-        newest = self.archive.newest
-        if newest is None:
+        newest, now = self.archive.newest, self._now()
+        wrong_time = self._wrong_time or (newest and _wrong_time(newest, now))
+        if wrong_time is not None:
+            self._complain(WRONG_CLOCK, error=str(wrong_time))
+        elif newest is None:
             if trio.current_time() >= self._began_at + PATIENCE_SECONDS:
                 self._complain(NO_CONSENSUS, error=self._last_error)
-            return
-        now = self._now()
-        try:
-            check_usable(newest, now)
-        except WrongTime as error:
-            self._complain_of_time(error)
-            return
-        if now >= newest.fresh_until + (newest.fresh_until - newest.valid_after):  # DIR-13
+        elif now >= newest.fresh_until + (newest.fresh_until - newest.valid_after):  # DIR-13
             self._complain(
                 OLD_CONSENSUS,
                 old=f"{(now - newest.valid_after) / HOUR:.1f} hours",
                 usable_for=f"{(newest.usable_until - now) / HOUR:.1f} hours",
             )
 
-    def _complain_of_time(self, error: WrongTime) -> None:
-        """Say that the clock may be wrong; a person has to set it (DIR-9)."""
-        self._is_time_wrong = True
-        self._complain(WRONG_CLOCK, error=str(error))
-
     def _complain(self, what: str, **fields: str) -> None:
-        """Say `what` is wrong, once an hour; the statistics have it until a consensus comes."""
-        self._trouble = ": ".join((what, *filter(None, (fields.get("error"),))))
+        """Say `what` is wrong, once an hour; the statistics have it until a consensus comes.
+
+        If several relays say that the clock is wrong, that is all there is to say, to the one who
+        can set it (DIR-9).
+        """
+        if self.tell_clock_trouble() is not None:
+            self._trouble = _CLOCK
+        else:
+            self._trouble = ": ".join((what, *filter(None, (fields.get("error"),))))
+            self._log(what, what, **fields)
+
+    def _log(self, kind: str, text: str, **fields: str) -> None:
         now = trio.current_time()
-        if now >= self._complained_at.get(what, float("-inf")) + COMPLAINT_SECONDS:
-            self._complained_at[what] = now
-            logger.warning(what, **fields)
+        if now >= self._complained_at.get(kind, float("-inf")) + COMPLAINT_SECONDS:
+            self._complained_at[kind] = now
+            logger.warning(text, **fields)
 
 
 class Mirror:
@@ -278,6 +307,15 @@ def consensus_statistics(newest: Consensus | None) -> dict[str, Any]:
         "relays_listed": len(relays),
         "exits_by_country": dict(sorted(exits.items())),
     }
+
+
+def _wrong_time(newest: Consensus, now: float) -> WrongTime | None:
+    """Return why `newest` cannot be used at the time `now`, or None when it can."""
+    try:
+        check_usable(newest, now)
+    except WrongTime as error:
+        return error
+    return None
 
 
 def newer_path(valid_after: int) -> str:
