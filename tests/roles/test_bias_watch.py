@@ -297,6 +297,23 @@ async def test_a_link_that_breaks_counts_once_however_much_it_carried(
         assert sum(failures) == 1
 
 
+async def test_an_exit_that_ends_many_circuits_at_once_counts_once(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with client_scene(tmp_path, guards=1, middles=2, exits=1) as scene:
+        for port in range(1, 7):
+            await use(scene, port)
+
+        (leaving,) = scene.exits
+        for circuit in list(leaving.circuits):
+            circuit.machine.destroy()
+        leaving.turn.run()
+        await trio.sleep(5)
+
+        uses = bias_of(scene, scene.guards[0]).uses
+        assert uses.tried - uses.succeeded == 1
+
+
 # ---- what is kept
 
 
