@@ -32,6 +32,7 @@ class World:
 
     def __init__(self) -> None:
         self.relays: tuple[int, ...] = (1, 2, 3, 4, 5)
+        self.exits: tuple[int, ...] = (4,)
         self.last_made = 0
         self.is_making = True
         self.hung: set[PeerId] = set()
@@ -42,7 +43,8 @@ class World:
     def document(self) -> bytes:
         if self.is_making:
             self.last_made = int(wall_clock() - NOW) // HOUR
-        return consensus_document(self.relays, valid_after=NOW + self.last_made * HOUR)
+        valid_after = NOW + self.last_made * HOUR
+        return consensus_document(self.relays, valid_after=valid_after, exits=self.exits)
 
     async def fetch(self, hop: Hop, method: str, path: str, body: bytes, *, limit: int) -> bytes:
         assert (method, body) == ("GET", b"")
@@ -134,6 +136,23 @@ async def test_mirrors_fetch_first_and_clients_within_the_first_half(
 
     assert earliest <= min(delays) < latest * 0.2
     assert latest * 0.8 < max(delays) <= latest + 1
+
+
+async def test_a_client_is_in_a_hurry_for_the_successor_of_a_consensus_without_an_exit(
+    world: World, archive: Archive, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    world.exits = ()
+    nursery.start_soon(directory_of(world, archive).run)
+    previous = await archive.wait_for_consensus()
+    delays = []
+
+    for _ in range(30):
+        consensus = await next_consensus(archive)
+        delays.append(world.asked[-1][0] + NOW - previous.fresh_until)
+        previous = consensus
+
+    assert 0 <= min(delays) < 180
+    assert 720 < max(delays) <= 901
 
 
 @pytest.mark.parametrize("days", [-2, 2])

@@ -117,6 +117,10 @@ def vote_document(vote: Vote, number: int, network: NetworkFile = NETWORK) -> by
     return sign_vote(vote, authority_identity(number), network.network_id)
 
 
+#: What makes an entry an exit's.
+EXIT = {"flags": frozenset({Flag.RUNNING, Flag.MIRROR, Flag.EXIT})}
+
+
 def entry_of(number: int, **changes: Any) -> RelayEntry:
     """Return relay `number` as a consensus lists it."""
     fields: dict[str, Any] = {
@@ -132,8 +136,9 @@ def content_of(
     network: NetworkFile = NETWORK,
     *,
     valid_after: int = NOW,
+    exits: tuple[int, ...] = (),
 ) -> bytes:
-    """Return the content of a consensus that lists `relays`."""
+    """Return the content of a consensus that lists `relays`, of which some are `exits`."""
     interval = network.parameters.consensus_interval_seconds
     return write_content(
         valid_after=valid_after,
@@ -141,7 +146,7 @@ def content_of(
         valid_until=valid_after + 3 * interval,
         previous_digest=NO_DIGEST,
         parameters=network.parameters.to_mapping(),
-        relays=[entry_of(relay) for relay in relays],
+        relays=[entry_of(relay, **(EXIT if relay in exits else {})) for relay in relays],
     )
 
 
@@ -156,9 +161,14 @@ def signed(
 
 
 def consensus_document(
-    relays: tuple[int, ...] = (1, 2, 3), network: NetworkFile = NETWORK, *, valid_after: int = NOW
+    relays: tuple[int, ...] = (1, 2, 3),
+    network: NetworkFile = NETWORK,
+    *,
+    valid_after: int = NOW,
+    exits: tuple[int, ...] = (),
 ) -> bytes:
-    return signed(content_of(relays, network, valid_after=valid_after), network=network)
+    content = content_of(relays, network, valid_after=valid_after, exits=exits)
+    return signed(content, network=network)
 
 
 def consensus_of(

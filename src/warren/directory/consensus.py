@@ -69,6 +69,11 @@ class Consensus:
         )
 
     @cached_property
+    def has_exits(self) -> bool:
+        """Tell whether a client can leave the network by any relay that is listed."""
+        return any(entry.flags >= {Flag.RUNNING, Flag.EXIT} for entry in self.relays)
+
+    @cached_property
     def _index(self) -> dict[PeerId, RelayEntry]:
         return {entry.peer_id: entry for entry in self.relays}
 

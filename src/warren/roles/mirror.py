@@ -46,7 +46,8 @@ MIRRORS_ASKED = 3
 #: T77: how long one peer may take at first; when all were too slow, twice that, and so on.
 TRY_SECONDS = 5.0
 MOST_TRY_SECONDS = 60.0
-#: The part of the time from fresh-until to valid-until in which a newer one is fetched.
+#: The part of the time from fresh-until to valid-until in which a newer one is fetched. A client
+#: whose consensus has no exit is in the hurry of a mirror: nothing works until another one comes.
 _CLIENT_SHARE = 1 / 2
 _MIRROR_SHARE = 1 / 8
 _LONGEST_SLEEP = 60.0
@@ -175,10 +176,11 @@ class Directory:
 
     async def _wait_until_due(self) -> None:
         """Sleep until the time drawn for the consensus held; the wall clock may jump."""
-        share = self._rng.random() * self._share
+        drawn = self._rng.random()
         while (newest := self.archive.current) is not None:
+            share = self._share if newest.has_exits else _MIRROR_SHARE
             window = newest.valid_until - newest.fresh_until
-            left = newest.fresh_until + share * window - self._now()
+            left = newest.fresh_until + drawn * share * window - self._now()
             if left <= 0:
                 return
             if self._wrong_time is None:  # or no longer, since a clock was set
