@@ -333,6 +333,16 @@ async def test_two_thousand_streams_through_an_exit_keep_nobody_out(siege: Siege
 # ---- a proxy
 
 
+async def be_served_in_the_end(siege: Siege) -> None:
+    """Fetch a page; the last of a storm are still being closed, and a visit may be among them."""
+    for _ in range(RECOVERY_SECONDS * SLACK):
+        with contextlib.suppress(OSError):
+            await trio.to_thread.run_sync(siege.fetch, "late")
+            return
+        await trio.sleep(0.5)
+    raise AssertionError("nobody was served behind the storm")
+
+
 async def test_two_thousand_silent_programs_keep_nobody_out_of_a_proxy(siege: Siege) -> None:
     async with watching(siege, "proxy"):
         waited = [await trio.to_thread.run_sync(siege.fetch, "early")]
@@ -355,7 +365,7 @@ async def test_two_thousand_tunnels_leave_a_proxy_its_links(siege: Siege) -> Non
             await trio.sleep(2)
             seen, after = siege.sockets("proxy"), statistics(siege.lab, "proxy")["links"]
         begun = time.monotonic()
-        await trio.to_thread.run_sync(siege.fetch, "late")
+        await be_served_in_the_end(siege)
         waited = time.monotonic() - begun
 
     assert after["open"] > 0
