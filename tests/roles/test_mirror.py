@@ -115,16 +115,22 @@ async def test_later_ones_come_from_mirrors_but_never_from_itself(
     assert archive.current.valid_until > wall_clock()
 
 
-@pytest.mark.parametrize(("is_mirror", "earliest", "latest"), [(True, 0, 900), (False, 0, 3600)])
-async def test_mirrors_fetch_first_and_clients_within_the_first_half(
+@pytest.mark.parametrize(
+    ("is_mirror", "exits", "earliest", "latest"),
+    [(True, (4,), 0, 900), (False, (4,), 0, 3600), (False, (), 0, 900)],
+    ids=["mirror", "client", "client without exits"],
+)
+async def test_mirrors_and_who_has_no_exit_fetch_first_and_clients_within_the_first_half(
     world: World,
     archive: Archive,
     nursery: trio.Nursery,
     autojump_clock: MockClock,
     is_mirror: bool,
+    exits: tuple[int, ...],
     earliest: int,
     latest: int,
 ) -> None:  # DIR-8
+    world.exits = exits
     nursery.start_soon(directory_of(world, archive, is_mirror=is_mirror).run)
     previous = await archive.wait_for_consensus()
     delays = []
@@ -136,23 +142,6 @@ async def test_mirrors_fetch_first_and_clients_within_the_first_half(
 
     assert earliest <= min(delays) < latest * 0.2
     assert latest * 0.8 < max(delays) <= latest + 1
-
-
-async def test_a_client_is_in_a_hurry_for_the_successor_of_a_consensus_without_an_exit(
-    world: World, archive: Archive, nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
-    world.exits = ()
-    nursery.start_soon(directory_of(world, archive).run)
-    previous = await archive.wait_for_consensus()
-    delays = []
-
-    for _ in range(30):
-        consensus = await next_consensus(archive)
-        delays.append(world.asked[-1][0] + NOW - previous.fresh_until)
-        previous = consensus
-
-    assert 0 <= min(delays) < 180
-    assert 720 < max(delays) <= 901
 
 
 @pytest.mark.parametrize("days", [-2, 2])

@@ -18,12 +18,11 @@ from warren.directory.path_bias import Outcome
 from warren.identity import PeerId
 from warren.network.circuits import Circuit
 from warren.network.link import Link
+from warren.roles.paths import FailedLately
 from warren.roles.pool import Slot
 
 #: A circuit that was in use for so long has done what it was built for, whatever ends it.
 SOON_SECONDS = 600.0
-#: A relay behind the guard that may have ended one circuit may end many: for so long none counts.
-BLAMED_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class BiasWatch:
         self._built: WeakSet[Circuit] = WeakSet()  # those that were counted as such
         self._silent: WeakSet[Circuit] = WeakSet()
         self._broken: WeakSet[Link] = WeakSet()  # links that were counted
-        self._blamed: dict[PeerId, float] = {}  # relays behind a guard, and until when
+        self._blamed = FailedLately()  # they may have ended a circuit that was in use
 
     def built(self, circuit: Circuit) -> None:
         """Note that a circuit stands."""
@@ -85,33 +84,24 @@ class BiasWatch:
         is_lost = circuit.machine.is_lost
         if is_lost and not self._is_by_others(circuit):
             return
-        if self._is_of_blamed(slot, is_lost=is_lost and circuit.machine.carried > 0):
+        # An exit whose sockets run short ends hundreds, a link between relays that breaks as many.
+        # What succeeds with one of them does not count either, or the share would be too good.
+        if self._blamed.is_behind_guard(slot.path):
             return
+        is_cut = is_lost and circuit.machine.carried > 0
+        if is_cut:
+            for relay in slot.path[1:]:
+                self._blamed.note(relay.peer_id)
         if slot.first_used is None:
             if is_lost and circuit in self._built:
                 self._tell(circuit, Outcome.LOST)
             return
         # Streams that move here bring with them since when their first circuit was used.
         seconds = trio.current_time() - max(slot.first_used, slot.made_at)
-        if is_lost and circuit.machine.carried and seconds < SOON_SECONDS:
+        if is_cut and seconds < SOON_SECONDS:
             self._tell(circuit, Outcome.FAILED)
         elif circuit.cells_received:
             self._tell(circuit, Outcome.SERVED)
-
-    def _is_of_blamed(self, slot: Slot, *, is_lost: bool) -> bool:
-        """Tell whether a relay behind the guard may have ended another circuit a moment ago.
-
-        An exit whose sockets run short ends hundreds, a link between relays that breaks as many.
-        What succeeds with such a relay does not count either, or the share would be too good.
-        """
-        now = trio.current_time()
-        self._blamed = {peer: until for peer, until in self._blamed.items() if now < until}
-        behind = {entry.peer_id for entry in slot.path[1:]}
-        if not behind.isdisjoint(self._blamed):
-            return True
-        if is_lost:
-            self._blamed.update(dict.fromkeys(behind, now + BLAMED_SECONDS))
-        return False
 
     def _is_by_others(self, circuit: Circuit) -> bool:
         """Tell whether others ended the circuit, and it is worth counting."""

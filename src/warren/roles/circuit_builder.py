@@ -196,7 +196,7 @@ class CircuitBuilder:
 
         What succeeds with such a one does not count either, or the share would be too good.
         """
-        return {relay.peer_id for relay in path[1:]}.isdisjoint(self._paths.avoided)
+        return not self._paths.failed.is_behind_guard(path)
 
     async def _build_over(
         self, link: Link, path: tuple[RelayEntry, ...], on_started: Callable[[Circuit], None]

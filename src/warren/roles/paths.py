@@ -25,8 +25,35 @@ AVOID_SECONDS = 300.0
 _NOBODY: frozenset[PeerId] = frozenset()
 
 
+class FailedLately:
+    """Own which relays failed in the last five minutes."""
+
+    def __init__(self) -> None:
+        self._until: dict[PeerId, float] = {}
+
+    @property
+    def peers(self) -> tuple[PeerId, ...]:
+        """Return them, the one that failed last at the end."""
+        now = trio.current_time()
+        self._until = {peer: until for peer, until in self._until.items() if until > now}
+        return tuple(self._until)
+
+    def note(self, peer_id: PeerId) -> None:
+        """Note that a relay failed."""
+        self._until.pop(peer_id, None)  # so that the last one comes last
+        self._until[peer_id] = trio.current_time() + AVOID_SECONDS
+
+    def forget(self) -> None:
+        """Forget all of them."""
+        self._until.clear()
+
+    def is_behind_guard(self, path: tuple[RelayEntry, ...]) -> bool:
+        """Tell whether one of them is in `path`, and not its first."""
+        return not {relay.peer_id for relay in path[1:]}.isdisjoint(self.peers)
+
+
 class Paths:
-    """Own who is avoided for a while, and until when.
+    """Own who is avoided for a while.
 
     `own` are never used. `exempt` tells of a target that no policy is asked about (EXT-16).
     """
@@ -43,23 +70,20 @@ class Paths:
         self.own = own
         self._exempt = exempt
         self._rng = rng
-        self._avoided: dict[PeerId, float] = {}
+        self.failed = FailedLately()
 
     @property
     def avoided(self) -> tuple[PeerId, ...]:
         """Return who is avoided, the one that failed last at the end."""
-        now = trio.current_time()
-        self._avoided = {peer: until for peer, until in self._avoided.items() if until > now}
-        return tuple(self._avoided)
+        return self.failed.peers
 
     def avoid(self, peer_id: PeerId) -> None:
         """Leave out a relay that failed for a while."""
-        self._avoided.pop(peer_id, None)  # so that the last one comes last
-        self._avoided[peer_id] = trio.current_time() + AVOID_SECONDS
+        self.failed.note(peer_id)
 
     def forgive(self) -> None:
         """Avoid nobody any more: the fault was our own."""
-        self._avoided.clear()
+        self.failed.forget()
 
     def choose(
         self,
