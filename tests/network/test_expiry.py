@@ -60,3 +60,23 @@ async def test_an_entry_watched_when_another_ends_ends_too(
     await trio.sleep(21.0)
 
     assert ends == ["again"]
+
+
+async def test_what_waits_for_something_is_ended_sooner_when_that_is_in_doubt(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    expiry, ends = Expiry(nursery, 10.0), list[str]()
+    this, that = object(), object()
+    mine, over, stays, others = (
+        expiry.watch(partial(ends.append, name), waits_for)
+        for name, waits_for in (("mine", this), ("over", this), ("stays", this), ("others", that))
+    )
+    over.end()
+    stays.stay()
+
+    expiry.hurry(this)
+
+    assert ends == ["mine"]
+    assert (mine.has_expired, stays.has_expired, others.has_expired) == (True, False, False)
+    await trio.sleep(11.0)
+    assert ends == ["mine", "stays", "others"]

@@ -9,11 +9,13 @@ from trio.testing import MockClock
 
 from tests.support.client_network import PATIENT, ClientNetwork, client_network
 from tests.support.memory_network import MemoryStream, receive
-from tests.support.small_network import to_each_circuit
+from tests.support.small_network import connect, in_a_task, to_each_circuit
 from tests.support.wayward import BACKWARD, FORWARD, Wayward, swallow
 from warren.addresses import Address
+from warren.errors import WarrenError
 from warren.network.circuits import Circuit
 from warren.network.streams import CircuitStream
+from warren.protocol.messages import Begin
 from warren.protocol.round_trips import LEAST_PATIENCE
 from warren.roles.circuit_watch import (
     DEAF_SECONDS,
@@ -21,6 +23,8 @@ from warren.roles.circuit_watch import (
     PEACE_SECONDS,
     QUIET_SECONDS,
 )
+from warren.roles.client import CONNECT_SECONDS
+from warren.roles.passing_circuit import PassingCircuit
 
 
 @pytest.fixture
@@ -258,3 +262,113 @@ async def test_a_busy_talker_is_asked_once_in_ten_seconds(
     talk = 60 * 3  # there, back, and credit for it now and then
     assert moved(circuit) - before <= talk + 4 * 300 / PEACE_SECONDS
     assert circuit.is_open
+
+
+# ---- requests that wait on a circuit in doubt
+
+#: Until a request leaves a circuit whose far end is silent: asked, late, and another way taken.
+LEAVE_SECONDS = 4.5
+
+
+async def quiet_spare(network: ClientNetwork) -> Circuit:
+    """Return the circuit that the next request will be given, when all have been quiet."""
+    await trio.sleep(60)
+    slot = network.client._circuits.pick("somebody", Address("192.0.2.1", 7), ())
+    assert slot is not None
+    assert isinstance(slot.circuit, Circuit)
+    return slot.circuit
+
+
+async def test_a_stream_leaves_a_spare_whose_middle_is_silent_within_seconds(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:
+    circuit = await quiet_spare(network)
+    swallow(network.relay(circuit.hops[1].peer_id))
+    start = trio.current_time()
+
+    stream, other = await open_stream(network, network.net.echo())
+
+    assert trio.current_time() - start <= LEAVE_SECONDS
+    assert other is not circuit
+    assert network.client.statistics()["retried"] == 1
+    await stream.send_all(b"hello")
+    assert await stream.receive_some() == b"hello"
+
+
+async def test_a_name_leaves_a_spare_whose_exit_is_silent_within_seconds(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:
+    circuit = await quiet_spare(network)
+    silence(network, circuit)
+    start = trio.current_time()
+
+    with pytest.raises(WarrenError):  # these exits know no names, and say so at once
+        await network.client.resolve(Address("example.org", 0), "somebody")
+
+    assert trio.current_time() - start <= LEAVE_SECONDS
+
+
+async def test_a_request_that_was_sent_along_stays_as_long_as_it_may_be_answered(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:
+    circuit = await quiet_spare(network)
+    silence(network, circuit)
+    start = trio.current_time()
+
+    await network.client.open_stream(network.net.echo(), "somebody", b"POST")
+
+    assert LEAST_PATIENCE <= trio.current_time() - start <= CONNECT_SECONDS + 1
+
+
+async def test_a_target_that_is_slow_to_accept_is_waited_for_on_its_circuit(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:
+    circuit = await quiet_spare(network)
+
+    async def connect_slowly(circuit: PassingCircuit, stream: CircuitStream, begin: Begin) -> None:
+        await trio.sleep(CONNECT_SECONDS - 1)
+        connect(circuit, stream, begin.address)
+        await trio.sleep_forever()
+
+    last_hop = network.relay(circuit.hops[-1].peer_id).relay._last_hop
+    last_hop._serve_exit = in_a_task(connect_slowly)
+    start = trio.current_time()
+
+    _, carrier = await open_stream(network, network.net.echo())
+
+    assert carrier is circuit
+    assert trio.current_time() - start >= CONNECT_SECONDS - 1
+    assert network.client.statistics()["retried"] == 0
+
+
+async def test_when_nothing_is_heard_of_the_guard_no_request_goes_elsewhere(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:
+    circuit = await quiet_spare(network)
+    network.net.memory.stall(network.origin.host)
+    tried = None
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(open_stream, network, network.net.echo())
+        await trio.sleep(2 * LEAVE_SECONDS)
+        tried = network.client.statistics()["retried"]
+        network.net.memory.resume(network.origin.host)
+
+    assert tried == 0
+    assert circuit.is_open
+
+
+async def test_where_all_behind_the_guard_is_silent_for_half_a_minute_the_request_waits(
+    network: ClientNetwork, autojump_clock: MockClock
+) -> None:
+    await quiet_spare(network)
+    guard = Wayward(network.guard)
+    guard.be("drop")
+    start = trio.current_time()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(open_stream, network, network.net.echo())
+        await trio.sleep(30)
+        guard.be("pass")
+
+    assert 30 <= trio.current_time() - start <= 60

@@ -46,7 +46,9 @@ class Circuit:
         self.machine = machine
         self.turn: Turn = link.turn
         self.in_turn = False
-        self.created_at = trio.current_time()
+        self.created_at = self._asked_at = trio.current_time()
+        #: Seconds from asking for the last hop until it was there.
+        self.round_trip = 0.0
         self.refusal: ExtendStatus | None = None  # what its last hop said of the next one
         self.on_closed: Callable[[Circuit], None] | None = None
         self._ahead: deque[tuple[Hop, CircuitInitiator]] = deque()  # hops to be asked for
@@ -108,8 +110,10 @@ class Circuit:
             if isinstance(event, ExtendFailed):
                 self.refusal = event.status
             assert isinstance(event, HopAdded | ExtendFailed | Resumed | Closed)
-            if isinstance(event, HopAdded) and self._ahead and not self.machine.is_closed:
-                self._ask(*self._ahead.popleft())
+            if isinstance(event, HopAdded):
+                self.round_trip = trio.current_time() - self._asked_at
+                if self._ahead and not self.machine.is_closed:
+                    self._ask(*self._ahead.popleft())
             self._has_resumed |= isinstance(event, Resumed)
             self._changed.set()
             if isinstance(event, Closed) and self.on_closed is not None:
@@ -125,6 +129,7 @@ class Circuit:
             self._ask(*self._ahead.popleft())
 
     def _ask(self, hop: Hop, initiator: CircuitInitiator) -> None:
+        self._asked_at = trio.current_time()
         self.machine.extend(hop.peer_id, hop.suites[0], initiator)
 
     def open_stream(self, address: Address, flags: BeginFlags = ANY_FAMILY) -> CircuitStream:

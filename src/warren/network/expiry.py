@@ -14,16 +14,28 @@ from warren.network.readiness import Act
 class Expiring:
     """Be one entry: ``act`` is called once unless ``end`` was called before its time."""
 
-    __slots__ = ("act", "deadline", "has_expired")
+    __slots__ = ("act", "deadline", "has_expired", "waits_for")
 
-    def __init__(self, deadline: float, act: Act) -> None:
+    def __init__(self, deadline: float, act: Act, waits_for: object) -> None:
         self.deadline = deadline
+        self.waits_for = waits_for
         self.act: Act | None = act  # None once the entry is over
         self.has_expired = False
 
     def end(self) -> None:
         """Watch no more, and keep nothing alive that was watched over."""
-        self.act = None
+        self.act = self.waits_for = None
+
+    def stay(self) -> None:
+        """Let nothing but its time end it."""
+        self.waits_for = None
+
+    def expire(self) -> None:
+        """End it as if its time had come, unless it is over."""
+        if (act := self.act) is not None:
+            self.end()
+            self.has_expired = True
+            act()
 
 
 class Expiry:
@@ -37,22 +49,27 @@ class Expiry:
         self._seconds = seconds
         self._entries: deque[Expiring] = deque()  # in the order of their deadlines
 
-    def watch(self, act: Act) -> Expiring:
-        """Call `act`, which must not wait, in `seconds`, unless the entry is over by then."""
-        entry = Expiring(trio.current_time() + self._seconds, act)
+    def watch(self, act: Act, waits_for: object = None) -> Expiring:
+        """Call `act`, which must not wait, in `seconds`, unless the entry is over by then.
+
+        Or sooner, when ``hurry`` is told what it `waits_for`.
+        """
+        entry = Expiring(trio.current_time() + self._seconds, act, waits_for)
         if not self._entries:
             self._nursery.start_soon(self._expire)
         self._entries.append(entry)
         return entry
+
+    def hurry(self, what: object) -> None:
+        """End now what waits for `what`."""
+        for entry in tuple(self._entries):
+            if entry.waits_for is what:
+                entry.expire()
 
     async def _expire(self) -> None:
         entries = self._entries
         while entries:
             if entries[0].act is not None:
                 await trio.sleep_until(entries[0].deadline)
-            entry = entries[0]  # it stays there meanwhile: what watches now finds this task
-            if (act := entry.act) is not None:
-                entry.end()
-                entry.has_expired = True
-                act()
+            entries[0].expire()  # it stays there meanwhile: what watches now finds this task
             entries.popleft()

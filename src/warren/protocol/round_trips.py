@@ -13,6 +13,9 @@ MOST_HELD = 64
 #: changes cells, or a busy machine, stands still for some seconds and is well again.
 FACTOR = 4.0
 LEAST_PATIENCE, MOST_PATIENCE = 8.0, 20.0
+#: It is late, so that what has another way takes that one, much sooner.
+DOUBT_FACTOR = 2.0
+LEAST_DOUBT = 1.5
 _SMOOTHING, _DEVIATION_SMOOTHING = 1 / 8, 1 / 4
 
 
@@ -46,7 +49,15 @@ class RoundTrips:
     @property
     def patience(self) -> float:
         """Return after how many seconds an answer is given up; the most while none was measured."""
+        return self._bounded(FACTOR, LEAST_PATIENCE)
+
+    @property
+    def doubt(self) -> float:
+        """Return after how many seconds an answer is late; ``patience`` at most."""
+        return self._bounded(DOUBT_FACTOR, LEAST_DOUBT)
+
+    def _bounded(self, factor: float, least: float) -> float:
         if not self._held:
             return MOST_PATIENCE
         expected = self._smoothed + 4 * self._deviation
-        return min(max(FACTOR * expected, LEAST_PATIENCE), MOST_PATIENCE)
+        return min(max(factor * expected, least), MOST_PATIENCE)

@@ -2,8 +2,9 @@
 
 Up to five times in a minute, but only twice where exits gave the same kind of answer; what an exit
 says that another would say too is the answer at once (security F). An exit that takes nothing more
-because it ends soon has not answered, and is left alone by everybody. Streams, names and
-associations are all tried like this; what is asked of a circuit is the caller's.
+because it ends soon has not answered, and is left alone by everybody. The first attempt is hasty:
+it goes elsewhere once its circuit is in doubt (``circuit_watch``), the others have their time.
+Streams, names and associations are all tried like this; what is asked of a circuit is the caller's.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Hashable
@@ -40,21 +41,21 @@ class Attempts:
         self,
         isolation: Hashable,
         target: Target | None,
-        use: Callable[[Slot], Awaitable[T]],
+        use: Callable[[Slot, bool], Awaitable[T]],
         elsewhere: Collection[EndReason],
         first: Slot | None = None,
     ) -> T:
         """Return what `use` makes of a circuit to `target`, or of another one where that failed.
 
-        The `first` circuit may be chosen already. After one of the reasons `elsewhere` the exit is
-        another one. Waits for circuits 60 s at most, and for `use`. Raises ExitError with the
-        exit's reason, CircuitError or DirectoryError.
+        `use` is told whether to be hasty. The `first` circuit may be chosen already. After one of
+        the reasons `elsewhere` the exit is another one. Waits for circuits 60 s at most, and for
+        `use`. Raises ExitError with the exit's reason, CircuitError or DirectoryError.
         """
         failure: Exception = CircuitError("no circuit reached the target in time")
         avoid: set[PeerId] = set()
         refusals = 0
         end = trio.current_time() + REQUEST_SECONDS
-        for _ in range(MOST_ATTEMPTS):
+        for attempt in range(MOST_ATTEMPTS):
             slot, first = first, None
             try:
                 if slot is None:
@@ -62,7 +63,7 @@ class Attempts:
                 if slot is None:
                     with trio.fail_at(end):
                         slot = await self._circuits.slot_for(isolation, target, avoid)
-                return await use(slot)
+                return await use(slot, attempt == 0)
             except DirectoryError:
                 if not avoid:
                     raise

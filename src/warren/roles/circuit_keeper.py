@@ -45,7 +45,7 @@ class CircuitKeeper:
 
     Whoever else adds to their `pool` makes the slot with ``adopt``. ``is_usable`` is set
     once there was one. `on_orphans` is called with the slot of a circuit that is gone and the
-    streams it left; it must not wait.
+    streams it left, `on_doubt` with that of one whose far end is late; they must not wait.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class CircuitKeeper:
         bias: BiasWatch,
         *,
         on_orphans: Callable[[Slot, Handover], None],
+        on_doubt: Callable[[Slot], None],
         rng: Random,
     ) -> None:
         self._builder = builder
@@ -65,9 +66,10 @@ class CircuitKeeper:
         self._pool = pool
         self._bias = bias
         self._on_orphans = on_orphans
+        self._on_doubt = on_doubt
         self._rng = rng
         self._building: dict[Hashable, trio.Event] = {}
-        self._watch = CircuitWatch(self._open_circuits, self._give_up)
+        self._watch = CircuitWatch(self._open_circuits, self._doubt, self._give_up)
         self._needs_spares = trio.Event()
         self._numbers = count(1)
         self._trouble: str | None = None  # since the last spare that was built
@@ -212,6 +214,13 @@ class CircuitKeeper:
             assert isinstance(slot.circuit, Circuit)
             if slot.circuit.is_open:
                 yield slot.circuit
+
+    def _doubt(self, circuit: Circuit) -> None:
+        """Send nothing new over a circuit whose far end is late; what waits there is told."""
+        for slot in self._pool:
+            if slot.circuit is circuit:
+                slot.retire()
+                self._on_doubt(slot)
 
     def _give_up(self, circuit: Circuit) -> None:
         """Destroy a circuit that is silent, and avoid those behind the guard: one of them is it.

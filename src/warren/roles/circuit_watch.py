@@ -6,6 +6,9 @@ circuit whose streams have moved cells and which then falls silent is asked once
 last hop's directory is begun, which every relay answers at once, and ended again (protocol §5).
 What that took before says how long it may take.
 
+A late answer is doubt enough for what can still go another way: where the guard is heard meanwhile,
+requests that wait for the far end's first word are told, long before the circuit is given up.
+
 A far end that talks may still hear nothing, so a circuit on which both sides talk is asked as well,
 seldom, and has more time: the answer may stand behind much that was sent before it.
 """
@@ -39,7 +42,7 @@ class _Watched:
     def __init__(self, circuit: Circuit, now: float) -> None:
         self.circuit = circuit
         self.round_trips = RoundTrips()
-        self.round_trips.note(now - circuit.created_at)  # to build it took longer
+        self.round_trips.note(circuit.round_trip)  # and some of the far end's time
         self._heard, self._heard_at = circuit.cells_received, now
         # Cells sent when the last question was ended, and received when that was answered.
         self._proved_sent: int | None = 0
@@ -48,6 +51,7 @@ class _Watched:
         self._asked_at = 0.0  # or when the END was sent
         self._sent_before = 0  # cells, when the last question was asked
         self._question: CircuitStream | None = None
+        self._is_doubted = False  # whether this question's answer was said to be late
 
     def look(self, now: float) -> bool:
         """Ask, or take the answer; return False when there is none and the circuit is dead."""
@@ -73,7 +77,21 @@ class _Watched:
             self._question = circuit.open_directory()
         except CircuitError:
             return
-        self._asked_at, self._proved_sent = now, None
+        self._asked_at, self._proved_sent, self._is_doubted = now, None, False
+
+    def becomes_doubtful(self, now: float) -> bool:
+        """Tell, once for each question, that its answer is late although the guard is there.
+
+        A guard that was not heard since is asked for that: it may be us who hear nothing.
+        """
+        if self._question is None or self._is_doubted:
+            return False
+        link = self.circuit.link
+        if link.last_heard <= self._asked_at:
+            link.ping()
+            return False
+        self._is_doubted = now - max(self._asked_at, self._heard_at) > self.round_trips.doubt
+        return self._is_doubted
 
     def _wait(self, question: CircuitStream, now: float) -> bool:
         """Look for the answer, then for the END that answers ours: what moves by then is our own.
@@ -101,12 +119,19 @@ class _Watched:
 
 
 class CircuitWatch:
-    """Own the watch over `circuits`, those that are open now; `give_up` is told of a dead one."""
+    """Own the watch over `circuits`, those that are open now.
+
+    `doubt` is told of one whose far end is late with an answer, `give_up` of a dead one.
+    """
 
     def __init__(
-        self, circuits: Callable[[], Iterable[Circuit]], give_up: Callable[[Circuit], None]
+        self,
+        circuits: Callable[[], Iterable[Circuit]],
+        doubt: Callable[[Circuit], None],
+        give_up: Callable[[Circuit], None],
     ) -> None:
         self._circuits = circuits
+        self._doubt = doubt
         self._give_up = give_up
         self._watched: dict[Circuit, _Watched] = {}
         self.given_up = 0
@@ -125,6 +150,8 @@ class CircuitWatch:
             watched = before.get(circuit) or _Watched(circuit, now)
             if watched.look(now):
                 self._watched[circuit] = watched
+                if watched.becomes_doubtful(now):
+                    self._doubt(circuit)
             else:
                 self.given_up += 1
                 logger.debug("x circuit", circuit=repr(circuit), error="its far end is silent")

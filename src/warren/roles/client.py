@@ -112,8 +112,16 @@ class Client:
             is_offline=is_offline,
         )
         pool = Pool(exempt)
+        self._expiry = Expiry(links.turn.nursery, CONNECT_SECONDS)
         self._circuits = CircuitKeeper(
-            builder, paths, sessions, pool, bias, on_orphans=self._resume, rng=rng
+            builder,
+            paths,
+            sessions,
+            pool,
+            bias,
+            on_orphans=self._resume,
+            on_doubt=self._expiry.hurry,
+            rng=rng,
         )
         ways = Ways(builder.build_path, self._circuits.adopt, paths.avoid, builder.pause, own, hops)
         self._resumer = Resumer(links.turn, directory, guards, pool, rng, ways, is_off=not resumes)
@@ -121,7 +129,6 @@ class Client:
         self._turn = links.turn
         self._idle = IdleWatch(idle or IdleLimits())
         self._background = Background(links.turn.nursery)
-        self._expiry = Expiry(links.turn.nursery, CONNECT_SECONDS)
         self.is_usable = self._circuits.is_usable
         self.opened = self.resolved = 0
 
@@ -143,9 +150,11 @@ class Client:
         """
         first = begun.slot if begun is not None else None
 
-        async def use(slot: Slot) -> CircuitStream:
+        async def use(slot: Slot, is_hasty: bool) -> CircuitStream:
             nonlocal begun
             beginning, begun = begun or self._begin(slot, isolation, address, early, flags), None
+            if not is_hasty:
+                beginning.expiring.stay()
             return await self._wait_connected(beginning)
 
         return await self._attempts.run(isolation, address, use, _ELSEWHERE, first)
@@ -202,7 +211,9 @@ class Client:
         if early:
             stream.protocol.write(early)
             circuit.turn.run()
-        return Beginning(slot, isolation, stream, self._expiry.watch(stream.reset))
+        # What was sent is sent again when there is no other way; not where the answer is late.
+        expiring = self._expiry.watch(stream.reset, waits_for=None if early else slot)
+        return Beginning(slot, isolation, stream, expiring)
 
     async def _wait_connected(self, beginning: "Beginning") -> CircuitStream:
         """Return the stream when it is CONNECTED; raise as ``connected``."""
@@ -227,12 +238,20 @@ class Client:
         use = partial(self._ask, isolation=isolation, subject=subject)
         return await self._attempts.run(isolation, None, use, _ASK_ELSEWHERE)
 
-    async def _ask(self, slot: Slot, isolation: Hashable, subject: Address) -> Resolved:
+    async def _ask(
+        self, slot: Slot, is_hasty: bool, isolation: Hashable, subject: Address
+    ) -> Resolved:
         """Ask the exit of `slot`; raise ExitError when it knows nothing, TooSlowError as above."""
         circuit = slot.circuit
         assert isinstance(circuit, Circuit)
-        with trio.fail_after(CONNECT_SECONDS):
-            answer = await circuit.resolve(subject)
+        with trio.CancelScope() as scope:
+            expiring = self._expiry.watch(scope.cancel, waits_for=slot if is_hasty else None)
+            try:
+                answer = await circuit.resolve(subject)
+            finally:
+                expiring.end()
+        if scope.cancelled_caught:
+            raise trio.TooSlowError
         self.resolved += 1
         exempt = {target.host for target in self._allow_targets}
         for ip in (address.ip for address in answer.addresses):
@@ -257,12 +276,12 @@ class Client:
         return await self._attempts.run(isolation, target, use, _ASSOCIATE_ELSEWHERE)
 
     async def _associate(
-        self, slot: Slot, isolation: Hashable
+        self, slot: Slot, is_hasty: bool, isolation: Hashable
     ) -> tuple[CircuitAssociation, Callable[[Address], bool]]:
         """Begin an association; raise ExitError when it is refused, TooSlowError as ``_ask``."""
         assert isinstance(slot.circuit, Circuit)
         association = slot.circuit.open_association()
-        expiring = self._expiry.watch(association.end)
+        expiring = self._expiry.watch(association.end, waits_for=slot if is_hasty else None)
         try:
             await association.wait_connected()
         except ExitError:

@@ -129,6 +129,7 @@ class QuickWay:
         """Answer before the stream is connected, and let the application go on."""
         visit = self._visit
         if self._grant():
+            begun.expiring.stay()  # what the program says from now on is not told twice lightly
             self._door.replied_early(visit)
             nursery = self._hall.nursery
             self._head_start = HeadStart(visit, begun.stream, nursery, self._broken)
